@@ -1,0 +1,37 @@
+# Everything a newcomer types. Needs only Python (>= 3.10) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Re-install only when what is installed could have changed.
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check format clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,dev]"
+	touch $(STAMP)
+
+# Build (once) the offline demo pool, merge it with every method, print the table.
+demo: install
+	$(BIN)/python -m fusion_plugins.demo run
+
+test: install
+	$(BIN)/python -m pytest
+
+# Formatting and lint; changes nothing.
+check: install
+	$(BIN)/black --check --quiet .
+	$(BIN)/isort --check-only --quiet .
+	$(BIN)/ruff check --quiet .
+
+format: install
+	$(BIN)/isort --quiet .
+	$(BIN)/black --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
+clean:
+	rm -rf $(VENV) build dist outputs

@@ -1,0 +1,27 @@
+"""AWD, AdaMerging and Model Tinting as algorithms of FusionBench.
+
+Importing this package costs nothing: the public names load on first use, because Hydra
+and packaging tools import it in programs that never merge a model.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it.
+_EXPORTS = {
+    "AWDAlgorithm": "fusion_plugins.awd.algorithm",
+    "TaskVectors": "fusion_plugins.task_vectors",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

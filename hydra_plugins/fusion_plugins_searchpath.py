@@ -1,0 +1,53 @@
+"""Let the `fusion_bench` command find the configs of fusion-plugins.
+
+Hydra imports this module in every Hydra program of the environment, so it imports
+nothing heavy and does nothing unless FusionBench is the program that is running.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+
+def _first_folder(*candidates: Path) -> Path | None:
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+def _own_configs() -> Path | None:
+    spec = importlib.util.find_spec("fusion_plugins")
+    if spec is None or spec.origin is None:
+        return None
+    package = Path(spec.origin).resolve().parent
+    # A wheel carries the configs inside the package, a checkout beside it.
+    return _first_folder(package / "config", package.parent / "config")
+
+
+def _upstream_configs() -> Path | None:
+    origin = getattr(sys.modules["fusion_bench"], "__file__", None)
+    if origin is None:
+        return None
+    root = Path(origin).resolve().parent.parent
+    return _first_folder(root / "fusion_bench_config", root / "config")
+
+
+class FusionPluginsSearchPath(SearchPathPlugin):
+    """Append our config folder, and upstream's own.
+
+    FusionBench takes `./config` or `./fusion_bench_config` of the current folder as its
+    only config folder when one exists, and then finds none of its own configs. Appending
+    upstream's folder repairs that. Appended folders lose to earlier ones on equal names.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if "fusion_bench" not in sys.modules:
+            return
+        known = {entry.path for entry in search_path.get_path()}
+        for provider, folder in (
+            ("fusion_bench", _upstream_configs()),
+            ("fusion-plugins", _own_configs()),
+        ):
+            if folder is not None and f"file://{folder}" not in known:
+                search_path.append(provider=provider, path=f"file://{folder}")
