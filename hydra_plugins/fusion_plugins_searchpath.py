@@ -44,10 +44,11 @@ class FusionPluginsSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if "fusion_bench" not in sys.modules:
             return
-        known = {entry.path for entry in search_path.get_path()}
+        # Hydra keeps the program's own folder without its scheme.
+        known = {str(e.path).removeprefix("file://") for e in search_path.get_path()}
         for provider, folder in (
             ("fusion_bench", _upstream_configs()),
             ("fusion-plugins", _own_configs()),
         ):
-            if folder is not None and f"file://{folder}" not in known:
+            if folder is not None and str(folder) not in known:
                 search_path.append(provider=provider, path=f"file://{folder}")
