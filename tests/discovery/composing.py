@@ -1,0 +1,53 @@
+"""Compose jobs as the `fusion_bench` command does, without starting a process."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fusion_bench
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+SHIPPED = sorted(path.relative_to(CONFIG) for path in CONFIG.rglob("*.yaml"))
+SITE = Path(fusion_bench.__file__).resolve().parents[1]
+UPSTREAM = next(
+    folder
+    for folder in (SITE / "fusion_bench_config", SITE / "config")
+    if folder.is_dir()
+)
+SELECTABLE = ("method", "modelpool", "taskpool")
+
+
+@functools.cache  # slow to make, and nobody changes one
+def compose_job(
+    *overrides: str, config_name: str = "fabric_model_fusion"
+) -> DictConfig:
+    """Compose as the command does: upstream's folder first, ours through the plugin."""
+    with initialize_config_dir(str(UPSTREAM), version_base=None):
+        return compose(config_name, overrides=list(overrides))
+
+
+def compose_file(path: Path) -> DictConfig:
+    """The node that one file under config/ produces."""
+    name = path.with_suffix("").as_posix()
+    if path.parent == Path():
+        return compose_job(config_name=name)
+    group = path.parts[0]
+    if group in SELECTABLE:
+        return compose_job(f"{group}={name.removeprefix(group + '/')}")[group]
+    return compose_job(f"+{path.parent.as_posix()}@shipped={path.stem}").shipped
+
+
+def walk(node: Any) -> Iterator[dict]:
+    """Every mapping inside nested mappings and lists."""
+    if isinstance(node, dict):
+        yield node
+    if isinstance(node, (dict, list)):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from walk(child)
+
+
+def targets(node: Any) -> list[str]:
+    return [mapping["_target_"] for mapping in walk(node) if "_target_" in mapping]

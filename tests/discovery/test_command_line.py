@@ -1,0 +1,69 @@
+"""The `fusion_bench` command finds our configs from any folder, and fails as upstream."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from start_program import FUSION_BENCH, REPOSITORY, start
+
+pytestmark = pytest.mark.slow
+
+JOB = ["method=awd", "modelpool=clip-vit-b32_TA8", "taskpool=clip-vit-b32_TA8"]
+# What the hub's client raises, and what FusionBench and transformers turn it into.
+HUB_ERRORS = r"(FileNotFoundError|OSError|huggingface_hub\.errors\.\w+)"
+
+
+def composed(command: list[str | Path], folder: Path) -> dict:
+    """The job that a command composes when it is started in `folder`."""
+    run = start([*command, *JOB, "--cfg", "job"], folder)
+    assert run.returncode == 0, run.stderr
+    return OmegaConf.to_container(OmegaConf.create(run.stdout))
+
+
+@pytest.fixture(scope="module")
+def from_empty_folder(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return composed([FUSION_BENCH], tmp_path_factory.mktemp("empty"))
+
+
+def test_composes_in_an_empty_folder(from_empty_folder: dict) -> None:
+    job = from_empty_folder
+    assert job["method"]["_target_"] == "fusion_plugins.AWDAlgorithm"
+    assert job["modelpool"]["test_datasets"]["mnist"]["path"] == "ylecun/mnist"
+    assert len(job["taskpool"]["test_datasets"]) == 8
+
+
+def test_composes_the_same_in_the_checkout(from_empty_folder: dict) -> None:
+    assert composed([FUSION_BENCH], REPOSITORY) == from_empty_folder
+
+
+def test_composes_the_same_beside_an_unrelated_config_folder(
+    tmp_path: Path, from_empty_folder: dict
+) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "foo.yaml").write_text("foo: 1\n")
+    assert composed([FUSION_BENCH], tmp_path) == from_empty_folder
+
+
+def test_composes_the_same_as_a_module(tmp_path: Path, from_empty_folder: dict) -> None:
+    command = [sys.executable, "-m", "fusion_bench.scripts.cli"]
+    assert composed(command, tmp_path) == from_empty_folder
+
+
+def test_without_a_hub_it_stops_with_the_hubs_error(tmp_path: Path) -> None:
+    run = start(
+        [FUSION_BENCH, *JOB],
+        tmp_path,
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(tmp_path / "hub"),
+    )
+    assert run.returncode != 0
+    assert "HF_HUB_OFFLINE" in run.stderr
+    assert "outgoing traffic has been disabled" in run.stderr
+
+    # The report ends with the error that stopped the run.
+    last_error = re.findall(r"^([\w.]+): .*", run.stderr, flags=re.MULTILINE)[-1]
+    assert re.fullmatch(HUB_ERRORS, last_error), last_error
+    last_frame = Path(re.findall(r'File "([^"]+)", line', run.stderr)[-1])
+    assert REPOSITORY / "fusion_plugins" not in last_frame.parents

@@ -1,0 +1,75 @@
+"""The ranges in pyproject.toml allow the exact versions that we test with."""
+
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    tomllib = pytest.importorskip("tomli")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+LINES = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+PINS = {canonicalize_name(line.split("==")[0]): line.split("==")[-1] for line in LINES}
+# The documentation is built elsewhere, so its tools are not pinned.
+TESTED_EXTRAS = ("demo", "dev")
+
+
+def collect_requirements() -> list[Requirement]:
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    lists = [project["dependencies"], PYPROJECT["build-system"]["requires"]]
+    lists += [extras[name] for name in TESTED_EXTRAS]
+    return [Requirement(text) for texts in lists for text in texts]
+
+
+def requirement(name: str) -> Requirement:
+    return next(r for r in collect_requirements() if canonicalize_name(r.name) == name)
+
+
+def test_constraints_are_exact_versions_and_nothing_else() -> None:
+    assert len(LINES) > 50
+    assert len(PINS) == len(LINES), "a package is pinned twice"
+    for line in LINES:
+        assert re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!+]+", line), line
+
+
+@pytest.mark.parametrize("required", collect_requirements(), ids=str)
+def test_the_pin_is_inside_the_range(required: Requirement) -> None:
+    name = canonicalize_name(required.name)
+    assert name in PINS, f"constraints.txt does not pin {required}"
+    assert required.specifier.contains(PINS[name])
+
+
+@pytest.mark.parametrize("required", collect_requirements(), ids=str)
+def test_a_requirement_is_a_range(required: Requirement) -> None:
+    operators = {clause.operator for clause in required.specifier}
+    assert ">=" in operators
+    assert not operators & {"==", "==="}
+
+
+@pytest.mark.parametrize(
+    "name, refused",
+    [
+        ("fusion-bench", "0.2.32"),
+        ("transformers", "4.45.2"),
+        ("transformers", "4.49.0"),
+        ("transformers", "5.0.0"),
+        ("hydra-core", "1.4.0"),
+    ],
+)
+def test_releases_that_cannot_work_are_refused(name: str, refused: str) -> None:
+    assert not requirement(name).specifier.contains(refused)
+
+
+def test_python_3_10_is_supported() -> None:
+    (clause,) = Requirement(
+        f"python{PYPROJECT['project']['requires-python']}"
+    ).specifier
+    assert (clause.operator, Version(clause.version)) == (">=", Version("3.10"))
