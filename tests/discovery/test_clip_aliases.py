@@ -27,7 +27,7 @@ def plain(node: DictConfig) -> dict:
 
 def compose_alias(size: str, tasks: str) -> DictConfig:
     name = f"clip-vit-{size}_{tasks}"
-    return compose_job(f"modelpool={name}", f"taskpool={name}")
+    return compose_job("method=awd", f"modelpool={name}", f"taskpool={name}")
 
 
 def hub_ids(node: dict) -> list[str]:
