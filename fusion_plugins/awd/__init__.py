@@ -1,0 +1,1 @@
+"""AWD, Adaptive Weight Disentanglement (arXiv:2411.18729)."""

@@ -1,0 +1,6 @@
+"""What FusionBench's model pools mean to a merging method; the only code that knows pools."""
+
+from .loading import as_modelpool, load_base, load_task_vectors
+from .replaced import with_experts
+
+__all__ = ["as_modelpool", "load_base", "load_task_vectors", "with_experts"]

@@ -1,0 +1,28 @@
+"""Base and experts as task vectors: checks, streaming, Gram matrices, linear merges."""
+
+from .checkpoint import Checkpoint, SafetensorsCheckpoint, StateDictCheckpoint
+from .collection import Block, TaskVectors
+from .gram import GramMatrices, cosine_matrix, gram_matrices
+from .merge import (
+    as_coefficients,
+    merge_block,
+    merge_into,
+    merged_blocks,
+    merged_state_dict,
+)
+
+__all__ = [
+    "Block",
+    "Checkpoint",
+    "GramMatrices",
+    "SafetensorsCheckpoint",
+    "StateDictCheckpoint",
+    "TaskVectors",
+    "as_coefficients",
+    "cosine_matrix",
+    "gram_matrices",
+    "merge_block",
+    "merge_into",
+    "merged_blocks",
+    "merged_state_dict",
+]

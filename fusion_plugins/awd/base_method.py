@@ -1,0 +1,114 @@
+"""The method that merges the disentangled experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench.compat.method import load_algorithm_from_config
+from fusion_bench.method import SimpleAverageAlgorithm, TaskArithmeticAlgorithm
+from fusion_bench.utils import instantiate
+from fusion_bench.utils.instantiate_utils import set_print_function_call
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from fusion_plugins.pools import with_experts
+from fusion_plugins.task_vectors import TaskVectors, merge_block
+
+from .disentangle import Disentanglement
+
+# Task Arithmetic's usual scaling, and FusionBench's default.
+_DEFAULT_SCALING = 0.3
+
+
+def build_base_method(owner) -> BaseAlgorithm:
+    """The base method of an AWD algorithm, wired to the running program like itself.
+
+    Raises:
+        TypeError: `base` is neither a method config nor an algorithm.
+    """
+    base = owner.base
+    if base is None:
+        base = TaskArithmeticAlgorithm(scaling_factor=_DEFAULT_SCALING)
+    elif isinstance(base, (Mapping, DictConfig)):
+        base = _from_config(OmegaConf.create(base))
+    elif not callable(getattr(base, "run", None)):
+        raise TypeError(
+            f"base is a {type(base).__name__}; expected a FusionBench method config"
+            " (a mapping with _target_) or an algorithm object."
+        )
+    if hasattr(base, "_program"):
+        base._program = owner._program
+    for attribute in ("_fabric_instance", "_fabric"):  # new and v0.1 style classes
+        if hasattr(base, attribute):
+            setattr(base, attribute, owner.fabric)
+    return base
+
+
+def _from_config(config: DictConfig) -> BaseAlgorithm:
+    if "_target_" not in config:
+        return load_algorithm_from_config(config)
+    with set_print_function_call(False):
+        return instantiate(config, _recursive_=config.get("_recursive_", False))
+
+
+def linear_weights(
+    method: BaseAlgorithm, module: nn.Module, tasks: int
+) -> Tensor | None:
+    """Coefficient per task if `method` is a plain weighted sum of task vectors.
+
+    Returns:
+        Shape (tasks,), float64; None for every other method, which then gets a pool of
+        disentangled experts.
+    """
+    # Exactly these classes: a subclass may do more than a weighted sum.
+    if type(method) is TaskArithmeticAlgorithm:
+        scaling = float(method.config.scaling_factor)
+        return torch.full((tasks,), scaling, dtype=torch.float64)
+    partial = getattr(module, "_fusion_bench_target_modules", None) is not None
+    if type(method) is SimpleAverageAlgorithm and not partial:
+        return torch.full((tasks,), 1 / tasks, dtype=torch.float64)
+    return None
+
+
+def disentangled_pool(
+    modelpool: BaseModelPool, task_vectors: TaskVectors, result: Disentanglement
+) -> BaseModelPool:
+    """The pool with every expert replaced by base + its disentangled task vector.
+
+    Delta is materialised once (one model in float32); experts are made when asked for.
+    """
+    delta = _materialise_delta(task_vectors, result)
+    ties = {name: group[0] for group in task_vectors.tied_groups for name in group}
+
+    @torch.no_grad()
+    def make_expert(name: str) -> nn.Module:
+        expert = deepcopy(modelpool.load_model(name))
+        done = set()
+        for tensor_name, tensor in expert.state_dict(keep_vars=True).items():
+            key = ties.get(tensor_name, tensor_name)
+            if key in delta and key not in done:
+                done.add(key)
+                tensor.data.sub_(delta[key].to(tensor))
+        return expert
+
+    return with_experts(modelpool, make_expert)
+
+
+@torch.no_grad()
+def _materialise_delta(
+    task_vectors: TaskVectors, result: Disentanglement
+) -> dict[str, Tensor]:
+    delta = {}
+    for block in task_vectors.blocks(result.gram.keys):
+        coefficients = result.delta_coefficients(block.key)
+        redundant = merge_block(block, coefficients) - block.base
+        shape = task_vectors.shape(block.key)
+        if block.key not in delta:
+            delta[block.key] = torch.empty(shape, dtype=redundant.dtype)
+        tensor = delta[block.key]
+        place = tensor if tensor.dim() < 2 else tensor[block.rows]
+        place.copy_(redundant.view(place.shape))
+    return delta

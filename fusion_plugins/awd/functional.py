@@ -1,0 +1,274 @@
+"""Adaptive Weight Disentanglement: the objective, its gradient and two solvers.
+
+One redundant vector delta is taken from every task vector so that the rest becomes
+orthogonal. With delta = 0 at the start, every gradient is a combination of the task
+vectors and delta, so delta = sum_k c[k] * tau_k throughout and the whole descent runs on
+c with the Gram matrix of the task vectors alone. That is the full-space descent exactly,
+at O(T^2) an iteration; :func:`solve_full_space` is the full-space one, for reference.
+
+Source: arXiv:2411.18729, eq. for L_O and L_R.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Settings of the gradient descent on delta.
+
+    Attributes:
+        alpha: Weight of the norm of delta in the objective; no unit.
+        lr: Step size (beta in the paper).
+        iterations: Number of steps.
+        momentum: As in torch.optim.SGD. Deviation: the paper has none.
+        weight_decay: As in torch.optim.SGD. Deviation: the paper has none.
+        tolerance: Stop once the relative change of the loss falls below it for ten
+            steps in a row; 0 runs all iterations, as the paper does.
+        orthogonality_weight: Factor of the mean absolute cosine in the objective; one
+            number, or one per group, shape (groups,).
+        shared_cosine: Take one cosine over the entries of all groups together, while
+            each group keeps its own norm in L_R. Deviation: a variant of overlapping
+            authors' code (one cosine per matrix, norms per row).
+    """
+
+    alpha: float = 0.1
+    lr: float = 0.01
+    iterations: int = 300
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    tolerance: float = 0.0
+    orthogonality_weight: float | Tensor = 1.0
+    shared_cosine: bool = False
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver returns.
+
+    Attributes:
+        coefficients: c in delta = sum_k c[k] * tau_k, shape (groups, tasks), float64.
+        losses: Objective before each step and after the last, summed over groups,
+            columns [L, L_O, L_R], shape (steps + 1, 3).
+    """
+
+    coefficients: Tensor
+    losses: Tensor
+
+
+def disentangled_gram(gram: Tensor, coefficients: Tensor) -> Tensor:
+    """Gram matrix of tau_i - delta.
+
+    Args:
+        gram: Inner products of the task vectors, shape (groups, tasks, tasks).
+        coefficients: delta = sum_k c[k] tau_k, shape (groups, tasks).
+
+    Returns:
+        A G A^T with A = I - 1 c^T, shape of `gram`.
+    """
+    product = (gram @ coefficients[..., None])[..., 0]  # tau_i . delta
+    square = (product * coefficients).sum(-1)  # |delta|^2
+    return gram - product[..., None] - product[..., None, :] + square[..., None, None]
+
+
+def delta_norm(gram: Tensor, coefficients: Tensor) -> Tensor:
+    """|delta| of each group, shape (groups,)."""
+    product = (gram @ coefficients[..., None])[..., 0]
+    return (product * coefficients).sum(-1).clamp_min(0).sqrt()
+
+
+def objective(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
+    """L, L_O and L_R of each group, shape (groups, 3).
+
+    L = w L_O + alpha L_R, L_O = mean over pairs i != j of |cos(tau_i - delta,
+    tau_j - delta)|, L_R = |delta|. A pair with a zero vector counts as orthogonal, and
+    so does a single task.
+    """
+    cosines, _ = _cosines(disentangled_gram(gram, coefficients), settings)
+    weight = settings.orthogonality_weight / _pairs(gram)
+    orthogonality = weight * cosines.abs().sum((-2, -1))
+    redundancy = delta_norm(gram, coefficients)
+    if settings.shared_cosine:  # one value, shared out so that the groups sum to it
+        orthogonality = (orthogonality / len(gram)).expand(len(gram))
+    loss = orthogonality + settings.alpha * redundancy
+    return torch.stack([loss, orthogonality, redundancy], dim=-1)
+
+
+def gradient(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
+    """Coefficients g of dL/d delta = sum_k g[k] tau_k, shape (groups, tasks).
+
+    At delta = 0 the subgradient 0 of the norm is taken. At cos = 0, that of |cos|.
+    """
+    cosines, inverse_norms = _cosines(disentangled_gram(gram, coefficients), settings)
+    signs = cosines.sign() * inverse_norms[..., :, None] * inverse_norms[..., None, :]
+    # dL_O / d(tau_i - delta) = 2/pairs sum_j signs_ij d_j - |cos_ij| d_i / |d_i|^2
+    weights = signs.sum(-2) - cosines.abs().sum(-1) * inverse_norms**2
+    scale = 2 * settings.orthogonality_weight / _pairs(gram)
+    weights = weights * torch.as_tensor(scale).reshape(-1, 1)
+    # delta enters every difference with -1, and d_k = tau_k - delta.
+    result = weights.sum(-1, keepdim=True) * coefficients - weights
+    norm = delta_norm(gram, coefficients)[..., None]
+    unit = torch.where(norm > 0, coefficients / norm, torch.zeros_like(coefficients))
+    return result + settings.alpha * unit
+
+
+def _cosines(gram: Tensor, settings: Descent) -> tuple[Tensor, Tensor]:
+    """Off-diagonal cosines, and 1/|d_i| with 0 for a zero vector; group by group."""
+    if settings.shared_cosine:
+        gram = gram.sum(0, keepdim=True)
+    norms = torch.diagonal(gram, dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    inverse = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
+    cosines = gram * inverse[..., :, None] * inverse[..., None, :]
+    eye = torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
+    return cosines.masked_fill(eye, 0), inverse
+
+
+def _pairs(gram: Tensor) -> int:
+    tasks = gram.shape[-1]
+    return max(tasks * (tasks - 1), 1)
+
+
+def solve(
+    gram: Tensor,
+    settings: Descent,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Solution:
+    """Descend on delta using inner products alone.
+
+    Args:
+        gram: Inner products of the task vectors, shape (groups, tasks, tasks); each
+            group (the model, a tensor or a row) is its own problem. Converted to float64.
+        settings: Step size, weights, number of steps.
+        on_step: Called with the step number and the summed [L, L_O, L_R].
+
+    Raises:
+        ValueError: `gram` is not (groups, tasks, tasks) or holds NaN or Inf.
+
+    Source: arXiv:2411.18729, its gradient descent, written in the span of the task
+    vectors. Deviation: none in the iterates.
+    """
+    gram = _checked(gram)
+    coefficients = gram.new_zeros(gram.shape[:2])
+    velocity = torch.zeros_like(coefficients)
+    losses = [objective(gram, coefficients, settings).sum(0)]
+    for step in range(settings.iterations):
+        grad = gradient(gram, coefficients, settings)
+        grad = grad + settings.weight_decay * coefficients
+        velocity = settings.momentum * velocity + grad
+        coefficients = coefficients - settings.lr * velocity
+        losses.append(objective(gram, coefficients, settings).sum(0))
+        if on_step is not None:
+            on_step(step, losses[-1])
+        if _has_converged(losses, settings.tolerance):
+            break
+    return Solution(coefficients, torch.stack(losses))
+
+
+def _checked(gram: Tensor) -> Tensor:
+    if gram.dim() != 3 or gram.shape[-1] != gram.shape[-2]:
+        raise ValueError(
+            f"gram has shape {tuple(gram.shape)}, expected (groups, tasks, tasks)."
+        )
+    if not torch.isfinite(gram).all():
+        raise ValueError("gram holds NaN or Inf: check the task vectors it came from.")
+    return gram.double()
+
+
+def _has_converged(losses: list[Tensor], tolerance: float) -> bool:
+    if tolerance <= 0 or len(losses) <= 10:
+        return False
+    recent = torch.stack(losses[-11:])[:, 0]
+    change = recent.diff().abs() / recent[:-1].abs().clamp_min(1e-300)
+    return bool((change < tolerance).all())
+
+
+def stationary_threshold(gram: Tensor, settings: Descent) -> Tensor:
+    """|dL_O/d delta| at delta = 0, per group, shape (groups,).
+
+    Where alpha is at least this, delta = 0 already minimises the objective locally and
+    the descent only trembles around it: AWD changes nothing. The figure shrinks as
+    1/|tau|, so an alpha tuned on one pool can be too large for another.
+    """
+    gram = _checked(gram)
+    zero = gram.new_zeros(gram.shape[:2])
+    return delta_norm(gram, gradient(gram, zero, settings))
+
+
+def scale_free(gram: Tensor) -> Tensor:
+    """Gram matrix of the task vectors divided by their mean norm, group by group.
+
+    The coefficients of delta are the same in both scales, so a solution for this Gram
+    matrix applies to the unscaled task vectors. Deviation: not in the paper; it makes
+    alpha independent of how far the experts moved.
+    """
+    norms = torch.diagonal(gram, dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    mean = norms.mean(-1)
+    scale = torch.where(mean > 0, mean, torch.ones_like(mean))
+    return gram / (scale**2)[..., None, None]
+
+
+def merged_coefficients(weights: Tensor, coefficients: Tensor) -> Tensor:
+    """Fold the disentanglement into the coefficients of a linear merge.
+
+    sum_t w[t] (tau_t - delta) = sum_k (w[k] - sum(w) c[k]) tau_k
+
+    Args:
+        weights: Merging coefficients per task (lambda in the paper), shape (..., tasks).
+        coefficients: c, shape (..., tasks).
+
+    Returns:
+        Coefficients of the untouched task vectors, differentiable in both arguments.
+    """
+    return weights - weights.sum(-1, keepdim=True) * coefficients
+
+
+def solve_full_space(task_vectors: Tensor, settings: Descent) -> tuple[Tensor, Tensor]:
+    """The same descent on delta itself, by autograd; O(tasks * entries) an iteration.
+
+    Args:
+        task_vectors: Shape (groups, tasks, entries), float64 for parity checks.
+        settings: As for :func:`solve`; `tolerance` is ignored.
+
+    Returns:
+        delta, shape (groups, entries), and the losses as in :class:`Solution`.
+
+    Source: arXiv:2411.18729, as written there.
+    """
+    delta = torch.zeros_like(task_vectors[:, 0]).requires_grad_()
+    optimizer = torch.optim.SGD(
+        [delta],
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    losses = []
+    for _ in range(settings.iterations):
+        loss, parts = _full_space_loss(task_vectors, delta, settings)
+        losses.append(parts)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    losses.append(_full_space_loss(task_vectors, delta, settings)[1])
+    return delta.detach(), torch.stack(losses)
+
+
+def _full_space_loss(
+    task_vectors: Tensor, delta: Tensor, settings: Descent
+) -> tuple[Tensor, Tensor]:
+    rest = task_vectors - delta[:, None]
+    if settings.shared_cosine:
+        rest = rest.transpose(0, 1).flatten(1)[None]
+    norms = rest.norm(dim=-1, keepdim=True)
+    unit = rest / torch.where(norms > 0, norms, torch.ones_like(norms))
+    cosines = torch.einsum("gic,gjc->gij", unit, unit)
+    eye = torch.eye(cosines.shape[-1], dtype=torch.bool, device=cosines.device)
+    sums = cosines.masked_fill(eye, 0).abs().sum((-2, -1)) / _pairs(cosines)
+    orthogonality = (settings.orthogonality_weight * sums).sum()
+    redundancy = delta.norm(dim=-1).sum()  # torch takes the subgradient 0 at 0
+    loss = orthogonality + settings.alpha * redundancy
+    return loss, torch.stack([loss, orthogonality, redundancy]).detach()

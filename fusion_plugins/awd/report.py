@@ -1,0 +1,82 @@
+"""What AWD leaves behind for people: a JSON summary and a picture of the cosines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .disentangle import Disentanglement
+
+
+def summary(result: Disentanglement) -> dict:
+    """Everything measured, as plain numbers.
+
+    Keys: tasks; settings; granularity; tensors (that took part); task_vector_norms;
+    delta_norm (both in the task vectors' scale); coefficients (c; only for ``model``);
+    stationary_alpha (AWD acts only below it, largest of the groups); cosines_before and
+    cosines_after; loss, orthogonality and redundancy per iteration.
+    """
+    before, after = result.cosines()
+    losses = result.solution.losses
+    report = {
+        "tasks": list(result.tasks),
+        "settings": vars(result.settings),
+        "granularity": result.gram.granularity,
+        "groups": len(result.gram.values),
+        "tensors": len(result.gram.keys),
+        "task_vector_norms": result.task_vector_norms().tolist(),
+        "delta_norm": result.delta_norm(),
+        "stationary_alpha": result.thresholds.max().item(),
+        "mean_absolute_cosine": [mean_absolute(before), mean_absolute(after)],
+        "cosines_before": before.tolist(),
+        "cosines_after": after.tolist(),
+        "loss": losses[:, 0].tolist(),
+        "orthogonality": losses[:, 1].tolist(),
+        "redundancy": losses[:, 2].tolist(),
+    }
+    if result.gram.granularity == "model":
+        report["coefficients"] = result.solution.coefficients[0].tolist()
+    return report
+
+
+def mean_absolute(cosines) -> float:
+    """Mean absolute off-diagonal cosine; 0 for a single task."""
+    tasks = len(cosines)
+    off_diagonal = cosines.abs().sum() - cosines.diagonal().abs().sum()
+    return (off_diagonal / max(tasks * (tasks - 1), 1)).item()
+
+
+def save(result: Disentanglement, folder: str | Path) -> list[Path]:
+    """Write ``awd.json`` and ``awd_cosines.png``; returns their paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    report, picture = folder / "awd.json", folder / "awd_cosines.png"
+    report.write_text(json.dumps(summary(result), indent=2))
+    plot_cosines(result, picture)
+    return [report, picture]
+
+
+def plot_cosines(result: Disentanglement, path: str | Path) -> None:
+    """Heatmaps of the cosines between task vectors, before and after."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    before, after = result.cosines()
+    tasks = len(result.tasks)
+    figure = Figure(figsize=(4 + 0.9 * tasks, 2.2 + 0.45 * tasks), layout="constrained")
+    FigureCanvasAgg(figure)
+    limit = max((before - before.diag().diag()).abs().max().item(), 1e-3)
+    for axis, matrix, title in zip(
+        figure.subplots(1, 2), (before, after), ("before AWD", "after AWD")
+    ):
+        image = axis.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axis.set_title(f"{title}: mean |cos| {mean_absolute(matrix):.3f}")
+        axis.set_xticks(range(tasks), result.tasks, rotation=45, ha="right")
+        axis.set_yticks(range(tasks), result.tasks)
+        for i in range(tasks):
+            for j in range(tasks):
+                if i != j:
+                    value = matrix[i, j].item()
+                    axis.text(j, i, f"{value:.2f}", ha="center", va="center", size=7)
+    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="cosine")
+    figure.savefig(path, dpi=150)

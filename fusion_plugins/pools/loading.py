@@ -1,0 +1,154 @@
+"""From a model pool to a base module and task vectors, never holding all experts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+from fusion_bench.modelpool import BaseModelPool, CLIPVisionModelPool
+from fusion_bench.utils import LazyStateDict
+from fusion_bench.utils.modelscope import resolve_repo_path
+from safetensors.torch import save_model
+from torch import nn
+
+from fusion_plugins.logging import get_logger
+from fusion_plugins.task_vectors import (
+    Checkpoint,
+    SafetensorsCheckpoint,
+    StateDictCheckpoint,
+    TaskVectors,
+)
+
+from .folders import FolderModelPool
+
+log = get_logger(__name__)
+
+PRETRAINED = "_pretrained_"
+
+# Pools that load a string as `from_pretrained(path)` and change nothing on the way, so
+# that reading the files gives what loading the model gives.
+_STREAMED_POOLS = (CLIPVisionModelPool, FolderModelPool)
+
+
+def as_modelpool(models) -> BaseModelPool:
+    """A model pool from a pool, a dict of modules, or a dict of model folders.
+
+    Raises:
+        TypeError: Something else, or a mixed dict.
+        ValueError: There is no ``_pretrained_`` model.
+    """
+    if isinstance(models, BaseModelPool):
+        pool = models
+    elif not isinstance(models, Mapping):
+        raise TypeError(
+            f"The model pool is a {type(models).__name__}; expected a FusionBench model"
+            " pool, a dict of nn.Module, or a dict of folders, with the pretrained model"
+            f" under '{PRETRAINED}'."
+        )
+    elif all(isinstance(model, (str, Path)) for model in models.values()):
+        pool = FolderModelPool({name: str(path) for name, path in models.items()})
+    elif all(isinstance(model, nn.Module) for model in models.values()):
+        pool = BaseModelPool(dict(models))
+    else:
+        kinds = {name: type(model).__name__ for name, model in models.items()}
+        raise TypeError(f"A dict pool is all modules or all folders; got {kinds}.")
+    if not pool.has_pretrained:
+        raise ValueError(
+            f"The model pool has no '{PRETRAINED}' model, only {pool.all_model_names}."
+            " Task vectors are expert minus pretrained: add the model that all experts"
+            f" were fine-tuned from as '{PRETRAINED}'."
+        )
+    return pool
+
+
+def load_base(modelpool: BaseModelPool) -> nn.Module:
+    """The pretrained model as a module of the caller's own.
+
+    Raises:
+        ValueError: The pool gives a lazy state dict that knows no module class.
+    """
+    model = modelpool.load_model(PRETRAINED)
+    if isinstance(model, LazyStateDict):
+        return _materialise(model)
+    return deepcopy(model) if is_instance(modelpool, PRETRAINED) else model
+
+
+def _materialise(lazy: LazyStateDict) -> nn.Module:
+    if lazy.meta_module is None:
+        raise ValueError(
+            f"The lazily loaded base {lazy.checkpoint} knows no module class to build."
+            " Give the pool a meta_module_class, or load it eagerly."
+        )
+    module = deepcopy(lazy.meta_module).to_empty(device="cpu")
+    module.load_state_dict(dict(lazy.items()), strict=False)
+    return module
+
+
+def is_instance(modelpool: BaseModelPool, name: str) -> bool:
+    """Whether the pool holds this model in memory and would hand out that very object."""
+    return isinstance(modelpool._models[name], nn.Module)
+
+
+def load_task_vectors(
+    models, keep: Sequence[str] = ()
+) -> tuple[nn.Module, TaskVectors]:
+    """A fresh base module, and the pool's experts as task vectors relative to it.
+
+    Args:
+        models: Model pool, dict of modules, or dict of folders.
+        keep: Patterns of tensors to leave as in the base.
+
+    Returns:
+        The module shares its tensors with the task vectors' base, so
+        :func:`~fusion_plugins.task_vectors.merge_into` may overwrite it, once.
+    """
+    pool = as_modelpool(models)
+    module = load_base(pool)
+    base = StateDictCheckpoint(module.state_dict(), "the base ('_pretrained_')")
+    experts = {name: expert_checkpoint(pool, name, base) for name in pool.model_names}
+    return module, TaskVectors(base, experts, keep)
+
+
+def expert_checkpoint(pool: BaseModelPool, name: str, base: Checkpoint) -> Checkpoint:
+    """Read an expert in place when its files allow it, else through a temporary copy."""
+    label = f"expert '{name}'"
+    streamed = _stream_files(pool, name, base, label)
+    if streamed is not None:
+        return streamed
+    model = pool.load_model(name)
+    if isinstance(model, LazyStateDict):
+        return StateDictCheckpoint(model, label)
+    if is_instance(pool, name):
+        return StateDictCheckpoint(model.state_dict(), label)
+    return _SpilledCheckpoint(model, label)
+
+
+def _stream_files(pool, name: str, base: Checkpoint, label: str) -> Checkpoint | None:
+    config = pool._models[name]
+    if type(pool) not in _STREAMED_POOLS or not isinstance(config, str):
+        return None
+    platform = getattr(pool, "_platform", "hf")
+    folder = Path(resolve_repo_path(config, repo_type="model", platform=platform))
+    try:
+        checkpoint = SafetensorsCheckpoint(folder, label)
+    except ValueError as error:  # pickles only: transformers knows how to load them
+        log.info("%s is loaded whole: %s", label, error)
+        return None
+    tied = {name for group in base.tied_groups() for name in group}
+    if any(n not in checkpoint.specs and n not in tied for n in base.specs):
+        return None  # transformers renames keys while loading; let it
+    # The folder may hold more than the merged module, such as CLIP's text tower.
+    checkpoint.specs = {n: s for n, s in checkpoint.specs.items() if n in base.specs}
+    return checkpoint
+
+
+class _SpilledCheckpoint(SafetensorsCheckpoint):
+    """A model that had to be loaded whole, moved to a temporary file and forgotten."""
+
+    def __init__(self, model: nn.Module, label: str):
+        self._folder = tempfile.TemporaryDirectory(prefix="fusion-plugins-")
+        path = Path(self._folder.name) / "model.safetensors"
+        save_model(model, str(path))
+        super().__init__(path, label)

@@ -1,0 +1,42 @@
+"""A view of a model pool in which some models are replaced, made when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy, deepcopy
+
+from fusion_bench.modelpool import BaseModelPool
+from torch import nn
+
+from .loading import is_instance
+
+
+def with_experts(
+    modelpool: BaseModelPool, make_expert: Callable[[str], nn.Module]
+) -> BaseModelPool:
+    """The same pool, whose experts come from `make_expert`.
+
+    The view is an instance of the pool's own class, so methods that ask for a certain
+    pool, its datasets or its processor find them. Models that the pool holds in memory
+    are handed out as copies: methods that merge in place leave the caller's alone.
+
+    Args:
+        modelpool: The pool to look through.
+        make_expert: Expert name -> a new module, called at every load.
+    """
+    kind = type(modelpool)
+
+    class View(kind):
+        def load_model(self, model_name_or_config, *args, **kwargs):
+            name = model_name_or_config
+            if isinstance(name, str) and name in modelpool.model_names:
+                return make_expert(name)
+            model = modelpool.load_model(name, *args, **kwargs)
+            held = isinstance(name, str) and is_instance(modelpool, name)
+            return deepcopy(model) if held else model
+
+    View.__name__, View.__qualname__ = kind.__name__, kind.__qualname__
+    View.__module__ = kind.__module__
+    view = copy(modelpool)
+    view.__class__ = View
+    return view

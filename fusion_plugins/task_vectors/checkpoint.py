@@ -1,0 +1,173 @@
+"""One model's tensors by name, read when asked for and never all at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+# Pages of a memory-mapped file count as memory while the mapping lives, so a mapping is
+# dropped after this many bytes were read through it.
+_BYTES_PER_MAPPING = 16 * 2**20
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class TensorSpec(NamedTuple):
+    """What is known of a tensor without reading it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Checkpoint:
+    """Names, shapes and dtypes of one model, and a way to read rows of its tensors.
+
+    Args:
+        label: What error messages call this model, e.g. ``expert 'mnist'``.
+        specs: Tensor name -> shape and dtype, in the model's own order.
+    """
+
+    def __init__(self, label: str, specs: dict[str, TensorSpec]):
+        self.label = label
+        self.specs = specs
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """The tensor, or rows of its first dimension; treat the result as read-only."""
+        raise NotImplementedError
+
+    def tied_groups(self) -> list[list[str]]:
+        """Groups of two or more names that are one and the same tensor."""
+        return []
+
+
+class StateDictCheckpoint(Checkpoint):
+    """A state dict already in memory (or FusionBench's lazy one)."""
+
+    def __init__(self, state_dict: Mapping[str, Tensor], label: str):
+        specs = {k: TensorSpec(tuple(v.shape), v.dtype) for k, v in state_dict.items()}
+        super().__init__(label, specs)
+        self._tensors = state_dict
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        tensor = self._tensors[name].detach()
+        return tensor if rows is None else tensor[rows]
+
+    def tied_groups(self) -> list[list[str]]:
+        groups: dict[tuple, list[str]] = {}
+        for name, tensor in self._tensors.items():
+            if tensor.numel() and tensor.device.type != "meta":
+                place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+                groups.setdefault(place, []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
+
+def module_checkpoint(module: nn.Module, label: str) -> StateDictCheckpoint:
+    """A module's state dict as a checkpoint; its tensors are shared, not copied."""
+    return StateDictCheckpoint(module.state_dict(), label)
+
+
+class SafetensorsCheckpoint(Checkpoint):
+    """A ``.safetensors`` file, or a folder with one file or an index of shards.
+
+    Raises:
+        ValueError: The path holds no safetensors; the message says what it holds.
+    """
+
+    def __init__(self, path: str | Path, label: str):
+        self.path = Path(path)
+        specs, self._file_of = {}, {}
+        for file in safetensors_files(self.path, label):
+            for name, spec in _read_header(file, label).items():
+                specs[name] = spec
+                self._file_of[name] = file
+        super().__init__(label, specs)
+        self._open: dict[Path, tuple[object, int]] = {}
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        handle = self._handle(self._file_of[name], _bytes(self.specs[name], rows))
+        if rows is None:
+            return handle.get_tensor(name)
+        return handle.get_slice(name)[rows]
+
+    def _handle(self, file: Path, wanted: int):
+        handle, used = self._open.get(file, (None, 0))
+        if handle is None or used + wanted > _BYTES_PER_MAPPING:
+            handle, used = safe_open(str(file), framework="pt"), 0
+        # One mapping at a time: a shard that is done with holds no memory.
+        self._open = {file: (handle, used + wanted)}
+        return handle
+
+
+def safetensors_files(path: Path, label: str) -> list[Path]:
+    """The safetensors files that make up the model at ``path``.
+
+    Raises:
+        ValueError: Nothing there, only pickles, or a shard of the index is missing.
+    """
+    if path.is_file() and path.suffix == ".safetensors":
+        return [path]
+    if not path.exists():
+        raise ValueError(f"{label}: {path} does not exist.")
+    if (path / "model.safetensors").is_file():
+        return [path / "model.safetensors"]
+    indices = sorted(path.glob("*.safetensors.index.json")) if path.is_dir() else []
+    if len(indices) == 1:
+        return _indexed_files(indices[0], label)
+    held = sorted(p.name for p in path.iterdir()) if path.is_dir() else [path.name]
+    raise ValueError(
+        f"{label}: expected model.safetensors or one *.safetensors.index.json in {path},"
+        f" found {held[:8]}. Convert pickles once with"
+        " model.save_pretrained(folder, safe_serialization=True)."
+    )
+
+
+def _indexed_files(index: Path, label: str) -> list[Path]:
+    weight_map = json.loads(index.read_text())["weight_map"]
+    files = [index.parent / name for name in sorted(set(weight_map.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"{label}: {index} lists {missing}, which are not in {index.parent}."
+            " Download the checkpoint again."
+        )
+    return files
+
+
+def _read_header(file: Path, label: str) -> dict[str, TensorSpec]:
+    specs = {}
+    with safe_open(str(file), framework="pt") as handle:
+        for name in handle.keys():
+            view = handle.get_slice(name)
+            if view.get_dtype() not in _DTYPES:
+                raise ValueError(
+                    f"{label}: tensor '{name}' in {file} has dtype {view.get_dtype()},"
+                    f" known are {sorted(_DTYPES)}."
+                )
+            specs[name] = TensorSpec(tuple(view.get_shape()), _DTYPES[view.get_dtype()])
+    return specs
+
+
+def _bytes(spec: TensorSpec, rows: slice | None) -> int:
+    count = torch.Size(spec.shape).numel()
+    if rows is not None and spec.shape:
+        count = count // max(spec.shape[0], 1) * (rows.stop - rows.start)
+    return count * spec.dtype.itemsize

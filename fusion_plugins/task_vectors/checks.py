@@ -1,0 +1,115 @@
+"""Everything that can be wrong with a base and its experts, found before any work.
+
+Only names, shapes and dtypes are looked at here; values are checked while they are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+
+from .checkpoint import Checkpoint, TensorSpec
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a tensor name matches any of the shell-style patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def reject_unused_patterns(option: str, patterns: Sequence[str], names: Sequence[str]):
+    """Raise ValueError for a pattern that matches nothing: nearly always a typo."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"{option}: pattern '{pattern}' matches none of the {len(names)}"
+                f" tensors (first ones: {list(names)[:5]}). Patterns are shell-style:"
+                " *, ?, [abc]."
+            )
+
+
+def is_mergeable(spec: TensorSpec) -> bool:
+    """Floating tensors are merged; counters, indices and masks stay as in the base."""
+    return spec.dtype.is_floating_point
+
+
+def shown(names: Sequence[str], limit: int = 5) -> str:
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(f"'{n}'" for n in names[:limit]) + more
+
+
+def check_experts_given(experts: Mapping[str, Checkpoint]) -> None:
+    if not experts:
+        raise ValueError(
+            "There is no expert to merge: the pool has only the pretrained model."
+            " Add at least one fine-tuned model under `models`."
+        )
+
+
+def check_names(
+    base: Checkpoint, expert: Checkpoint, groups: Sequence[Sequence[str]], keep
+) -> None:
+    """The expert must have every tensor of the base (one name of a tied group is enough).
+
+    Raises:
+        ValueError: A tensor is missing from the expert, or only the expert has it.
+    """
+    alias_of = {name: set(group) for group in groups for name in group}
+    missing = [
+        name
+        for name in base.specs
+        if not alias_of.get(name, {name}) & expert.specs.keys()
+        and not matches(name, keep)
+    ]
+    if missing:
+        raise ValueError(
+            f"{expert.label} lacks {len(missing)} tensor(s) of {base.label}:"
+            f" {shown(missing)}. Base and experts must share one architecture; to leave"
+            " tensors as they are in the base, list patterns for them in `keep`."
+        )
+    extra = [n for n in expert.specs if n not in base.specs and not matches(n, keep)]
+    if extra:
+        raise ValueError(
+            f"{expert.label} has {len(extra)} tensor(s) that {base.label} lacks:"
+            f" {shown(extra)}. They cannot be merged; to leave them out, list patterns for"
+            " them in `keep`."
+        )
+
+
+def check_specs(base: Checkpoint, expert: Checkpoint, name: str, expert_name: str):
+    """Shapes must be equal, and a float must meet a float.
+
+    Raises:
+        ValueError: Shapes differ, or one side is floating and the other is not.
+    """
+    ours, theirs = base.specs[name], expert.specs[expert_name]
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"{expert.label}: tensor '{expert_name}' has shape {theirs.shape},"
+            f" {base.label} has {ours.shape}. Merge models of one size; for task-specific"
+            f" heads or vocabularies add keep=['{name}'] to leave it as in the base."
+        )
+    if is_mergeable(ours) != is_mergeable(theirs):
+        raise ValueError(
+            f"{expert.label}: tensor '{expert_name}' is {theirs.dtype}, {base.label} has"
+            f" {ours.dtype}. A quantised or indexed tensor cannot be merged with a float"
+            " one: save both models in a floating dtype."
+        )
+
+
+def check_still_tied(expert: Checkpoint, group: Sequence[str]) -> None:
+    """Names tied in the base must still hold one value in the expert.
+
+    Raises:
+        ValueError: The expert has trained them apart.
+    """
+    present = [name for name in group if name in expert.specs]
+    for other in present[1:]:
+        if not torch.equal(expert.read(present[0]), expert.read(other)):
+            raise ValueError(
+                f"{expert.label} holds different values in '{present[0]}' and '{other}',"
+                " which are one tied tensor in the base. Untie them in the base (and all"
+                " experts) or tie them in this expert before merging."
+            )

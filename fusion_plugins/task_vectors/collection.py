@@ -1,0 +1,221 @@
+"""Base and experts as task vectors, walked block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import checks
+from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
+
+# Entries of one tensor looked at together; bounds memory at (tasks + 2) blocks.
+BLOCK_ENTRIES = 2**20
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of one tensor, for the base and every task.
+
+    Attributes:
+        key: Tensor name.
+        rows: Which rows of its first dimension; the whole tensor if it has none.
+        base: Shape (rows, row size); the pretrained values in the compute dtype.
+        task_vectors: Shape (tasks, rows, row size); expert minus base. The buffer is
+            reused: copy what must outlive the next block.
+    """
+
+    key: str
+    rows: slice
+    base: Tensor
+    task_vectors: Tensor
+
+
+class TaskVectors:
+    """A pretrained model and its experts, seen as base + task vectors.
+
+    Nothing is loaded here but names and shapes. Tied weights count once, under their
+    first name; non-floating tensors and those matching `keep` stay as in the base.
+
+    Args:
+        base: The pretrained model.
+        experts: Task name -> fine-tuned model. Its order fixes the order of tasks.
+        keep: Shell-style patterns of tensors to leave as they are in the base; experts
+            may lack them, have them in another shape, or have them alone.
+
+    Raises:
+        ValueError: No expert, or names, shapes, dtypes or ties that do not fit; the
+            message names model, tensor, what was found and what to do.
+    """
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        experts: Mapping[str, Checkpoint],
+        keep: Sequence[str] = (),
+    ):
+        checks.check_experts_given(experts)
+        self._base, self._experts = base, dict(experts)
+        self.tied_groups = base.tied_groups()
+        for expert in self._experts.values():
+            checks.check_names(base, expert, self.tied_groups, keep)
+            for group in self.tied_groups:
+                checks.check_still_tied(expert, group)
+        aliases = {name for group in self.tied_groups for name in group[1:]}
+        self.keys = tuple(
+            name
+            for name, spec in base.specs.items()
+            if checks.is_mergeable(spec)
+            and name not in aliases
+            and not checks.matches(name, keep)
+        )
+        self._names_in = {
+            task: self._resolve_names(expert) for task, expert in self._experts.items()
+        }
+        if not self.keys:
+            raise ValueError(
+                f"{base.label} has no floating tensor to merge: it holds"
+                f" {len(base.specs)} tensor(s) and `keep` is {list(keep)}."
+            )
+
+    def _resolve_names(self, expert: Checkpoint) -> dict[str, str]:
+        group_of = {group[0]: group for group in self.tied_groups}
+        names = {}
+        for key in self.keys:
+            candidates = group_of.get(key, [key])
+            names[key] = next(name for name in candidates if name in expert.specs)
+            checks.check_specs(self._base, expert, key, names[key])
+        return names
+
+    @classmethod
+    def from_modules(
+        cls, base: nn.Module, experts: Mapping[str, nn.Module], keep=()
+    ) -> TaskVectors:
+        """From models in memory; they are read, never changed."""
+        return cls(
+            module_checkpoint(base, "the base"),
+            {t: module_checkpoint(m, f"expert '{t}'") for t, m in experts.items()},
+            keep,
+        )
+
+    @classmethod
+    def from_checkpoints(
+        cls, base: str | Path, experts: Mapping[str, str | Path], keep=()
+    ) -> TaskVectors:
+        """From safetensors files or folders on disk, read in place."""
+        return cls(
+            SafetensorsCheckpoint(base, "the base"),
+            {t: SafetensorsCheckpoint(p, f"expert '{t}'") for t, p in experts.items()},
+            keep,
+        )
+
+    @classmethod
+    def from_pool(cls, modelpool, keep=()) -> TaskVectors:
+        """From a FusionBench model pool, a dict of models, or a dict of folders."""
+        from fusion_plugins.pools import load_task_vectors
+
+        return load_task_vectors(modelpool, keep)[1]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task names, in the order of every (tasks, ...) tensor of this package."""
+        return tuple(self._experts)
+
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        """Every tensor name of the base, the unmerged and the tied ones included."""
+        return tuple(self._base.specs)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._base.specs[key].shape
+
+    def dtype(self, key: str) -> torch.dtype:
+        return self._base.specs[key].dtype
+
+    def base(self, name: str) -> Tensor:
+        """The base's own tensor, in its own dtype; treat it as read-only."""
+        return self._base.read(name)
+
+    def numel(self) -> int:
+        """Entries of one task vector."""
+        return sum(torch.Size(self.shape(key)).numel() for key in self.keys)
+
+    def select(self, include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
+        """Keys that match an `include` pattern (all if empty) and no `exclude` one.
+
+        Raises:
+            ValueError: A pattern matches nothing, or nothing is left.
+        """
+        checks.reject_unused_patterns("include", include, self.keys)
+        checks.reject_unused_patterns("exclude", exclude, self.keys)
+        chosen = tuple(
+            key
+            for key in self.keys
+            if (not include or checks.matches(key, include))
+            and not checks.matches(key, exclude)
+        )
+        if not chosen:
+            raise ValueError(
+                f"include={list(include)} and exclude={list(exclude)} leave none of the"
+                f" {len(self.keys)} tensors."
+            )
+        return chosen
+
+    def compute_dtype(self, key: str) -> torch.dtype:
+        """float32, or wider where a checkpoint is."""
+        dtype = torch.promote_types(self.dtype(key), torch.float32)
+        for task, expert in self._experts.items():
+            spec = expert.specs[self._names_in[task][key]]
+            dtype = torch.promote_types(dtype, spec.dtype)
+        return dtype
+
+    def blocks(self, keys: Sequence[str] | None = None) -> Iterator[Block]:
+        """Walk over the tensors, all tasks together, a bounded number of rows at a time."""
+        buffer = torch.empty(0)
+        for key in self.keys if keys is None else keys:
+            dtype = self.compute_dtype(key)
+            shape = self.shape(key)
+            for rows in _row_slices(shape):
+                view = None if len(shape) < 2 else rows
+                base = self._base.read(key, view).to(dtype)
+                base = base.reshape(1, -1) if view is None else base.flatten(1)
+                needed = len(self._experts) * base.numel()
+                if buffer.numel() < needed or buffer.dtype != dtype:
+                    buffer = torch.empty(needed, dtype=dtype, device=base.device)
+                stack = buffer[:needed].view(len(self._experts), *base.shape)
+                for row, (task, expert) in zip(stack, self._experts.items()):
+                    tensor = expert.read(self._names_in[task][key], view)
+                    tensor = tensor.to(device=base.device, dtype=dtype)
+                    torch.sub(tensor.reshape(base.shape), base, out=row)
+                yield Block(key, rows, base, stack)
+
+    def raise_not_finite(self, block: Block) -> None:
+        """Name the model at fault for a block that holds NaN or Inf."""
+        self._raise_if_bad(self._base, block.key)
+        for task, expert in self._experts.items():
+            self._raise_if_bad(expert, self._names_in[task][block.key])
+
+    @staticmethod
+    def _raise_if_bad(checkpoint: Checkpoint, name: str) -> None:
+        tensor = checkpoint.read(name)
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise ValueError(
+                f"{checkpoint.label}: tensor '{name}' holds {bad} NaN or Inf of"
+                f" {tensor.numel()} entries. Merging would spread them: fix or leave out"
+                " this checkpoint."
+            )
+
+
+def _row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices over the first dimension; vectors and scalars are one row."""
+    if len(shape) < 2:
+        yield slice(0, 1)
+        return
+    row_size = max(torch.Size(shape[1:]).numel(), 1)
+    step = max(BLOCK_ENTRIES // row_size, 1)
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))

@@ -1,0 +1,119 @@
+"""The linear merge: base + sum over tasks of coefficient times task vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .collection import Block, TaskVectors
+
+# Coefficients per tensor name: shape (tasks,), or (tasks, rows) for one per row.
+Coefficients = Mapping[str, Tensor]
+
+
+def as_coefficients(task_vectors: TaskVectors, values: Tensor) -> dict[str, Tensor]:
+    """Spread task-wise (tasks,) or layer-wise (tasks, tensors) values over the tensors.
+
+    Raises:
+        ValueError: The shape is neither.
+    """
+    tasks, keys = len(task_vectors.tasks), task_vectors.keys
+    if tuple(values.shape) == (tasks,):
+        return {key: values for key in keys}
+    if tuple(values.shape) == (tasks, len(keys)):
+        return {key: values[:, column] for column, key in enumerate(keys)}
+    raise ValueError(
+        f"coefficients have shape {tuple(values.shape)}, expected ({tasks},) for one per"
+        f" task or ({tasks}, {len(keys)}) for one per task and tensor. Saved ones fit only"
+        " the pool they were learned on."
+    )
+
+
+def merge_block(block: Block, coefficients: Tensor) -> Tensor:
+    """Merged rows, shape (rows, row size), in the block's compute dtype.
+
+    Args:
+        block: Base and task vectors of some rows.
+        coefficients: (tasks,) or (tasks, all rows of the tensor).
+    """
+    weights = coefficients.to(block.base)
+    if weights.dim() == 2:
+        weights = weights[:, block.rows]
+        return block.base + torch.einsum("tr,trc->rc", weights, block.task_vectors)
+    stack = block.task_vectors.flatten(1)
+    merged = torch.addmv(block.base.flatten(), stack.t(), weights)
+    return merged.view(block.base.shape)
+
+
+def merged_blocks(
+    task_vectors: TaskVectors, coefficients: Coefficients, progress: bool = False
+):
+    """Walk over all tensors; yield (block, merged rows in the base's dtype).
+
+    Raises:
+        ValueError: A checkpoint holds NaN or Inf.
+    """
+    with tqdm(
+        total=task_vectors.numel(), desc="Merge", unit_scale=True, disable=not progress
+    ) as bar:
+        for block in task_vectors.blocks():
+            merged = merge_block(block, coefficients[block.key])
+            # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
+            if not torch.isfinite(merged.sum()):
+                task_vectors.raise_not_finite(block)
+            yield block, merged.to(task_vectors.dtype(block.key))
+            bar.update(block.base.numel())
+
+
+@torch.no_grad()
+def merge_into(
+    module: nn.Module,
+    task_vectors: TaskVectors,
+    coefficients: Coefficients,
+    progress: bool = False,
+) -> nn.Module:
+    """Overwrite a module with the merged weights, tensor by tensor.
+
+    The module may be the base itself: each row is read before it is written. Tied
+    weights stay tied because their shared storage is written once.
+
+    Args:
+        module: Has every merged tensor of the base under the same name and shape.
+        task_vectors: Base and experts.
+        coefficients: Tensor name -> (tasks,) or (tasks, rows).
+        progress: Show a progress bar.
+
+    Returns:
+        `module`.
+    """
+    target = module.state_dict(keep_vars=True)
+    for block, merged in merged_blocks(task_vectors, coefficients, progress):
+        tensor = target[block.key].data
+        if tensor.dim() < 2:
+            tensor.copy_(merged.view(tensor.shape))
+        else:
+            rows = tensor[block.rows]
+            rows.copy_(merged.view(rows.shape))
+    return module
+
+
+@torch.no_grad()
+def merged_state_dict(
+    task_vectors: TaskVectors, coefficients: Coefficients
+) -> dict[str, Tensor]:
+    """The merged model as a new state dict in the base's names, order and dtypes."""
+    alias_of = {name: group[0] for group in task_vectors.tied_groups for name in group}
+    merged: dict[str, Tensor] = {}
+    for name in task_vectors.base_names:
+        owner = alias_of.get(name, name)
+        if owner not in merged:
+            merged[owner] = task_vectors.base(owner).detach().clone()
+        merged[name] = merged[owner]
+    for block, rows in merged_blocks(task_vectors, coefficients):
+        tensor = merged[block.key]
+        place = tensor if tensor.dim() < 2 else tensor[block.rows]
+        place.copy_(rows.view(place.shape))
+    return merged
