@@ -109,7 +109,7 @@ def gradient(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
     # dL_O / d(tau_i - delta) = 2/pairs sum_j signs_ij d_j - |cos_ij| d_i / |d_i|^2
     weights = signs.sum(-2) - cosines.abs().sum(-1) * inverse_norms**2
     scale = 2 * settings.orthogonality_weight / _pairs(gram)
-    weights = weights * torch.as_tensor(scale).reshape(-1, 1)
+    weights = weights * torch.as_tensor(scale, dtype=gram.dtype).reshape(-1, 1)
     # delta enters every difference with -1, and d_k = tau_k - delta.
     result = weights.sum(-1, keepdim=True) * coefficients - weights
     norm = delta_norm(gram, coefficients)[..., None]
