@@ -155,10 +155,12 @@ def solve(
     gram = _checked(gram)
     coefficients = gram.new_zeros(gram.shape[:2])
     velocity = torch.zeros_like(coefficients)
+    span = _onto_span(gram)
     losses = [objective(gram, coefficients, settings).sum(0)]
     for step in range(settings.iterations):
         grad = gradient(gram, coefficients, settings)
         grad = grad + settings.weight_decay * coefficients
+        grad = (span @ grad[..., None])[..., 0]
         velocity = settings.momentum * velocity + grad
         coefficients = coefficients - settings.lr * velocity
         losses.append(objective(gram, coefficients, settings).sum(0))
@@ -177,6 +179,20 @@ def _checked(gram: Tensor) -> Tensor:
     if not torch.isfinite(gram).all():
         raise ValueError("gram holds NaN or Inf: check the task vectors it came from.")
     return gram.double()
+
+
+def _onto_span(gram: Tensor) -> Tensor:
+    """Projection that drops from c what adds nothing to delta, shape of `gram`.
+
+    With dependent task vectors (equal, opposite or unchanged experts) c is not unique:
+    a part of it cancels in sum_k c[k] tau_k. Left alone, that part grows without bound
+    and drowns the rest in rounding.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > 1e-14 * values[..., -1:]
+    projection = (vectors * kept[..., None, :]) @ vectors.transpose(-1, -2)
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.where(kept.all(-1)[..., None, None], eye, projection)
 
 
 def _has_converged(losses: list[Tensor], tolerance: float) -> bool:
