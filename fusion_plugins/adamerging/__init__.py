@@ -1,0 +1,1 @@
+"""AdaMerging (arXiv:2310.02575)."""

@@ -1,0 +1,41 @@
+"""The test-time training engine that AdaMerging and Model Tinting share."""
+
+from .checkpoints import Checkpoints, fingerprint
+from .coefficients import Coefficients
+from .data import Batch, BatchSource, EncodedDataset, TaskData
+from .engine import (
+    AdaptationDiverged,
+    AdaptationTask,
+    Callback,
+    Engine,
+    SampleLoss,
+    StepReport,
+)
+from .guards import CollapseGuard
+from .order import SampleOrder
+from .progress import Progress
+from .schedule import JointSchedule, SequentialSchedule
+from .weights import STORAGE_DTYPES, MergedWeights
+
+__all__ = [
+    "STORAGE_DTYPES",
+    "AdaptationDiverged",
+    "AdaptationTask",
+    "Batch",
+    "BatchSource",
+    "Callback",
+    "Checkpoints",
+    "Coefficients",
+    "CollapseGuard",
+    "EncodedDataset",
+    "Engine",
+    "JointSchedule",
+    "MergedWeights",
+    "Progress",
+    "SampleLoss",
+    "SampleOrder",
+    "SequentialSchedule",
+    "StepReport",
+    "TaskData",
+    "fingerprint",
+]

@@ -1,0 +1,84 @@
+"""How many tasks share one forward: as many as their activations allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .schedule import Draws
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+# Activations of one forward on the CPU: larger batches gain nothing there.
+_CPU_BYTES = 512 * 2**20
+_GPU_SHARE = 0.25  # of the memory that is free once the task vectors are loaded
+
+
+def plan_groups(
+    engine: Engine, batch_tasks: str | bool
+) -> Callable[[Draws], Iterator[Draws]]:
+    """A function that cuts a step's draws into groups run in one forward each.
+
+    Gradients are the same either way; only speed and memory differ.
+
+    Args:
+        engine: The engine, whose first batch is used to measure activations.
+        batch_tasks: True: all tasks at once; False: one by one; ``auto``: as many as fit
+            a share of the memory, one by one where batch norm would mix their statistics.
+
+    Raises:
+        ValueError: Another value, or True with batch norm in training mode.
+    """
+    if batch_tasks not in ("auto", True, False):
+        raise ValueError(
+            f"batch_tasks is {batch_tasks!r}, expected 'auto', true or false."
+        )
+    mixes = _mixes_samples(engine.weights.module)
+    if batch_tasks is True and mixes:
+        raise ValueError(
+            "batch_tasks=true would mix the tasks' batch statistics: the model has batch"
+            " norm in training mode. Use batch_tasks=false, or evaluation mode."
+        )
+    if batch_tasks is True:
+        return lambda draws: iter([draws])
+    first = engine.schedule.draws(engine.step)
+    if batch_tasks is False or mixes or len(first) == 1:
+        return lambda draws: ([draw] for draw in draws)
+    per_task = _activation_bytes(engine, first[0])
+    size = max(int(_budget(engine.weights.device) // max(per_task, 1)), 1)
+    return lambda draws: (draws[i : i + size] for i in range(0, len(draws), size))
+
+
+def _mixes_samples(module: nn.Module) -> bool:
+    return any(isinstance(m, _BatchNorm) and m.training for m in module.modules())
+
+
+def _budget(device: torch.device) -> float:
+    if device.type != "cuda":
+        return _CPU_BYTES
+    return _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def _activation_bytes(engine: Engine, draw: tuple[int, list[int]]) -> int:
+    """Bytes that autograd keeps for one task's share of a step."""
+    held: dict[int, int] = {}
+    parameters = {p.data_ptr() for p in engine.weights.module.parameters()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    task, draws = draw
+    inputs = engine.tasks[task].source.batch(draws).inputs
+    engine.materialise()
+    with engine.fabric.autocast():
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            engine.forward(engine.weights.module, inputs)
+    return sum(held.values())

@@ -1,0 +1,244 @@
+"""The test-time training loop that all learned merges share.
+
+A step costs one forward and backward of the plain model, plus one pass over the task
+vectors to merge and one to read the coefficients' gradient. It knows no pool and no
+method: they hand in weights, tasks, a forward function and a loss.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from lightning import Fabric
+from torch import Tensor, nn
+
+from .batching import plan_groups
+from .coefficients import Coefficients
+from .data import Batch, BatchSource
+from .schedule import Schedule
+from .weights import MergedWeights
+
+
+class AdaptationDiverged(RuntimeError):
+    """A loss or gradient became NaN or Inf; the message says where and what is saved."""
+
+
+@dataclass(frozen=True)
+class AdaptationTask:
+    """One task as the engine sees it.
+
+    Attributes:
+        name: Task name.
+        source: Its unlabelled batches.
+        head: Features -> logits, shape (samples, classes). A module's parameters that
+            require a gradient are learned along with the coefficients.
+    """
+
+    name: str
+    source: BatchSource
+    head: Callable[[Tensor], Tensor]
+
+
+# (task name, logits (samples, classes), batch) -> value and weight of each sample.
+SampleLoss = Callable[[str, Tensor, Batch], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class StepReport:
+    """What a step measured, on the host.
+
+    Attributes:
+        step: Counted from 0.
+        loss, entropy, kept: Task name -> loss (weighted mean, summed over draws), mean
+            entropy of the predictions in nats, and samples with a non-zero weight.
+        samples: Samples seen by all processes.
+    """
+
+    step: int
+    loss: dict[str, float]
+    entropy: dict[str, float]
+    kept: dict[str, float]
+    samples: int
+
+
+class Callback:
+    """Something that watches the loop; every hook is optional."""
+
+    def on_start(self, engine: Engine) -> None: ...
+
+    def on_step(self, engine: Engine, report: StepReport) -> None: ...
+
+    def on_end(self, engine: Engine) -> None: ...
+
+
+@dataclass
+class Engine:
+    """Learns coefficients (and task heads) by the schedule's steps.
+
+    Attributes:
+        weights: The module and its task vectors.
+        coefficients: What is learned about the merge.
+        tasks: Order as in the schedule's task indices.
+        forward: (module, inputs) -> features, shape (samples, ...).
+        loss: Value and weight per sample; a draw's loss is their weighted mean.
+        schedule: Steps.
+        fabric: Precision, devices and processes. Each process runs its share of every
+            batch; only coefficients and head parameters are reduced.
+        optimizer: Over the coefficients' and the heads' parameters.
+        batch_tasks: ``auto``, True or False: one forward for several tasks at once.
+        compile: Run the module through torch.compile.
+        callbacks: Called in order.
+
+    Source: the step is that of AdaMerging, arXiv:2310.02575, with the gradient
+    dL/d lambda[t, l] = <tau_t[l], dL/d theta[l]> read off instead of backpropagated.
+    """
+
+    weights: MergedWeights
+    coefficients: Coefficients
+    tasks: Sequence[AdaptationTask]
+    forward: Callable[[nn.Module, Tensor], Tensor]
+    loss: SampleLoss
+    schedule: Schedule
+    fabric: Fabric
+    optimizer: torch.optim.Optimizer
+    batch_tasks: str | bool = "auto"
+    compile: bool = False
+    callbacks: Sequence[Callback] = ()
+    step: int = 0
+    stopped: bool = False
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def run(self) -> None:
+        """Run the remaining steps, then leave the merged weights in the module.
+
+        Raises:
+            AdaptationDiverged: A loss or gradient is NaN or Inf.
+        """
+        self._prepare()
+        for callback in self.callbacks:
+            callback.on_start(self)
+        while self.step < self.schedule.steps and not self.stopped:
+            report = self.train_step()
+            for callback in self.callbacks:
+                callback.on_step(self, report)
+        for callback in self.callbacks:
+            callback.on_end(self)
+        self.materialise()
+
+    def _prepare(self) -> None:
+        self.weights.module.eval()  # no dropout, stored batch norm statistics
+        self.weights.train_moved_layers()
+        self.coefficients.to(self.weights.device)
+        self._runner = self.weights.module
+        if self.compile:
+            self._runner = torch.compile(self.weights.module)
+        self._stepper = self.fabric.setup_optimizers(self.optimizer)
+        self._groups = plan_groups(self, self.batch_tasks)
+
+    def materialise(self) -> nn.Module:
+        """Merge with the present coefficients; returns the module."""
+        return self.weights.materialise(self.coefficients.effective().detach())
+
+    def train_step(self) -> StepReport:
+        """One optimiser step; nothing is updated if no sample has a weight."""
+        with self._timed("merge"):
+            effective = self.coefficients.effective()
+            self.weights.materialise(effective.detach())
+        report = self._backward(self.schedule.draws(self.step))
+        with self._timed("coefficients"):
+            gradient = self._reduced(self.weights.coefficient_gradient())
+            effective.backward(gradient.to(effective))
+        self._raise_if_diverged(report, gradient)
+        with self._timed("optimizer"):
+            if any(report.kept.values()):
+                self._stepper.step()
+            self._stepper.zero_grad()
+        self.step += 1
+        return report
+
+    def _backward(self, draws) -> StepReport:
+        report = StepReport(self.step, {}, {}, {}, 0)
+        for group in self._groups(draws):
+            with self._timed("data"):
+                batches = [self.tasks[t].source.batch(d) for t, d in group]
+            with self._timed("forward"):
+                total, measured = self._group_loss(group, batches)
+            with self._timed("backward"):
+                if total.requires_grad:
+                    self.fabric.backward(total)
+            with self._timed("wait"):  # reading values waits for the device
+                self._record(report, group, self._sum(measured).tolist())
+        return report
+
+    def _group_loss(self, group, batches: list[Batch]) -> tuple[Tensor, Tensor]:
+        """Loss of tasks run in one forward, and [loss, entropy sum, kept, samples] each."""
+        inputs = torch.cat([b.inputs for b in batches]) if len(batches) > 1 else None
+        inputs = batches[0].inputs if inputs is None else inputs
+        losses, measured = [], []
+        with self.fabric.autocast():
+            features = self.forward(self._runner, inputs)
+            parts = features.split([len(batch.samples) for batch in batches])
+            for (task, draws), part, batch in zip(group, parts, batches):
+                logits = self.tasks[task].head(part)
+                loss, numbers = self._task_loss(task, len(draws), logits.float(), batch)
+                losses.append(loss)
+                measured.append(numbers)
+        return torch.stack(losses).sum(), torch.stack(measured)
+
+    def _task_loss(self, task: int, draws: int, logits: Tensor, batch: Batch):
+        values, weights = self.loss(self.tasks[task].name, logits, batch)
+        numbers = batch.draws.to(logits.device)
+        totals = weights.new_zeros(draws).index_add_(0, numbers, weights)
+        totals = self._sum(totals)  # a draw's mean is over all processes' samples
+        shares = weights / totals.clamp_min(torch.finfo(totals.dtype).tiny)[numbers]
+        loss = (values * shares.detach()).sum()
+        with torch.no_grad():
+            log_p = logits.log_softmax(-1)
+            entropy = -(log_p.exp() * log_p).sum()
+            kept = (weights > 0).sum().to(logits)
+            count = torch.full_like(entropy, len(logits))
+            return loss, torch.stack([loss.detach(), entropy, kept, count])
+
+    def _record(self, report: StepReport, group, measured: list[list[float]]) -> None:
+        for (task, _), (loss, entropy, kept, samples) in zip(group, measured):
+            name = self.tasks[task].name
+            report.loss[name], report.kept[name] = loss, kept
+            report.entropy[name] = entropy / max(samples, 1)
+            report.samples += int(samples)
+
+    def _reduced(self, gradient: Tensor) -> Tensor:
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter is not self.coefficients.raw and self.fabric.world_size > 1:
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
+                    parameter.grad = self._sum(parameter.grad)
+        return self._sum(gradient)
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return tensor
+        return self.fabric.all_reduce(tensor, reduce_op="sum")
+
+    def _raise_if_diverged(self, report: StepReport, gradient: Tensor) -> None:
+        bad = [n for n, loss in report.loss.items() if not torch.tensor(loss).isfinite()]
+        scaled = getattr(self.fabric._precision, "scaler", None) is not None
+        if not bad and (scaled or torch.isfinite(gradient).all()):
+            return
+        where = f"the loss of task(s) {bad}" if bad else "the coefficients' gradient"
+        raise AdaptationDiverged(
+            f"{where} is NaN or Inf at step {self.step}. The last checkpoint is intact."
+            " Lower lr, use float32 or bf16-mixed precision, and check these tasks' heads"
+            " and samples."
+        )
+
+    @contextmanager
+    def _timed(self, part: str):
+        start = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - start

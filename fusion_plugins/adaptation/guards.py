@@ -1,0 +1,177 @@
+"""Watching for collapse: does the merged model still agree with the experts?
+
+Entropy falls both when a model learns and when it collapses onto one class. What tells
+them apart without labels is each expert's own prediction on its own task's samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from fusion_plugins.logging import get_logger
+
+from .engine import Callback, Engine, StepReport
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Health:
+    """A task's state on its monitored samples.
+
+    Attributes:
+        agreement: Share of samples where merged model and expert predict the same.
+        entropy: Mean entropy of the predictions, nats.
+        top_share, expert_top_share: Share of the most predicted class.
+        histogram: Predictions per class.
+    """
+
+    agreement: float
+    entropy: float
+    top_share: float
+    expert_top_share: float
+    histogram: list[int]
+
+
+class CollapseGuard(Callback):
+    """Compares predictions with the experts' every few steps.
+
+    Args:
+        every: Steps between checks; the first is before step 0.
+        samples: Monitored samples per task.
+        drop: Fall of the mean agreement below its best so far that counts as collapse.
+        excess: A class predicted this share of the time more than the expert's most
+            predicted class counts as collapse of that task.
+        stop: Stop at a collapse and go back to the state of the best mean agreement.
+    """
+
+    def __init__(
+        self,
+        every: int = 50,
+        samples: int = 64,
+        drop: float = 0.05,
+        excess: float = 0.3,
+        stop: bool = False,
+    ):
+        self.every, self.samples, self.drop = every, samples, drop
+        self.excess, self.stop = excess, stop
+        self.history: list[dict] = []
+        self.best = {"step": 0, "agreement": -1.0}
+        self.warned = False
+        self._experts: dict[str, Tensor] = {}
+        self._best_state: list[Tensor] = []
+
+    def on_start(self, engine: Engine) -> None:
+        if not self._experts:
+            self.note_experts(engine)
+        if not self.history:
+            self._check(engine)
+
+    def on_step(self, engine: Engine, report: StepReport) -> None:
+        if engine.step % self.every == 0 or engine.step == engine.schedule.steps:
+            self._check(engine)
+
+    def note_experts(self, engine: Engine) -> None:
+        """Each expert's predictions on its own task: the merge with a single 1."""
+        for index, task in enumerate(engine.tasks):
+            one = torch.zeros(len(engine.tasks), len(engine.weights.keys))
+            one[index] = 1
+            engine.weights.materialise(one.to(engine.weights.device))
+            self._experts[task.name] = self._logits(engine, index).argmax(-1)
+        engine.materialise()
+
+    def _logits(self, engine: Engine, index: int) -> Tensor:
+        task = engine.tasks[index]
+        with torch.no_grad(), engine.fabric.autocast():
+            inputs = task.source.monitored(self.samples)
+            return task.head(engine.forward(engine.weights.module, inputs)).float()
+
+    def _check(self, engine: Engine) -> None:
+        engine.materialise()
+        health = {
+            task.name: self._health(self._logits(engine, i), self._experts[task.name])
+            for i, task in enumerate(engine.tasks)
+        }
+        mean = sum(h.agreement for h in health.values()) / len(health)
+        entry = {"step": engine.step, "agreement": mean}
+        entry["tasks"] = {name: asdict(h) for name, h in health.items()}
+        self.history.append(entry)
+        metrics = {f"guard/agreement/{n}": h.agreement for n, h in health.items()}
+        metrics["guard/agreement"] = mean
+        engine.fabric.log_dict(metrics, step=engine.step)
+        if mean > self.best["agreement"]:
+            self.best = {"step": engine.step, "agreement": mean}
+            self._best_state = [p.detach().clone() for p in _learned(engine)]
+        self._judge(engine, health, mean)
+
+    def _health(self, logits: Tensor, expert: Tensor) -> Health:
+        predicted, classes = logits.argmax(-1), logits.shape[-1]
+        log_p = logits.log_softmax(-1)
+        return Health(
+            agreement=(predicted == expert).float().mean().item(),
+            entropy=-(log_p.exp() * log_p).sum(-1).mean().item(),
+            top_share=(predicted.bincount().max() / len(predicted)).item(),
+            expert_top_share=(expert.bincount().max() / len(expert)).item(),
+            histogram=predicted.bincount(minlength=classes).tolist(),
+        )
+
+    def _judge(self, engine: Engine, health: dict[str, Health], mean: float) -> None:
+        narrow = [
+            name
+            for name, h in health.items()
+            if h.top_share > min(h.expert_top_share + self.excess, 0.95)
+        ]
+        fallen = self.best["agreement"] - mean > self.drop
+        if not fallen and not (narrow and mean < self.best["agreement"]):
+            return
+        if not self.warned:
+            self.warned = True
+            log.warning(self._message(engine, health, mean, narrow))
+        if self.stop:
+            self.go_back(engine)
+
+    def _message(self, engine, health: dict[str, Health], mean, narrow) -> str:
+        worst = min(health, key=lambda name: health[name].agreement)
+        text = (
+            f"Entropy collapse at step {engine.step}: predictions agree with the experts'"
+            f" on {mean:.1%} of the monitored samples, down from"
+            f" {self.best['agreement']:.1%} at step {self.best['step']} (worst:"
+            f" '{worst}', {health[worst].agreement:.1%})."
+        )
+        if narrow:
+            text += f" Task(s) {narrow} are predicted as nearly one class."
+        if not self.stop:
+            text += (
+                " Low entropy is not accuracy when experts are weak: set"
+                " stop_on_collapse=true to keep the best state, or lower lr and steps."
+            )
+        return text
+
+    def go_back(self, engine: Engine) -> None:
+        """Restore the best state seen and end the run."""
+        with torch.no_grad():
+            for parameter, best in zip(_learned(engine), self._best_state):
+                parameter.copy_(best)
+        engine.stopped = True
+        log.warning("Stopped; the state of step %d is returned.", self.best["step"])
+
+    def state(self) -> dict:
+        best_state = [tensor.tolist() for tensor in self._best_state]
+        return {
+            "history": self.history,
+            "best": self.best,
+            "warned": self.warned,
+            "best_state": best_state,
+        }
+
+    def load_state(self, state: dict) -> None:
+        self.history, self.best = state["history"], state["best"]
+        self.warned = state["warned"]
+        self._best_state = [torch.tensor(values) for values in state["best_state"]]
+
+
+def _learned(engine: Engine) -> list[Tensor]:
+    return [p for group in engine.optimizer.param_groups for p in group["params"]]
