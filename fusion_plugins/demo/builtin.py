@@ -1,0 +1,114 @@
+"""The built-in tasks: the real scikit-learn digits and five generated ones."""
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from . import drawing
+from .recipe import BUILTIN_TASKS, DemoInputError, DemoRecipe, TaskData
+
+_DIGITS = ("zero one two three four five six seven eight nine").split()
+
+# Task -> class names, templates, and what draws one image (none: real data).
+_Drawer = Callable[[np.random.Generator, int, int], np.ndarray]
+_TASKS: dict[str, tuple[Sequence[str], Sequence[str], _Drawer | None]] = {
+    "digits": (_DIGITS, ("a scan of the digit {}.", "the digit {}."), None),
+    "shapes": (
+        drawing.SHAPES,
+        ("a drawing of a {}.", "the shape of a {}."),
+        drawing.draw_shape,
+    ),
+    "textures": (
+        drawing.TEXTURES,
+        ("a texture of {}.", "a pattern of {}."),
+        drawing.draw_texture,
+    ),
+    "letters": (
+        [f"letter {letter}" for letter in drawing.LETTERS],
+        ("a picture of the {}.", "the {} in print."),
+        drawing.draw_letter,
+    ),
+    "counting": (
+        [f"{count} discs" for count in drawing.COUNTS],
+        ("a picture of {}.", "a field with {}."),
+        drawing.draw_count,
+    ),
+    "colours": (
+        drawing.COLOURS,
+        ("a mosaic of mostly {} tiles.", "tiles, most of them {}."),
+        drawing.draw_colour,
+    ),
+}
+
+
+def _load_digits():
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the digits task needs scikit-learn, which is not installed:"
+            " pip install fusion-plugins[demo]"
+        ) from error
+    return load_digits()
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Grey (H, W) or colour (H, W, 3) uint8 -> uint8 (size, size, 3)."""
+    picture = Image.fromarray(image).convert("RGB")
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+def _digits(recipe: DemoRecipe, rng: np.random.Generator) -> list[np.ndarray]:
+    """The 1797 real 8x8 scans, shuffled, the first `test_images` (<= 597) for testing."""
+    data = _load_digits()
+    order = rng.permutation(len(data.images))
+    scans = (data.images[order] * (255 / 16)).round().astype(np.uint8)
+    x = np.stack([resize(scan, recipe.image_size) for scan in scans])
+    y = data.target[order].astype(np.int64)
+    cut = min(recipe.test_images, 597)
+    end = cut + recipe.train_images
+    return [x[cut:end], y[cut:end], x[:cut], y[:cut]]
+
+
+def _drawn(
+    recipe: DemoRecipe, rng: np.random.Generator, draw: _Drawer, classes: int
+) -> list[np.ndarray]:
+    arrays = []
+    for count in (recipe.train_images, recipe.test_images):
+        y = rng.permutation(np.arange(count) % classes).astype(np.int64)
+        x = np.stack([draw(rng, int(label), recipe.image_size) for label in y])
+        arrays += [x, y]
+    return arrays
+
+
+def task_seed(seed: int, name: str) -> list[int]:
+    """A seed of its own for every task, whatever other tasks the pool has."""
+    return [seed, zlib.crc32(name.encode())]
+
+
+def builtin_tasks(recipe: DemoRecipe) -> list[TaskData]:
+    """The recipe's tasks, in its order; the same recipe gives the same bytes.
+
+    Raises:
+        DemoInputError: A task is not built in.
+        ModuleNotFoundError: `digits` is wanted without scikit-learn.
+    """
+    unknown = [name for name in recipe.tasks if name not in _TASKS]
+    if unknown:
+        raise DemoInputError(
+            f"unknown built-in tasks {unknown}; available: {list(BUILTIN_TASKS)}"
+        )
+    tasks = []
+    for name in recipe.tasks:
+        class_names, templates, draw = _TASKS[name]
+        rng = np.random.default_rng(task_seed(recipe.seed, name))
+        if draw is None:
+            arrays = _digits(recipe, rng)
+        else:
+            arrays = _drawn(recipe, rng, draw, len(class_names))
+        tasks.append(TaskData(name, *arrays, tuple(class_names), tuple(templates)))
+    return tasks

@@ -1,0 +1,124 @@
+"""A small CLIP in HuggingFace's own classes, with a tokenizer built offline."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizerFast,
+)
+
+from .recipe import DemoInputError, DemoRecipe, TaskData
+
+CONTEXT = 77  # longest prompt in tokens, as in CLIP
+_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+_MEAN = _STD = 0.5
+
+
+def _byte_symbols() -> list[str]:
+    """The 256 characters by which byte-level BPE writes the 256 bytes."""
+    from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+    return list(bytes_to_unicode().values())
+
+
+def make_tokenizer() -> CLIPTokenizerFast:
+    """CLIP's tokenizer without merges: one token per byte, 514 in all."""
+    symbols = _byte_symbols()
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *_SPECIAL]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    with TemporaryDirectory() as folder:
+        files = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        files[0].write_text(json.dumps(vocabulary), encoding="utf-8")
+        files[1].write_text("#version: 0.2\n", encoding="utf-8")
+        return CLIPTokenizerFast(
+            vocab_file=str(files[0]),
+            merges_file=str(files[1]),
+            model_max_length=CONTEXT,
+        )
+
+
+def make_processor(recipe: DemoRecipe) -> CLIPProcessor:
+    """Resize to the recipe's size, scale to -1..1, and tokenise bytes."""
+    size = {"height": recipe.image_size, "width": recipe.image_size}
+    images = CLIPImageProcessor(
+        size=size,
+        do_center_crop=False,
+        image_mean=[_MEAN] * 3,
+        image_std=[_STD] * 3,
+    )
+    return CLIPProcessor(image_processor=images, tokenizer=make_tokenizer())
+
+
+def make_model(recipe: DemoRecipe, tokenizer: CLIPTokenizerFast) -> CLIPModel:
+    """An untrained CLIP from torch's global generator."""
+    vision = {
+        "hidden_size": recipe.width,
+        "intermediate_size": 4 * recipe.width,
+        "num_hidden_layers": recipe.depth,
+        "num_attention_heads": recipe.heads,
+        "image_size": recipe.image_size,
+        "patch_size": recipe.patch_size,
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": recipe.text_width,
+        "intermediate_size": 4 * recipe.text_width,
+        "num_hidden_layers": recipe.text_depth,
+        "num_attention_heads": recipe.heads,
+        "max_position_embeddings": CONTEXT,
+        # The text feature is read at the first end-of-text token.
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = CLIPConfig(
+        vision_config=vision, text_config=text, projection_dim=recipe.embedding
+    )
+    return CLIPModel(config)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W) -> float32 as the processor makes them."""
+    return (images.float() / 255 - _MEAN) / _STD
+
+
+def prompt_tokens(task: TaskData, tokenizer: CLIPTokenizerFast) -> Tensor:
+    """Token ids (templates, classes, longest prompt), padded with end-of-text.
+
+    Raises:
+        DemoInputError: A prompt is longer than CLIP's 77 tokens.
+    """
+    prompts = [t.replace("{}", c) for t in task.templates for c in task.class_names]
+    ids = tokenizer(prompts, padding=True, return_tensors="pt")["input_ids"]
+    if ids.shape[1] > CONTEXT:
+        raise DemoInputError(
+            f"task {task.name!r}: the prompt {max(prompts, key=len)!r} has"
+            f" {ids.shape[1]} tokens, at most {CONTEXT} fit; shorten the class name"
+        )
+    return ids.reshape(len(task.templates), len(task.class_names), -1)
+
+
+def text_features(model: CLIPModel, tokens: Tensor) -> Tensor:
+    """Unit text features (prompts, embedding) of token ids (prompts, length)."""
+    features = model.get_text_features(input_ids=tokens)
+    return torch.nn.functional.normalize(features, dim=-1)
+
+
+def image_features(model: CLIPModel, pixels: Tensor) -> Tensor:
+    """Unit image features (N, embedding) of normalised pixels (N, 3, H, W)."""
+    features = model.get_image_features(pixel_values=pixels)
+    return torch.nn.functional.normalize(features, dim=-1)
+
+
+@torch.no_grad()
+def zero_shot_head(model: CLIPModel, tokens: Tensor) -> Tensor:
+    """FusionBench's head (classes, embedding): mean over templates, length 1."""
+    features = torch.stack([text_features(model, prompts) for prompts in tokens])
+    return torch.nn.functional.normalize(features.mean(dim=0), dim=-1)

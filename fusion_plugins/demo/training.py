@@ -1,0 +1,167 @@
+"""Train the demo pool's models: contrastive pretraining, then one expert per task."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import CLIPModel, CLIPTokenizerFast
+
+from .builtin import task_seed
+from .clip import (
+    image_features,
+    normalise,
+    prompt_tokens,
+    text_features,
+    zero_shot_head,
+)
+from .datasets import train_and_val
+from .recipe import DemoRecipe, TaskData
+
+_MAX_LOGIT_SCALE = float(np.log(100))  # as in CLIP
+_WARM_UP = 0.1  # share of the steps
+
+
+@dataclass(frozen=True)
+class TaskTensors:
+    """A task as tensors: uint8 images (N, 3, H, W), labels (N,), prompts (P, C, L)."""
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    tokens: Tensor
+
+
+def to_tensors(task: TaskData, tokenizer: CLIPTokenizerFast) -> TaskTensors:
+    """Without the validation tenth of the training images, which nobody trains on."""
+    train, _ = train_and_val(len(task.y_train))
+
+    def channels_first(images: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+    return TaskTensors(
+        name=task.name,
+        x_train=channels_first(task.x_train[train]),
+        y_train=torch.from_numpy(task.y_train[train]),
+        x_test=channels_first(task.x_test),
+        y_test=torch.from_numpy(task.y_test),
+        tokens=prompt_tokens(task, tokenizer),
+    )
+
+
+class _Optimiser:
+    """AdamW with warm-up and a cosine schedule down to zero."""
+
+    def __init__(self, parameters, lr: float, steps: int, weight_decay: float):
+        self._adamw = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        warm_up = max(1, round(_WARM_UP * steps))
+
+        def factor(step: int) -> float:
+            rising = min(1.0, (step + 1) / warm_up)
+            return rising * (1 + np.cos(np.pi * min(1.0, step / steps))) / 2
+
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adamw, factor)
+
+    def step(self, loss: Tensor) -> None:
+        self._adamw.zero_grad()
+        loss.backward()
+        self._adamw.step()
+        self._schedule.step()
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    state = np.random.SeedSequence(task_seed(seed, name)).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def _contrastive_loss(
+    model: CLIPModel, images: Tensor, captions: Sequence[Tensor]
+) -> Tensor:
+    """Find each image's caption (token ids) among the batch's different captions."""
+    length = max(len(caption) for caption in captions)
+    padding = model.config.text_config.pad_token_id
+    padded = torch.full((len(captions), length), padding)
+    for row, caption in zip(padded, captions):
+        row[: len(caption)] = caption
+    different, target = torch.unique(padded, dim=0, return_inverse=True)
+    texts = text_features(model, different)
+    logits = image_features(model, images) @ texts.T * model.logit_scale.exp()
+    return cross_entropy(logits, target)
+
+
+def _caption(task: TaskTensors, label: Tensor, draw: torch.Generator) -> Tensor:
+    template = int(torch.randint(len(task.tokens), (), generator=draw))
+    return task.tokens[template, int(label)]
+
+
+def pretrain(
+    model: CLIPModel,
+    tasks: Sequence[TaskTensors],
+    recipe: DemoRecipe,
+    on_step: Callable[[], None],
+) -> None:
+    """Train both towers in place on few, noisy images of all tasks (contrastive)."""
+    draw = _generator(recipe.seed, "pretraining")
+    kept = [
+        torch.randperm(len(task.y_train), generator=draw)[: recipe.pretrain_images]
+        for task in tasks
+    ]
+    optimiser = _Optimiser(
+        model.parameters(), recipe.pretrain_lr, recipe.pretrain_steps, 0.1
+    )
+    model.train()
+    for _ in range(recipe.pretrain_steps):
+        images, captions = [], []
+        for t in torch.randint(len(tasks), (recipe.batch_size,), generator=draw):
+            pick = kept[t][torch.randint(len(kept[t]), (), generator=draw)]
+            images.append(tasks[t].x_train[pick])
+            captions.append(_caption(tasks[t], tasks[t].y_train[pick], draw))
+        pixels = normalise(torch.stack(images))
+        noise = torch.randn(pixels.shape, generator=draw)
+        pixels = pixels + 2 * recipe.pretrain_noise * noise  # pixels span 2
+        optimiser.step(_contrastive_loss(model, pixels, captions))
+        model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
+        on_step()
+    model.eval()
+
+
+def train_expert(
+    pretrained: CLIPModel,
+    task: TaskTensors,
+    recipe: DemoRecipe,
+    on_step: Callable[[], None],
+) -> CLIPModel:
+    """A copy whose vision tower is fine-tuned on one task; all else stays frozen."""
+    model = copy.deepcopy(pretrained)
+    model.requires_grad_(False)
+    model.vision_model.requires_grad_(True)
+    head = zero_shot_head(model, task.tokens) * model.logit_scale.exp()
+    draw = _generator(recipe.seed, task.name)
+    optimiser = _Optimiser(
+        model.vision_model.parameters(),
+        recipe.expert_lr,
+        recipe.expert_steps,
+        recipe.weight_decay,
+    )
+    model.train()
+    for _ in range(recipe.expert_steps):
+        count = len(task.y_train)
+        pick = torch.randint(count, (recipe.batch_size,), generator=draw)
+        features = image_features(model, normalise(task.x_train[pick]))
+        optimiser.step(cross_entropy(features @ head.T, task.y_train[pick]))
+        on_step()
+    return model.eval()
+
+
+@torch.no_grad()
+def accuracy(model: CLIPModel, task: TaskTensors) -> float:
+    """Share of test images whose nearest class prompt is the right one, 0 to 1."""
+    head = zero_shot_head(model, task.tokens)
+    chunks = normalise(task.x_test).split(500)
+    found = torch.cat([(image_features(model, c) @ head.T).argmax(1) for c in chunks])
+    return float((found == task.y_test).double().mean())
