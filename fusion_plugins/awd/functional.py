@@ -86,10 +86,12 @@ def objective(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
     """L, L_O and L_R of each group, shape (groups, 3).
 
     L = w L_O + alpha L_R, L_O = mean over pairs i != j of |cos(tau_i - delta,
-    tau_j - delta)|, L_R = |delta|. A pair with a zero vector counts as orthogonal, and
-    so does a single task.
+    tau_j - delta)|, L_R = |delta|. Pairs with a zero task vector count as orthogonal,
+    and so does a single task. Deviation: the paper does not say; an expert that left a
+    group unchanged has no direction to disentangle, and its -delta would give slopes of
+    1/|delta|.
     """
-    cosines, _ = _cosines(disentangled_gram(gram, coefficients), settings)
+    cosines, _ = _cosines(gram, coefficients, settings)
     weight = settings.orthogonality_weight / _pairs(gram)
     orthogonality = weight * cosines.abs().sum((-2, -1))
     redundancy = delta_norm(gram, coefficients)
@@ -104,7 +106,7 @@ def gradient(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
 
     At delta = 0 the subgradient 0 of the norm is taken. At cos = 0, that of |cos|.
     """
-    cosines, inverse_norms = _cosines(disentangled_gram(gram, coefficients), settings)
+    cosines, inverse_norms = _cosines(gram, coefficients, settings)
     signs = cosines.sign() * inverse_norms[..., :, None] * inverse_norms[..., None, :]
     # dL_O / d(tau_i - delta) = 2/pairs sum_j signs_ij d_j - |cos_ij| d_i / |d_i|^2
     weights = signs.sum(-2) - cosines.abs().sum(-1) * inverse_norms**2
@@ -117,13 +119,17 @@ def gradient(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
     return result + settings.alpha * unit
 
 
-def _cosines(gram: Tensor, settings: Descent) -> tuple[Tensor, Tensor]:
-    """Off-diagonal cosines, and 1/|d_i| with 0 for a zero vector; group by group."""
+def _cosines(
+    gram: Tensor, coefficients: Tensor, settings: Descent
+) -> tuple[Tensor, Tensor]:
+    """Off-diagonal cosines, and 1/|d_i| with 0 where tau_i = 0; group by group."""
+    rest = disentangled_gram(gram, coefficients)
     if settings.shared_cosine:
-        gram = gram.sum(0, keepdim=True)
-    norms = torch.diagonal(gram, dim1=-2, dim2=-1).clamp_min(0).sqrt()
-    inverse = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
-    cosines = gram * inverse[..., :, None] * inverse[..., None, :]
+        gram, rest = gram.sum(0, keepdim=True), rest.sum(0, keepdim=True)
+    norms = torch.diagonal(rest, dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    moved = (torch.diagonal(gram, dim1=-2, dim2=-1) > 0) & (norms > 0)
+    inverse = torch.where(moved, 1 / norms, torch.zeros_like(norms))
+    cosines = rest * inverse[..., :, None] * inverse[..., None, :]
     eye = torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
     return cosines.masked_fill(eye, 0), inverse
 
@@ -186,7 +192,8 @@ def _onto_span(gram: Tensor) -> Tensor:
 
     With dependent task vectors (equal, opposite or unchanged experts) c is not unique:
     a part of it cancels in sum_k c[k] tau_k. Left alone, that part grows without bound
-    and drowns the rest in rounding.
+    and drowns the rest in rounding. The cut is where a direction is 1e-7 of the longest,
+    which is what float32 rounds off anyway.
     """
     values, vectors = torch.linalg.eigh(gram)
     kept = values > 1e-14 * values[..., -1:]
@@ -279,8 +286,10 @@ def _full_space_loss(
     rest = task_vectors - delta[:, None]
     if settings.shared_cosine:
         rest = rest.transpose(0, 1).flatten(1)[None]
+        task_vectors = task_vectors.transpose(0, 1).flatten(1)[None]
     norms = rest.norm(dim=-1, keepdim=True)
-    unit = rest / torch.where(norms > 0, norms, torch.ones_like(norms))
+    moved = task_vectors.any(dim=-1, keepdim=True) & (norms > 0)
+    unit = moved * rest / torch.where(moved, norms, torch.ones_like(norms))
     cosines = torch.einsum("gic,gjc->gij", unit, unit)
     eye = torch.eye(cosines.shape[-1], dtype=torch.bool, device=cosines.device)
     sums = cosines.masked_fill(eye, 0).abs().sum((-2, -1)) / _pairs(cosines)
