@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it.
 _EXPORTS = {
+    "AdaMergingAlgorithm": "fusion_plugins.adamerging.algorithm",
     "AWDAlgorithm": "fusion_plugins.awd.algorithm",
     "TaskVectors": "fusion_plugins.task_vectors",
 }

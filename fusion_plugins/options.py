@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Mapping, Sequence
 
 # Keys FusionBench itself puts into a saved config.
@@ -19,13 +18,8 @@ def reject_unknown_options(owner: object, options: Mapping[str, object]) -> None
     unknown = [name for name in options if name not in _METADATA]
     if not unknown:
         return
-    known = [
-        name
-        for name, parameter in inspect.signature(
-            type(owner).__init__
-        ).parameters.items()
-        if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
+    # What auto_register_config collected from the __init__ of the class and its bases.
+    known = [name for name in owner._config_mapping.values() if name not in _METADATA]
     near = difflib.get_close_matches(unknown[0], known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise TypeError(

@@ -79,7 +79,12 @@ class Checkpoints(Callback):
                 "). Use the same settings, or resume=never to start anew."
             )
 
-    def on_start(self, engine: Engine) -> None:
+    def restorer(self) -> Callback:
+        """A callback that restores; put it before those whose state is restored."""
+        return _Restorer(self)
+
+    def restore_if_wanted(self, engine: Engine) -> None:
+        """Continue from the checkpoint that `resume` asks for, if there is one."""
         path = self._newest() if self.resume == "auto" else Path(self.resume)
         if self.resume == "never" or path is None:
             return
@@ -130,6 +135,14 @@ class Checkpoints(Callback):
         for name, owner in self.extra.items():
             if name in meta["extra"]:
                 owner.load_state(meta["extra"][name])
+
+
+class _Restorer(Callback):
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def on_start(self, engine: Engine) -> None:
+        self._checkpoints.restore_if_wanted(engine)
 
 
 def _parameters(engine: Engine) -> list[Tensor]:

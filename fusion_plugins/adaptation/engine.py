@@ -214,7 +214,10 @@ class Engine:
     def _reduced(self, gradient: Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
-                if parameter is not self.coefficients.raw and self.fabric.world_size > 1:
+                if (
+                    parameter is not self.coefficients.raw
+                    and self.fabric.world_size > 1
+                ):
                     if parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
                     parameter.grad = self._sum(parameter.grad)
@@ -226,7 +229,9 @@ class Engine:
         return self.fabric.all_reduce(tensor, reduce_op="sum")
 
     def _raise_if_diverged(self, report: StepReport, gradient: Tensor) -> None:
-        bad = [n for n, loss in report.loss.items() if not torch.tensor(loss).isfinite()]
+        bad = [
+            n for n, loss in report.loss.items() if not torch.tensor(loss).isfinite()
+        ]
         scaled = getattr(self.fabric._precision, "scaler", None) is not None
         if not bad and (scaled or torch.isfinite(gradient).all()):
             return

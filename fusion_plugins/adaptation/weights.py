@@ -7,13 +7,13 @@ gradient off as inner products <task vector, parameter gradient>.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fusion_plugins.task_vectors import Block, TaskVectors
+from fusion_plugins.task_vectors import TaskVectors
 
 # Entries per task converted at once where the stored dtype is not the computing one.
 _CHUNK = 2**20
@@ -46,7 +46,6 @@ class MergedWeights:
         device: Where the module runs.
         storage_dtype: How task vectors are kept, a key of STORAGE_DTYPES.
         offload: Keep task vectors in pinned CPU memory and stream them in each step.
-        transform: Applied to each block's task vectors while they are read.
     """
 
     def __init__(
@@ -56,12 +55,11 @@ class MergedWeights:
         device: torch.device | str = "cpu",
         storage_dtype: str = "float32",
         offload: bool = False,
-        transform: Callable[[Block], Tensor] | None = None,
     ):
         self.tasks, self.keys = task_vectors.tasks, task_vectors.keys
         self.device = torch.device(device)
         self._offload = offload and self.device.type != "cpu"
-        stacks, bases = _read(task_vectors, STORAGE_DTYPES[storage_dtype], transform)
+        stacks, bases = _read(task_vectors, STORAGE_DTYPES[storage_dtype])
         module.requires_grad_(False)
         self.module = module.to(self.device)
         targets = self.module.state_dict(keep_vars=True)
@@ -71,6 +69,11 @@ class MergedWeights:
             stack = stack.pin_memory() if self._offload else stack.to(self.device)
             base = bases.pop(key).to(self.device)
             self._layers.append(_Layer(key, targets[key], base, stack))
+
+    def norms(self) -> list[float]:
+        """Norm of each task vector as stored."""
+        squares = [layer.stack.float().square().sum(1) for layer in self._layers]
+        return torch.stack(squares).double().sum(0).sqrt().tolist()
 
     @property
     def stacks(self) -> list[Tensor]:
@@ -131,9 +134,7 @@ def _chunks(entries: int, whole: bool = False) -> Sequence[slice]:
 
 
 def _read(
-    task_vectors: TaskVectors,
-    dtype: torch.dtype,
-    transform: Callable[[Block], Tensor] | None,
+    task_vectors: TaskVectors, dtype: torch.dtype
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Stacks (tasks, entries) in `dtype` and bases (entries,) in the computing dtype."""
     stacks, bases = {}, {}
@@ -145,7 +146,7 @@ def _read(
             bases[key] = torch.empty(entries, dtype=block.base.dtype)
         row_size = block.base.shape[1]
         place = slice(block.rows.start * row_size, block.rows.stop * row_size)
-        values = block.task_vectors if transform is None else transform(block)
+        values = block.task_vectors
         if not torch.isfinite(values.sum()):
             task_vectors.raise_not_finite(block)
         stacks[key][:, place] = values.flatten(1)

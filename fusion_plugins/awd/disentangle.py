@@ -65,6 +65,45 @@ class Disentanglement:
             return functional.merged_coefficients(weights, coefficients)
         return functional.merged_coefficients(weights[None], coefficients.t()).t()
 
+    @property
+    def by_row(self) -> bool:
+        """Whether delta's coefficients differ between the rows of a tensor."""
+        return self.gram.granularity == "row"
+
+    def mixing(self, keys: Sequence[str]) -> Tensor:
+        """The linear map from coefficients of tau_t - delta to coefficients of tau_t.
+
+        Args:
+            keys: Tensor names, in the order of the coefficients' columns.
+
+        Returns:
+            Shape (len(keys), tasks, tasks): I - c 1^T for each tensor.
+
+        Raises:
+            ValueError: The granularity is ``row``: there is no one map per tensor.
+        """
+        if self.by_row:
+            raise ValueError(
+                "With granularity 'row' delta differs from row to row: use subtract_()."
+            )
+        eye = torch.eye(len(self.tasks), dtype=torch.float64)
+        c = torch.stack([self.delta_coefficients(key) for key in keys])
+        return eye - c[:, :, None]
+
+    def subtract_(self, key: str, stack: Tensor) -> None:
+        """Turn task vectors of one tensor into disentangled ones, in place.
+
+        Args:
+            key: Tensor name.
+            stack: Shape (tasks, entries).
+        """
+        coefficients = self.delta_coefficients(key).to(stack)
+        if coefficients.dim() == 1:
+            stack.sub_(coefficients @ stack)
+            return
+        rows = stack.view(len(self.tasks), coefficients.shape[1], -1)
+        rows.sub_(torch.einsum("tr,trc->rc", coefficients, rows.clone()))
+
     def cosines(self) -> tuple[Tensor, Tensor]:
         """Cosines over all entries that took part, before and after, (tasks, tasks)."""
         after = functional.disentangled_gram(

@@ -1,0 +1,119 @@
+"""What test-time adaptation needs to know of a family of model pools."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from fusion_bench.modelpool import BaseModelPool
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+SPLITS = ("test", "val", "train")
+
+
+class ClassificationHead(nn.Module):
+    """Features -> logits = weight @ f (+ bias), the features normalised by the pool.
+
+    Args:
+        weight: Shape (classes, features), any temperature folded in.
+        bias: Shape (classes,), or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        self.bias = None
+        if bias is not None:
+            self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return nn.functional.linear(features, self.weight, self.bias)
+
+
+class PoolAdapter(ABC):
+    """Batches, features and heads of one pool's tasks.
+
+    Args:
+        modelpool: The pool.
+        task_info: Task name -> what the family needs to know of an own task.
+
+    Raises:
+        ValueError: `task_info` names a task the pool does not have.
+    """
+
+    def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
+        self.modelpool = modelpool
+        self.task_info = dict(task_info or {})
+        self.tasks = tuple(modelpool.model_names)
+        unknown = [task for task in self.task_info if task not in self.tasks]
+        if unknown:
+            raise ValueError(
+                f"`tasks` describes {unknown}, but the pool's experts are"
+                f" {list(self.tasks)}. Names must be those under `models`."
+            )
+
+    def check_datasets(self, split: str) -> None:
+        """Fail before anything is loaded if a task has no samples to adapt on.
+
+        Raises:
+            ValueError: Unknown split, or the pool lists no such dataset for a task.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"data is {split!r}, expected one of {SPLITS}.")
+        listed = getattr(self.modelpool, f"{split}_dataset_names")
+        missing = [task for task in self.tasks if task not in listed]
+        if missing:
+            raise ValueError(
+                f"Adaptation needs unlabelled {split} samples of every task, but the pool"
+                f" lists no {split}_datasets for {missing}. Use a pool that does (those"
+                " named *_model_only do not), or another split with method.data."
+            )
+
+    def dataset(self, task: str, split: str) -> Dataset:
+        """Raw samples of a task; labels in them are never read."""
+        return getattr(self.modelpool, f"load_{split}_dataset")(task)
+
+    @abstractmethod
+    def prepare(self, device: torch.device) -> None:
+        """Load what encoding, features and heads need."""
+
+    @abstractmethod
+    def encode(self, sample: object) -> Tensor:
+        """A raw sample as the tensor to keep; compact, preprocessed."""
+
+    @abstractmethod
+    def decode(self, stored: Tensor) -> Tensor:
+        """Kept tensors, shape (samples, ...), as model inputs."""
+
+    @abstractmethod
+    def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        """What the heads take, shape (samples, features)."""
+
+    @abstractmethod
+    def heads(self) -> dict[str, ClassificationHead]:
+        """A frozen head per task, on the device given to :meth:`prepare`."""
+
+
+def adapter_for(
+    modelpool: BaseModelPool, task_info: Mapping | None = None
+) -> PoolAdapter:
+    """The adapter of a pool's family.
+
+    Raises:
+        TypeError: No family knows this pool.
+    """
+    from fusion_bench.modelpool import CLIPVisionModelPool
+
+    from .clip import CLIPAdapter
+
+    families = {CLIPVisionModelPool: CLIPAdapter}
+    for pool_class, adapter in families.items():
+        if isinstance(modelpool, pool_class):
+            return adapter(modelpool, task_info)
+    raise TypeError(
+        f"Adaptation does not know the pool class {type(modelpool).__name__}; it knows"
+        f" {[c.__name__ for c in families]}. Data-free methods such as method=awd take"
+        " any pool."
+    )
