@@ -62,7 +62,9 @@ def _outline(shape: str) -> np.ndarray:
         a, b = 0.3, 1.0
         quarter = np.array([[a, a], [a, b], [-a, b]])
         turn = np.array([[0, 1], [-1, 0]])
-        return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
+        return np.concatenate(
+            [quarter @ np.linalg.matrix_power(turn, k) for k in range(4)]
+        )
     corners = {"triangle": 3, "square": 4, "pentagon": 5, "star": 10}.get(shape, 40)
     return _polygon(corners, inner=0.4 if shape == "star" else 1.0)
 
@@ -112,7 +114,7 @@ def draw_texture(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     return _blend(rng, (wave + 1) / 2, noise=0.12)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 

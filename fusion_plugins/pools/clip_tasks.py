@@ -43,7 +43,9 @@ def _checked_class_names(name: str, class_names: Sequence[str]) -> list[str]:
         raise ValueError(f"task {name!r}: the list of class names is empty")
     bad = [c for c in names if not isinstance(c, str) or not c.strip()]
     if bad:
-        raise ValueError(f"task {name!r}: class names must be non-empty text, got {bad}")
+        raise ValueError(
+            f"task {name!r}: class names must be non-empty text, got {bad}"
+        )
     repeated = sorted({c for c in names if names.count(c) > 1})
     if repeated:
         raise ValueError(f"task {name!r}: class names repeat: {repeated}")

@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests: a tiny pool, trained once per session."""
+
+import os
+
+# Two test processes on two cores are slower with two threads each than with one.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from fusion_plugins.demo.recipe import DemoRecipe
+
+TINY_RECIPE = DemoRecipe(
+    tasks=("digits", "textures", "colours"),
+    width=48,
+    depth=2,
+    text_width=32,
+    text_depth=1,
+    embedding=48,
+    train_images=600,
+    test_images=120,
+    pretrain_images=200,
+    pretrain_steps=150,
+    expert_steps=120,
+    pretrain_lr=2e-3,
+    expert_lr=1.5e-3,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_pool_root(tmp_path_factory):
+    """The folder of a real, small pool of three tasks; do not write into it."""
+    from fusion_plugins.demo import ensure_pool
+
+    return ensure_pool(TINY_RECIPE, tmp_path_factory.mktemp("demo") / "pool")
+
+
+@pytest.fixture
+def tiny_modelpool(tiny_pool_root):
+    """FusionBench's model pool over `tiny_pool_root`."""
+    from fusion_plugins.demo import demo_modelpool
+
+    return demo_modelpool(root=tiny_pool_root)

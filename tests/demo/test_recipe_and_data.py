@@ -1,0 +1,104 @@
+import builtins
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fusion_plugins.demo import DemoInputError, DemoRecipe, builtin_tasks
+from fusion_plugins.demo.datasets import train_and_val
+from fusion_plugins.demo.recipe import BUILTIN_TASKS
+
+SMALL = DemoRecipe(train_images=24, test_images=12)
+
+
+def test_generated_data_depends_on_the_seed_alone():
+    first, again = builtin_tasks(SMALL), builtin_tasks(SMALL)
+    other = builtin_tasks(dataclasses.replace(SMALL, seed=1))
+    assert [task.name for task in first] == list(BUILTIN_TASKS)
+    for a, b, c in zip(first, again, other):
+        for key in ("x_train", "y_train", "x_test", "y_test"):
+            assert getattr(a, key).tobytes() == getattr(b, key).tobytes(), a.name
+        assert a.x_test.tobytes() != c.x_test.tobytes(), a.name
+
+
+def test_a_tasks_data_do_not_depend_on_the_other_tasks():
+    alone = builtin_tasks(dataclasses.replace(SMALL, tasks=("letters",)))[0]
+    among = next(t for t in builtin_tasks(SMALL) if t.name == "letters")
+    np.testing.assert_array_equal(alone.x_train, among.x_train)
+
+
+def test_generated_images_have_the_promised_form():
+    for task in builtin_tasks(SMALL):
+        for x, y in ((task.x_train, task.y_train), (task.x_test, task.y_test)):
+            assert x.dtype == np.uint8 and x.shape[1:] == (32, 32, 3), task.name
+            assert y.dtype == np.int64 and len(x) == len(y), task.name
+            assert y.min() >= 0 and y.max() < len(task.class_names), task.name
+        assert len(set(task.class_names)) == len(task.class_names)
+        assert all(template.count("{}") == 1 for template in task.templates)
+
+
+def test_digits_are_never_in_both_splits():
+    recipe = DemoRecipe(tasks=("digits",), test_images=500)
+    task = builtin_tasks(recipe)[0]
+    assert (len(task.x_train), len(task.x_test)) == (1297, 500)
+
+
+def test_validation_is_a_fixed_tenth_of_the_training_images():
+    train, val = train_and_val(100)
+    assert (len(train), len(val)) == (90, 10)
+    assert sorted([*train, *val]) == list(range(100))
+    np.testing.assert_array_equal(val, train_and_val(100)[1])
+
+
+def test_a_changed_recipe_has_another_hash():
+    hashes = {DemoRecipe().hash()}
+    assert DemoRecipe().hash() in hashes
+    for field in dataclasses.fields(DemoRecipe):
+        value = getattr(DemoRecipe(), field.name)
+        changed = {
+            "tasks": ("digits",),
+            "image_size": 64,
+            "patch_size": 4,
+            "width": 64,
+            "text_width": 32,
+            "heads": 2,
+        }.get(field.name, value + 1 if not isinstance(value, tuple) else None)
+        hashes.add(dataclasses.replace(DemoRecipe(), **{field.name: changed}).hash())
+    assert len(hashes) == 1 + len(dataclasses.fields(DemoRecipe))
+
+
+def test_missing_scikit_learn_names_the_extra(monkeypatch):
+    real_import = builtins.__import__
+
+    def without_sklearn(name, *args, **kwargs):
+        if name.startswith("sklearn"):
+            raise ModuleNotFoundError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_sklearn)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"pip install fusion-plugins\[demo\]"
+    ):
+        builtin_tasks(dataclasses.replace(SMALL, tasks=("digits",)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ()}, "at least one task"),
+        ({"tasks": ("digits", "digits")}, "tasks repeat"),
+        ({"width": 0}, "width must be above 0, got 0"),
+        ({"expert_steps": -1}, "expert_steps must be above 0"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"width": 30}, "must be multiples of the 4 attention heads"),
+        ({"patch_size": 5}, "image_size 32 is no multiple of patch_size 5"),
+    ],
+)
+def test_bad_recipes_say_what_is_wrong(changes, message):
+    with pytest.raises(DemoInputError, match=message):
+        DemoRecipe(**changes)
+
+
+def test_unknown_builtin_task_names_those_available():
+    with pytest.raises(DemoInputError, match=r"\['cats'\]; available: \['digits'"):
+        builtin_tasks(DemoRecipe(tasks=("cats",)))
