@@ -217,5 +217,6 @@ def _row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
         return
     row_size = max(torch.Size(shape[1:]).numel(), 1)
     step = max(BLOCK_ENTRIES // row_size, 1)
-    for start in range(0, shape[0], step):
+    # An empty tensor is walked too, so that every key yields a block.
+    for start in range(0, max(shape[0], 1), step):
         yield slice(start, min(start + step, shape[0]))
