@@ -65,12 +65,13 @@ class TaskVectors:
             for group in self.tied_groups:
                 checks.check_still_tied(expert, group)
         aliases = {name for group in self.tied_groups for name in group[1:]}
+        names_of = {group[0]: group for group in self.tied_groups}
         self.keys = tuple(
             name
             for name, spec in base.specs.items()
             if checks.is_mergeable(spec)
             and name not in aliases
-            and not checks.matches(name, keep)
+            and not any(checks.matches(n, keep) for n in names_of.get(name, [name]))
         )
         self._names_in = {
             task: self._resolve_names(expert) for task, expert in self._experts.items()
