@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from . import learned_options as checks
 from .adaptation import (
-    AdaptationTask,
     Batch,
     Checkpoints,
     Coefficients,
@@ -175,8 +174,13 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             weights.materialise(coefficients.effective().detach())
         else:
             self._adapt(adapter, weights, coefficients)
-        self._finish(modelpool, weights, coefficients)
-        return weights.module.cpu().requires_grad_(True)
+        merged = self.merged_model(weights).cpu().requires_grad_(True)
+        self._finish(modelpool, weights, coefficients, merged)
+        return merged
+
+    def merged_model(self, weights: MergedWeights) -> nn.Module:
+        """What the run returns and saves; the weights are merged already."""
+        return weights.module
 
     def _weights(self, module: nn.Module, task_vectors) -> MergedWeights:
         return MergedWeights(
@@ -214,7 +218,9 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             prepare_tasks(tasks, visited, monitored, self.fabric.is_global_zero)
         engine = self._engine(adapter, weights, coefficients, tasks, schedule)
         guard = self._guard(engine)
+        self.prepare_engine(engine)
         self._transform(weights)
+        engine.optimizer = self.optimizer(engine)
         progress = Progress(self.label, self.log_every)
         engine.callbacks = self._callbacks(engine, progress, guard)
         with self.profile("adapt"):
@@ -236,16 +242,16 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             loss=self.sample_loss,
             schedule=schedule,
             fabric=self.fabric,
-            optimizer=self.optimizer(coefficients, tasks),
             batch_tasks=self.batch_tasks,
             compile=self.compile,
         )
 
-    def optimizer(
-        self, coefficients: Coefficients, tasks: list[AdaptationTask]
-    ) -> torch.optim.Optimizer:
+    def prepare_engine(self, engine: Engine) -> None:
+        """A hook for methods, run once while the experts are still untouched."""
+
+    def optimizer(self, engine: Engine) -> torch.optim.Optimizer:
         """Adam over everything that is learned."""
-        return torch.optim.Adam(coefficients.parameters(), lr=self.lr)
+        return torch.optim.Adam(engine.coefficients.parameters(), lr=self.lr)
 
     def _guard(self, engine: Engine) -> CollapseGuard | None:
         if not self.guard_every:
@@ -273,7 +279,7 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             callbacks = [checkpoints.restorer(), *callbacks, checkpoints]
         return callbacks
 
-    def _finish(self, modelpool, weights: MergedWeights, coefficients: Coefficients):
+    def _finish(self, modelpool, weights, coefficients, merged: nn.Module) -> None:
         self.result = SavedCoefficients(
             tuple(weights.tasks),
             tuple(weights.keys),
@@ -282,7 +288,7 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
         )
         if self.log_dir is not None and self.fabric.is_global_zero:
             with self.profile("save results"):
-                save_results(self, modelpool, weights.module, Path(self.log_dir))
+                save_results(self, modelpool, merged, Path(self.log_dir))
         self.print_profile_summary()
 
     def card_notes(self) -> list[str]:

@@ -38,7 +38,13 @@ def plan_groups(
         raise ValueError(
             f"batch_tasks is {batch_tasks!r}, expected 'auto', true or false."
         )
-    mixes = _mixes_samples(engine.weights.module)
+    own_layers = any(task.activate is not None for task in engine.tasks)
+    if batch_tasks is True and own_layers:
+        raise ValueError(
+            "batch_tasks=true cannot work here: each task has layers of its own inside the"
+            " model. Use batch_tasks=auto."
+        )
+    mixes = own_layers or _mixes_samples(engine.weights.module)
     if batch_tasks is True and mixes:
         raise ValueError(
             "batch_tasks=true would mix the tasks' batch statistics: the model has batch"

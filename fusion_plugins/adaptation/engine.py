@@ -35,13 +35,17 @@ class AdaptationTask:
     Attributes:
         name: Task name.
         source: Its unlabelled batches.
-        head: Features -> logits, shape (samples, classes). A module's parameters that
-            require a gradient are learned along with the coefficients.
+        head: Features -> logits, shape (samples, classes).
+        parameters: The task's own learned parameters, in its head or elsewhere.
+        activate: Puts the task's own layers in place before its forward. Tasks that have
+            it never share a forward with others.
     """
 
     name: str
     source: BatchSource
     head: Callable[[Tensor], Tensor]
+    parameters: tuple[nn.Parameter, ...] = ()
+    activate: Callable[[], None] | None = None
 
 
 # (task name, logits (samples, classes), batch) -> value and weight of each sample.
@@ -105,7 +109,7 @@ class Engine:
     loss: SampleLoss
     schedule: Schedule
     fabric: Fabric
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None = None  # may be set until the run
     batch_tasks: str | bool = "auto"
     compile: bool = False
     callbacks: Sequence[Callback] = ()
@@ -144,6 +148,18 @@ class Engine:
         """Merge with the present coefficients; returns the module."""
         return self.weights.materialise(self.coefficients.effective().detach())
 
+    def activate(self, task: int) -> None:
+        """Put a task's own layers in place, if it has any."""
+        if self.tasks[task].activate is not None:
+            self.tasks[task].activate()
+
+    def logits(self, task: int, inputs: Tensor) -> Tensor:
+        """Predictions for one task with the weights as they are, (samples, classes)."""
+        self.activate(task)
+        with self.fabric.autocast():
+            features = self.forward(self.weights.module, inputs)
+            return self.tasks[task].head(features).float()
+
     def train_step(self) -> StepReport:
         """One optimiser step; nothing is updated if no sample has a weight."""
         with self._timed("merge"):
@@ -151,8 +167,10 @@ class Engine:
             self.weights.materialise(effective.detach())
         report = self._backward(self.schedule.draws(self.step))
         with self._timed("coefficients"):
-            gradient = self._reduced(self.weights.coefficient_gradient())
-            effective.backward(gradient.to(effective))
+            gradient = self._sum(self.weights.coefficient_gradient())
+            if effective.requires_grad:
+                effective.backward(gradient.to(effective))
+            self._reduce_task_parameters(report)
         self._raise_if_diverged(report, gradient)
         with self._timed("optimizer"):
             if any(report.kept.values()):
@@ -180,6 +198,7 @@ class Engine:
         inputs = torch.cat([b.inputs for b in batches]) if len(batches) > 1 else None
         inputs = batches[0].inputs if inputs is None else inputs
         losses, measured = [], []
+        self.activate(group[0][0])
         with self.fabric.autocast():
             features = self.forward(self._runner, inputs)
             parts = features.split([len(batch.samples) for batch in batches])
@@ -211,17 +230,16 @@ class Engine:
             report.entropy[name] = entropy / max(samples, 1)
             report.samples += int(samples)
 
-    def _reduced(self, gradient: Tensor) -> Tensor:
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                if (
-                    parameter is not self.coefficients.raw
-                    and self.fabric.world_size > 1
-                ):
-                    if parameter.grad is None:
-                        parameter.grad = torch.zeros_like(parameter)
-                    parameter.grad = self._sum(parameter.grad)
-        return self._sum(gradient)
+    def _reduce_task_parameters(self, report: StepReport) -> None:
+        """Add up the gradients of the tasks this step has seen, over all processes."""
+        if self.fabric.world_size == 1:
+            return
+        for task in self.tasks:
+            for parameter in task.parameters if task.name in report.loss else ():
+                gradient = parameter.grad
+                if gradient is None:  # this process had none of the batch's samples
+                    gradient = torch.zeros_like(parameter)
+                parameter.grad = self._sum(gradient)
 
     def _sum(self, tensor: Tensor) -> Tensor:
         if self.fabric.world_size == 1:

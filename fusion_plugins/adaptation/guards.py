@@ -83,11 +83,10 @@ class CollapseGuard(Callback):
             self._experts[task.name] = self._logits(engine, index).argmax(-1)
         engine.materialise()
 
+    @torch.no_grad()
     def _logits(self, engine: Engine, index: int) -> Tensor:
-        task = engine.tasks[index]
-        with torch.no_grad(), engine.fabric.autocast():
-            inputs = task.source.monitored(self.samples)
-            return task.head(engine.forward(engine.weights.module, inputs)).float()
+        source = engine.tasks[index].source
+        return engine.logits(index, source.monitored(self.samples))
 
     def _check(self, engine: Engine) -> None:
         engine.materialise()

@@ -34,6 +34,7 @@ class _Layer:
     target: Tensor  # the module's parameter or buffer
     base: Tensor  # (entries,)
     stack: Tensor  # (tasks, entries), zero rows included
+    merged: bool = True
 
 
 class MergedWeights:
@@ -80,10 +81,17 @@ class MergedWeights:
         """Task vectors per layer, shape (tasks, entries); may be changed in place."""
         return [layer.stack for layer in self._layers]
 
+    def leave_out(self, keys: Sequence[str]) -> None:
+        """Merge these tensors no more: something else has taken their place."""
+        for layer in self._layers:
+            if layer.key in keys:
+                layer.merged = False
+                layer.target.requires_grad_(False)
+
     def train_moved_layers(self) -> None:
         """Ask for gradients exactly where some task vector is not zero."""
         for layer in self._layers:
-            trainable = isinstance(layer.target, nn.Parameter)
+            trainable = layer.merged and isinstance(layer.target, nn.Parameter)
             layer.target.requires_grad_(trainable and bool((layer.stack != 0).any()))
 
     @torch.no_grad()
@@ -94,6 +102,8 @@ class MergedWeights:
             coefficients: Shape (tasks, layers), layers in the order of `keys`.
         """
         for column, layer in enumerate(self._layers):
+            if not layer.merged:
+                continue
             weights = coefficients[:, column].to(layer.base)
             target = layer.target.data.view(-1)
             stack = layer.stack
