@@ -85,6 +85,8 @@ def check_specs(base: Checkpoint, expert: Checkpoint, name: str, expert_name: st
         ValueError: Shapes differ, or one side is floating and the other is not.
     """
     ours, theirs = base.specs[name], expert.specs[expert_name]
+    _reject_float8(base, name)
+    _reject_float8(expert, expert_name)
     if ours.shape != theirs.shape:
         raise ValueError(
             f"{expert.label}: tensor '{expert_name}' has shape {theirs.shape},"
@@ -96,6 +98,16 @@ def check_specs(base: Checkpoint, expert: Checkpoint, name: str, expert_name: st
             f"{expert.label}: tensor '{expert_name}' is {theirs.dtype}, {base.label} has"
             f" {ours.dtype}. A quantised or indexed tensor cannot be merged with a float"
             " one: save both models in a floating dtype."
+        )
+
+
+def _reject_float8(checkpoint: Checkpoint, name: str) -> None:
+    # Its values mean nothing without scales, which are stored apart.
+    dtype = checkpoint.specs[name].dtype
+    if is_mergeable(checkpoint.specs[name]) and dtype.itemsize < 2:
+        raise ValueError(
+            f"{checkpoint.label}: tensor '{name}' is {dtype}. Quantised weights cannot be"
+            " merged: dequantise the model and save it in bfloat16."
         )
 
 

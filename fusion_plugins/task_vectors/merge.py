@@ -54,8 +54,11 @@ def merged_blocks(
     """Walk over all tensors; yield (block, merged rows in the base's dtype).
 
     Raises:
-        ValueError: A checkpoint holds NaN or Inf.
+        ValueError: Coefficients are missing or of another shape, or a checkpoint holds
+            NaN or Inf.
     """
+    for key in task_vectors.keys:
+        _check_coefficients(task_vectors, key, coefficients.get(key))
     with tqdm(
         total=task_vectors.numel(), desc="Merge", unit_scale=True, disable=not progress
     ) as bar:
@@ -66,6 +69,40 @@ def merged_blocks(
                 task_vectors.raise_not_finite(block)
             yield block, merged.to(task_vectors.dtype(block.key))
             bar.update(block.base.numel())
+
+
+def _check_coefficients(task_vectors: TaskVectors, key: str, values: Tensor | None):
+    if values is None:
+        raise ValueError(
+            f"There are no coefficients for tensor '{key}'. as_coefficients() spreads"
+            " task-wise or layer-wise ones over all tensors."
+        )
+    tasks, shape = len(task_vectors.tasks), task_vectors.shape(key)
+    rows = shape[0] if len(shape) > 1 else 1
+    if tuple(values.shape) not in {(tasks,), (tasks, rows)}:
+        raise ValueError(
+            f"coefficients of '{key}' have shape {tuple(values.shape)}, expected"
+            f" ({tasks},) or ({tasks}, {rows}) for (tasks,) or (tasks, rows)."
+        )
+
+
+def _check_target(
+    module: nn.Module, target: Mapping[str, Tensor], task_vectors: TaskVectors
+) -> None:
+    for key in task_vectors.keys:
+        problem = None
+        if key not in target:
+            problem = f"it lacks '{key}'"
+        elif tuple(target[key].shape) != task_vectors.shape(key):
+            problem = (
+                f"'{key}' has shape {tuple(target[key].shape)}, expected"
+                f" {task_vectors.shape(key)}"
+            )
+        if problem:
+            raise ValueError(
+                f"{type(module).__name__} cannot take the merged weights: {problem}. Give"
+                " a module of the base's architecture."
+            )
 
 
 @torch.no_grad()
@@ -88,8 +125,13 @@ def merge_into(
 
     Returns:
         `module`.
+
+    Raises:
+        ValueError: The module or the coefficients do not fit, or a checkpoint holds NaN
+            or Inf.
     """
     target = module.state_dict(keep_vars=True)
+    _check_target(module, target, task_vectors)
     for block, merged in merged_blocks(task_vectors, coefficients, progress):
         tensor = target[block.key].data
         if tensor.dim() < 2:
