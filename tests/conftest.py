@@ -21,6 +21,7 @@ TINY_RECIPE = DemoRecipe(
     pretrain_images=200,
     pretrain_steps=150,
     expert_steps=120,
+    batch_size=32,
     pretrain_lr=2e-3,
     expert_lr=1.5e-3,
 )

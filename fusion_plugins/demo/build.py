@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .builtin import builtin_tasks
 from .clip import make_model, make_processor
 from .recipe import FORMAT_VERSION, DemoInputError, DemoRecipe, TaskData
-from .training import accuracy, pretrain, to_tensors, train_expert
+from .training import accuracy, pretrain, to_tensors, train_experts
 
 log = get_rankzero_logger(__name__)
 
@@ -123,7 +123,6 @@ def _write_pool(
     processor = make_processor(recipe)
     sets = [to_tensors(task, processor.tokenizer) for task in tasks]
     extra = [to_tensors(task, processor.tokenizer) for task in other]
-    result: dict[str, dict[str, float]] = {"pretrained": {}, "experts": {}}
     total = recipe.pretrain_steps + len(sets) * recipe.expert_steps
     with torch.random.fork_rng(devices=[]), tqdm(total=total, unit="step") as bar:
         torch.manual_seed(recipe.seed)
@@ -131,12 +130,14 @@ def _write_pool(
         bar.set_description("Pretraining the demo pool")
         pretrain(model, sets + extra, recipe, bar.update)
         _save(model, processor, folder / "pretrained")
-        for data in sets:
-            bar.set_description(f"Training the expert {data.name}")
-            expert = train_expert(model, data, recipe, bar.update)
-            _save(expert, processor, folder / "experts" / data.name)
-            result["pretrained"][data.name] = accuracy(model, data)
-            result["experts"][data.name] = accuracy(expert, data)
+        bar.set_description("Training the experts")
+        experts = train_experts(model, sets, recipe, bar.update)
+    for name, expert in experts.items():
+        _save(expert, processor, folder / "experts" / name)
+    result = {
+        "pretrained": {data.name: accuracy(model, data) for data in sets},
+        "experts": {data.name: accuracy(experts[data.name], data) for data in sets},
+    }
     for task in tasks:
         _save_data(task, folder / "data")
     seconds = round(time.monotonic() - start, 1)

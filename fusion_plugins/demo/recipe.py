@@ -55,7 +55,7 @@ class DemoRecipe:
     pretrain_noise: float = 0.2
     pretrain_steps: int = 600
     pretrain_lr: float = 1e-3
-    expert_steps: int = 300
+    expert_steps: int = 400
     expert_lr: float = 5e-4
     batch_size: int = 64
     weight_decay: float = 0.01

@@ -1,0 +1,146 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from fusion_plugins.demo import DemoInputError, DemoRecipe, build_pool, ensure_pool
+from fusion_plugins.demo.build import ROOT_VARIABLE, default_root
+
+RECIPE = DemoRecipe(
+    tasks=("textures", "counting"),
+    width=16,
+    depth=1,
+    heads=2,
+    text_width=16,
+    text_depth=1,
+    embedding=16,
+    train_images=40,
+    test_images=10,
+    pretrain_steps=4,
+    expert_steps=4,
+    batch_size=8,
+)
+
+# Builds RECIPE with the given number of steps in the folder argv[1]; says when it starts.
+BUILD = """
+import dataclasses, sys, torch
+from tests.demo.test_build import RECIPE
+from fusion_plugins.demo import build, ensure_pool
+torch.set_num_threads(1)
+recipe = dataclasses.replace(RECIPE, pretrain_steps=int(sys.argv[2]))
+inner = build._write_pool
+def write(*args):
+    print("building", flush=True)
+    inner(*args)
+build._write_pool = write
+ensure_pool(recipe, sys.argv[1])
+"""
+
+
+def start(root, steps):
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(root), str(steps)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+
+
+def files(root):
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "pool.json"  # that one holds the duration
+    }
+
+
+def test_the_same_recipe_gives_the_same_bytes(tmp_path):
+    first = files(ensure_pool(RECIPE, tmp_path / "a"))
+    again = files(ensure_pool(RECIPE, tmp_path / "b"))
+    other = files(ensure_pool(dataclasses.replace(RECIPE, seed=1), tmp_path / "c"))
+    assert first == again
+    weights = [name for name in first if name.endswith(".safetensors")]
+    assert len(weights) == 3
+    assert all(first[name] != other[name] for name in weights)
+
+
+def test_building_leaves_the_callers_random_state_and_threads(tmp_path):
+    import torch
+
+    torch.manual_seed(3)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    ensure_pool(RECIPE, tmp_path / "pool")
+    assert torch.equal(state, torch.get_rng_state())
+    assert threads == torch.get_num_threads()
+
+
+def test_the_cache_folder_follows_the_environment_and_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    root = default_root(RECIPE)
+    assert root.parent == tmp_path and root.name == f"demo-{RECIPE.hash()}"
+    assert ensure_pool(RECIPE) == root
+    changed = dataclasses.replace(RECIPE, expert_steps=5)
+    assert ensure_pool(changed) != root
+    found = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert found == sorted([root.name, f"demo-{changed.hash()}"])
+
+
+def test_an_existing_pool_is_not_built_again(tmp_path):
+    root = ensure_pool(RECIPE, tmp_path / "pool")
+    before = (root / "pool.json").stat().st_mtime_ns
+
+    def never():
+        raise AssertionError("built again")
+
+    assert build_pool(RECIPE, never, root) == root
+    assert (root / "pool.json").stat().st_mtime_ns == before
+
+
+def test_an_error_leaves_nothing_behind(tmp_path):
+    def fail():
+        raise RuntimeError("no data")
+
+    with pytest.raises(RuntimeError, match="no data"):
+        build_pool(RECIPE, fail, tmp_path / "pool")
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_other_peoples_folders_are_not_touched(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DemoInputError, match="exists and is not a demo pool"):
+        ensure_pool(RECIPE, tmp_path)
+    with pytest.raises(DemoInputError, match="exists and is not a demo pool"):
+        ensure_pool(RECIPE, tmp_path / "notes.txt")
+    with pytest.raises(DemoInputError, match="cannot create"):
+        ensure_pool(RECIPE, tmp_path / "notes.txt" / "deeper" / "pool")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_killed_build_leaves_no_half_pool(tmp_path):
+    root = tmp_path / "pool"
+    process = start(root, 1_000_000)
+    assert process.stdout.readline() == "building\n"
+    assert list(tmp_path.glob(".pool.building-*"))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not root.exists()
+    ensure_pool(RECIPE, root)
+    assert (root / "pool.json").is_file()
+    assert not list(tmp_path.glob(".pool.building-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_build_one_pool(tmp_path):
+    both = [start(tmp_path / "pool", 30) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(said) == ["", "building\n"]
+    assert json.loads((tmp_path / "pool" / "pool.json").read_text())["tasks"]
