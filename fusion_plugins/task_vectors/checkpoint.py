@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 # Pages of a memory-mapped file count as memory while the mapping lives, so a mapping is
@@ -141,7 +141,12 @@ def safetensors_files(path: Path, label: str) -> list[Path]:
 
 
 def _indexed_files(index: Path, label: str) -> list[Path]:
-    weight_map = json.loads(index.read_text())["weight_map"]
+    weight_map = json.loads(index.read_text()).get("weight_map")
+    if not weight_map:
+        raise ValueError(
+            f"{label}: {index} is not an index of shards, it has no weight_map. Download"
+            " the checkpoint again."
+        )
     files = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -154,7 +159,14 @@ def _indexed_files(index: Path, label: str) -> list[Path]:
 
 def _read_header(file: Path, label: str) -> dict[str, TensorSpec]:
     specs = {}
-    with safe_open(str(file), framework="pt") as handle:
+    try:
+        opened = safe_open(str(file), framework="pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{label}: {file} is not a safetensors file ({error}). Download or save it"
+            " again; a git-lfs pointer needs `git lfs pull`."
+        ) from error
+    with opened as handle:
         for name in handle.keys():
             view = handle.get_slice(name)
             if view.get_dtype() not in _DTYPES:
