@@ -1,7 +1,6 @@
 """Measure merging methods on a demo pool with FusionBench's own task pool."""
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -57,9 +56,12 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
+        with contextlib.ExitStack() as stack:
+            # A real file: FusionBench asks standard output for its file number.
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+            yield
     finally:
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)

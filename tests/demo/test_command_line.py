@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -99,3 +100,12 @@ def test_wrong_usage_ends_with_status_2(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def test_quiet_hides_upstream_but_stays_a_file(capsys):
+    with measuring.quiet():
+        sys.stdout.write("chatter")
+        sys.stderr.write("chatter")
+        assert sys.stdout.fileno() >= 0  # FusionBench asks for it
+    said = capsys.readouterr()
+    assert "chatter" not in said.out + said.err

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from fusion_bench.method import SimpleAverageAlgorithm, TaskArithmeticAlgorithm
 from fusion_bench.modelpool import CLIPVisionModelPool
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from fusion_bench.tasks.clip_classification import get_classnames_and_templates
-from fusion_bench.utils import import_object
+from fusion_bench.utils import import_object, instantiate
 from omegaconf import OmegaConf
 from transformers import CLIPModel, CLIPProcessor, CLIPVisionModel
 
@@ -126,3 +127,13 @@ def test_wrong_batch_size_and_splits_say_what_is_wrong(tiny_pool_root):
 def test_importing_the_demo_package_does_not_import_torch():
     code = "import sys, fusion_plugins.demo; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["modelpool", "taskpool"])
+def test_the_configs_make_the_pools(kind, tiny_pool_root):
+    file = Path(__file__).parents[2] / "config" / kind / "demo.yaml"
+    config = OmegaConf.load(file)
+    config.root = str(tiny_pool_root)
+    made = instantiate(config)
+    expected = {"modelpool": CLIPVisionModelPool, "taskpool": CLIPVisionModelTaskPool}
+    assert type(made) is expected[kind]
