@@ -204,7 +204,8 @@ class Engine:
             parts = features.split([len(batch.samples) for batch in batches])
             for (task, draws), part, batch in zip(group, parts, batches):
                 logits = self.tasks[task].head(part)
-                loss, numbers = self._task_loss(task, len(draws), logits.float(), batch)
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                loss, numbers = self._task_loss(task, len(draws), logits, batch)
                 losses.append(loss)
                 measured.append(numbers)
         return torch.stack(losses).sum(), torch.stack(measured)
