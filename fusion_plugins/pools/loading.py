@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
+import torch
 from fusion_bench.modelpool import BaseModelPool, CLIPVisionModelPool
 from fusion_bench.utils import LazyStateDict
 from fusion_bench.utils.modelscope import resolve_repo_path
@@ -81,7 +82,10 @@ def _materialise(lazy: LazyStateDict) -> nn.Module:
             f"The lazily loaded base {lazy.checkpoint} knows no module class to build."
             " Give the pool a meta_module_class, or load it eagerly."
         )
-    module = deepcopy(lazy.meta_module).to_empty(device="cpu")
+    # Buffers that no file holds, such as position ids, have their values already.
+    module = deepcopy(lazy.meta_module)._apply(
+        lambda t: torch.empty_like(t, device="cpu") if t.is_meta else t
+    )
     module.load_state_dict(dict(lazy.items()), strict=False)
     return module
 
@@ -119,7 +123,7 @@ def expert_checkpoint(pool: BaseModelPool, name: str, base: Checkpoint) -> Check
         return streamed
     model = pool.load_model(name)
     if isinstance(model, LazyStateDict):
-        return StateDictCheckpoint(model, label)
+        return _only_base_names(StateDictCheckpoint(model, label), base)
     if is_instance(pool, name):
         return StateDictCheckpoint(model.state_dict(), label)
     return _SpilledCheckpoint(model, label)
@@ -139,7 +143,11 @@ def _stream_files(pool, name: str, base: Checkpoint, label: str) -> Checkpoint |
     tied = {name for group in base.tied_groups() for name in group}
     if any(n not in checkpoint.specs and n not in tied for n in base.specs):
         return None  # transformers renames keys while loading; let it
-    # The folder may hold more than the merged module, such as CLIP's text tower.
+    return _only_base_names(checkpoint, base)
+
+
+def _only_base_names(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
+    # The files may hold more than the merged module, such as CLIP's text tower.
     checkpoint.specs = {n: s for n, s in checkpoint.specs.items() if n in base.specs}
     return checkpoint
 
