@@ -65,7 +65,7 @@ class Coefficients(nn.Module):
     def applied(self) -> Tensor:
         """Clamped coefficients, shape (tasks, layers): what the method reports."""
         raw = self.raw[:, None] if self.raw.dim() == 1 else self.raw
-        values = raw.clamp(0, 1) if self.clamp else raw
+        values = _clamp(raw) if self.clamp else raw
         return values.expand(self.tasks, self.layers)
 
     def effective(self) -> Tensor:
@@ -77,3 +77,13 @@ class Coefficients(nn.Module):
         if mixing.dim() == 2:
             return mixing @ applied
         return torch.einsum("lkt,tl->kl", mixing, applied)
+
+
+def _clamp(raw: Tensor) -> Tensor:
+    """Clamp to [0, 1] whose gradient is 1 on the boundary, whatever torch.clamp's is.
+
+    It was 1 in the torch of the authors' script and is 0 in recent releases, where
+    coefficients that start at 0 or 1 would never move.
+    """
+    inside = (raw >= 0) & (raw <= 1)
+    return torch.where(inside, raw, raw.detach().clamp(0, 1))
