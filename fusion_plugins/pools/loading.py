@@ -133,8 +133,10 @@ def _stream_files(pool, name: str, base: Checkpoint, label: str) -> Checkpoint |
     config = pool._models[name]
     if type(pool) not in _STREAMED_POOLS or not isinstance(config, str):
         return None
-    platform = getattr(pool, "_platform", "hf")
-    folder = Path(resolve_repo_path(config, repo_type="model", platform=platform))
+    folder = Path(config)
+    if isinstance(pool, CLIPVisionModelPool):  # may name a model on a hub
+        platform = pool._platform
+        folder = Path(resolve_repo_path(config, repo_type="model", platform=platform))
     try:
         checkpoint = SafetensorsCheckpoint(folder, label)
     except ValueError as error:  # pickles only: transformers knows how to load them
