@@ -1,0 +1,325 @@
+"""Every kind of pool gives the task vectors of the models it would load."""
+
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from fusion_bench.modelpool import BaseModelPool, CLIPVisionModelPool
+from fusion_bench.utils import LazyStateDict
+from omegaconf import OmegaConf
+from torch import nn
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
+
+from fusion_plugins.pools import as_modelpool, load_base, load_task_vectors
+from fusion_plugins.pools import loading as pool_loading
+from fusion_plugins.task_vectors import (
+    SafetensorsCheckpoint,
+    TaskVectors,
+    as_coefficients,
+    gram_matrices,
+    merge_into,
+)
+
+NAMES = ("_pretrained_", "mnist", "svhn")
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+SIZES |= {"num_hidden_layers": 2, "projection_dim": 8}
+
+
+def tiny_clip(seed: int) -> CLIPModel:
+    torch.manual_seed(seed)
+    vision = CLIPVisionConfig(image_size=16, patch_size=8, **SIZES)
+    text = CLIPTextConfig(vocab_size=50, max_position_embeddings=10, **SIZES)
+    config = CLIPConfig.from_text_vision_configs(text, vision, projection_dim=8)
+    return CLIPModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def clips() -> dict[str, CLIPModel]:
+    return {name: tiny_clip(seed) for seed, name in enumerate(NAMES)}
+
+
+@pytest.fixture(scope="module")
+def folders(clips, tmp_path_factory) -> dict[str, str]:
+    """CLIP folders with both towers, as they are on the hub."""
+    root = tmp_path_factory.mktemp("clip")
+    for name, model in clips.items():
+        model.save_pretrained(root / name)
+    return {name: str(root / name) for name in clips}
+
+
+def loaded(folders: dict[str, str]) -> dict[str, nn.Module]:
+    return {n: CLIPVisionModel.from_pretrained(path) for n, path in folders.items()}
+
+
+def merge(models, keep=()) -> dict[str, torch.Tensor]:
+    module, task_vectors = load_task_vectors(models, keep)
+    weights = torch.tensor([0.3, 0.6])
+    merge_into(module, task_vectors, as_coefficients(task_vectors, weights))
+    return module.state_dict()
+
+
+def same(got: dict, want: dict) -> None:
+    assert list(got) == list(want)
+    for name, value in want.items():
+        assert got[name].dtype == value.dtype
+        assert torch.equal(got[name], value), name
+
+
+def reference(folders: dict[str, str]) -> dict[str, torch.Tensor]:
+    """The merge of the vision towers, loaded one by one by transformers."""
+    models = loaded(folders)
+    base = models.pop("_pretrained_")
+    task_vectors = TaskVectors.from_modules(base, models)
+    weights = as_coefficients(task_vectors, torch.tensor([0.3, 0.6]))
+    return merge_into(deepcopy(base), task_vectors, weights).state_dict()
+
+
+def test_a_clip_pool_merges_the_vision_tower_alone(folders):
+    module, task_vectors = load_task_vectors(CLIPVisionModelPool(folders))
+    assert type(module) is CLIPVisionModel
+    assert task_vectors.tasks == ("mnist", "svhn")
+    assert set(task_vectors.keys) <= set(module.state_dict())
+    assert not any("text" in key for key in task_vectors.keys)
+    assert len(task_vectors.keys) == len(list(module.parameters()))
+
+
+def test_a_clip_pool_is_read_in_place_and_equals_loading(folders, monkeypatch):
+    want = reference(folders)
+    asked = []
+    load_model = CLIPVisionModelPool.load_model
+
+    def counted(self, name, *args, **kwargs):
+        asked.append(name)
+        return load_model(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(CLIPVisionModelPool, "load_model", counted)
+    same(merge(CLIPVisionModelPool(folders)), want)
+    assert asked == ["_pretrained_"]
+
+
+def test_half_precision_folders_equal_loading(clips, tmp_path):
+    folders = {}
+    for name, model in clips.items():
+        folders[name] = str(tmp_path / name)
+        deepcopy(model).half().save_pretrained(folders[name])
+    same(merge(CLIPVisionModelPool(folders)), reference(folders))
+
+
+def test_sharded_folders_equal_loading(clips, tmp_path):
+    folders = {}
+    for name, model in clips.items():
+        folders[name] = str(tmp_path / name)
+        model.save_pretrained(folders[name], max_shard_size="20KB")
+    assert len(list((tmp_path / "mnist").glob("*.safetensors"))) > 1
+    same(merge(CLIPVisionModelPool(folders)), reference(folders))
+
+
+def test_pickles_are_loaded_by_transformers(clips, folders, tmp_path):
+    pickled = dict(folders, mnist=str(tmp_path / "mnist"))
+    clips["mnist"].save_pretrained(pickled["mnist"], safe_serialization=False)
+    assert not list(Path(pickled["mnist"]).glob("*.safetensors"))
+    same(merge(CLIPVisionModelPool(pickled)), reference(folders))
+    with pytest.raises(ValueError, match="expert 'mnist': .*Convert pickles once"):
+        TaskVectors.from_checkpoints(
+            folders["_pretrained_"], {"mnist": pickled["mnist"]}
+        )
+
+
+def test_model_configs_are_instantiated(folders, monkeypatch):
+    spilled = []
+    init = pool_loading._SpilledCheckpoint.__init__
+
+    def watched(self, model, label):
+        init(self, model, label)
+        spilled.append(self.path.parent)
+
+    monkeypatch.setattr(pool_loading._SpilledCheckpoint, "__init__", watched)
+    target = "transformers.CLIPVisionModel.from_pretrained"
+    configs = OmegaConf.create(
+        {
+            name: {"_target_": target, "pretrained_model_name_or_path": path}
+            for name, path in folders.items()
+        }
+    )
+    same(merge(CLIPVisionModelPool(configs)), reference(folders))
+    assert len(spilled) == 2
+    assert not any(folder.exists() for folder in spilled), "temporary copies remain"
+
+
+def test_a_pool_class_that_changes_models_while_loading_is_asked_for_them(folders):
+    class Doubling(CLIPVisionModelPool):
+        def load_model(self, name, *args, **kwargs):
+            model = super().load_model(name, *args, **kwargs)
+            model.vision_model.post_layernorm.bias.data.add_(1 + (name == "mnist"))
+            return model
+
+    key = "vision_model.post_layernorm.bias"
+    got, want = merge(Doubling(folders)), reference(folders)
+    torch.testing.assert_close(got[key], want[key] + 1 + 0.3)
+
+
+def test_folders_load_as_the_class_their_config_names(clips, folders):
+    module, task_vectors = load_task_vectors({n: Path(p) for n, p in folders.items()})
+    assert type(module) is CLIPModel
+    assert any("text_model" in key for key in task_vectors.keys)
+    gram = gram_matrices(task_vectors).values
+    modules = TaskVectors.from_modules(
+        clips["_pretrained_"], {n: clips[n] for n in NAMES[1:]}
+    )
+    torch.testing.assert_close(gram, gram_matrices(modules).values, rtol=1e-12, atol=0)
+
+
+def test_folders_and_modules_give_the_same_merge(clips, folders):
+    got, want = merge(folders), merge(clips)
+    assert set(got) == set(want)
+    same({name: got[name] for name in want}, want)
+
+
+def test_a_dict_of_modules_is_read_and_not_changed(clips):
+    before = {n: deepcopy(m.state_dict()) for n, m in clips.items()}
+    module, task_vectors = load_task_vectors(clips)
+    assert module is not clips["_pretrained_"]
+    merged = merge(clips)
+    assert not torch.equal(
+        merged["logit_scale"] + merged["visual_projection.weight"].sum(),
+        before["_pretrained_"]["logit_scale"]
+        + before["_pretrained_"]["visual_projection.weight"].sum(),
+    )
+    for name, model in clips.items():
+        same(model.state_dict(), before[name])
+
+
+def test_the_base_module_is_the_callers_own(clips, folders):
+    pool = BaseModelPool(dict(clips))
+    first, second = load_base(pool), load_base(pool)
+    assert first is not second is not clips["_pretrained_"]
+    same(first.state_dict(), clips["_pretrained_"].state_dict())
+
+
+def test_lazy_state_dicts_of_a_pool_equal_loading(folders):
+    class LazyPool(CLIPVisionModelPool):
+        def load_model(self, name, *args, **kwargs):
+            return LazyStateDict(self._models[name], meta_module_class=CLIPVisionModel)
+
+    got, want = merge(LazyPool(folders)), reference(folders)
+    same({n: got[n] for n in want}, want)
+    module = load_base(LazyPool(folders))
+    loaded_base = CLIPVisionModel.from_pretrained(folders["_pretrained_"])
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            module.eval()(image).pooler_output, loaded_base(image).pooler_output
+        )
+
+
+def test_kept_patterns_reach_the_task_vectors(folders):
+    merged = merge(CLIPVisionModelPool(folders), ["*embeddings*"])
+    base = CLIPVisionModel.from_pretrained(folders["_pretrained_"]).state_dict()
+    moved = [n for n in base if not torch.equal(base[n], merged[n])]
+    assert moved and not any("embeddings" in name for name in moved)
+
+
+def test_special_models_are_not_experts(clips):
+    _, task_vectors = load_task_vectors(clips | {"_merged_": clips["svhn"]})
+    assert task_vectors.tasks == ("mnist", "svhn")
+
+
+def linear(size=3) -> nn.Module:
+    return nn.Linear(size, 2)
+
+
+BAD_POOLS = {
+    "a list": (
+        [linear(), linear()],
+        TypeError,
+        "model pool is a list; expected a FusionBench model pool, a dict of nn.Module,"
+        " or a dict of folders, with the pretrained model under '_pretrained_'",
+    ),
+    "a module": (linear(), TypeError, "model pool is a Linear; expected"),
+    "mixed": (
+        {"_pretrained_": linear(), "a": "folder"},
+        TypeError,
+        "all modules or all folders; got {'_pretrained_': 'Linear', 'a': 'str'}",
+    ),
+    "state dicts": (
+        {"_pretrained_": {}, "a": {}},
+        TypeError,
+        "all modules or all folders; got {'_pretrained_': 'dict', 'a': 'dict'}",
+    ),
+    "no base": (
+        {"a": linear(), "b": linear()},
+        ValueError,
+        r"no '_pretrained_' model, only \['a', 'b'\].*add the model that all experts",
+    ),
+    "empty": ({}, ValueError, r"no '_pretrained_' model, only \[\]"),
+    "no expert": (
+        {"_pretrained_": linear()},
+        ValueError,
+        "no expert to merge.*under `models`",
+    ),
+    "another size": (
+        {"_pretrained_": linear(), "a": linear(5)},
+        ValueError,
+        r"expert 'a': tensor 'weight' has shape \(2, 5\), the base \('_pretrained_'\)"
+        r" has \(2, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("models", "error", "message"), BAD_POOLS.values(), ids=BAD_POOLS
+)
+def test_pools_that_cannot_be_merged_are_refused(models, error, message):
+    with pytest.raises(error, match=re.compile(message, re.DOTALL)):
+        load_task_vectors(models)
+
+
+def test_a_pool_object_without_base_is_refused(folders):
+    with pytest.raises(ValueError, match="no '_pretrained_' model"):
+        as_modelpool(CLIPVisionModelPool({"mnist": folders["mnist"]}))
+
+
+@pytest.mark.parametrize("name", ["_pretrained_", "mnist"])
+def test_a_folder_without_a_model_is_refused_without_asking_the_hub(
+    folders, tmp_path, monkeypatch, name
+):
+    def no_network(*args, **kwargs):
+        raise AssertionError(f"asked the hub for {args} {kwargs}")
+
+    monkeypatch.setattr(
+        "fusion_bench.utils.modelscope.huggingface_snapshot_download", no_network
+    )
+    message = "gone is not a HuggingFace model folder: it has no config.json. Save the"
+    with pytest.raises(ValueError, match=message):
+        load_task_vectors(folders | {name: str(tmp_path / "gone")})
+
+
+def test_a_folder_of_an_unknown_architecture_is_refused(folders, tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["Unheard"]}')
+    message = r"names the architectures \['Unheard'\], none of which transformers"
+    with pytest.raises(ValueError, match=message):
+        load_task_vectors(folders | {"_pretrained_": str(tmp_path)})
+
+
+def test_a_lazy_base_without_a_class_is_refused(folders):
+    class LazyPool(CLIPVisionModelPool):
+        def load_model(self, name, *args, **kwargs):
+            return LazyStateDict(self._models[name])
+
+    with pytest.raises(ValueError, match="knows no module class.*meta_module_class"):
+        load_task_vectors(LazyPool(folders))
+
+
+def test_expert_tensors_that_the_base_lacks_stay_in_the_file(folders):
+    base = load_base(CLIPVisionModelPool(folders))
+    _, task_vectors = load_task_vectors(CLIPVisionModelPool(folders))
+    whole = SafetensorsCheckpoint(folders["mnist"], "mnist")
+    assert len(whole.specs) > len(task_vectors.base_names) == len(base.state_dict())
