@@ -12,7 +12,10 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "AdaMergingAlgorithm": "fusion_plugins.adamerging.algorithm",
     "AWDAlgorithm": "fusion_plugins.awd.algorithm",
+    "CLIPTaskPool": "fusion_plugins.taskpool",
     "TaskVectors": "fusion_plugins.task_vectors",
+    "TintedModel": "fusion_plugins.tinting.model",
+    "TintingAlgorithm": "fusion_plugins.tinting.algorithm",
 }
 
 __all__ = sorted(_EXPORTS)

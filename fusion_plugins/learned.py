@@ -163,7 +163,9 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             module, task_vectors = load_task_vectors(
                 modelpool, require_patterns("keep", self.keep)
             )
-            if saved is not None:
+            if saved is None:
+                self.check_model(adapter, module)
+            else:
                 saved.require(task_vectors.tasks, task_vectors.keys, self.coefficients)
             self.disentanglement = checks.disentangled(self.disentangle, task_vectors)
             weights = self._weights(module, task_vectors)
@@ -209,6 +211,7 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             ties_trim_(weights.stacks, self.trim)
 
     def _adapt(self, adapter, weights: MergedWeights, coefficients: Coefficients):
+        self.adapter = adapter
         order = SampleOrder(self.seed or 0, self.batch_size)
         schedule = self.schedule(len(weights.tasks))
         with self.profile("prepare data"):
@@ -246,6 +249,13 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             compile=self.compile,
         )
 
+    def check_model(self, adapter: PoolAdapter, module: nn.Module) -> None:
+        """A hook for methods, run as soon as the base model is known."""
+
+    def extra_callbacks(self) -> list:
+        """Callbacks of the method's own; those with state are in checkpoints."""
+        return []
+
     def prepare_engine(self, engine: Engine) -> None:
         """A hook for methods, run once while the experts are still untouched."""
 
@@ -264,6 +274,7 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
 
     def _callbacks(self, engine: Engine, progress: Progress, guard) -> list:
         stateful = {"history": progress} | ({"guard": guard} if guard else {})
+        stateful |= {type(c).__name__: c for c in self.extra_callbacks()}
         callbacks = list(stateful.values())
         if self.checkpoint_dir is not None:
             identity = checks.identity(self, engine)

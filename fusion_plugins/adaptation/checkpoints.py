@@ -39,7 +39,8 @@ class Checkpoints(Callback):
         keep: How many of the newest to keep.
         resume: ``auto``: continue an interrupted run of the same identity; ``never``; or
             the path of a checkpoint.
-        extra: Callbacks with state of their own (`state` and `load_state`), saved along.
+        extra: Callbacks with state of their own, saved along: `state` and `load_state`
+            for plain values, `tensors` and `load_tensors` for tensors, if they have any.
 
     Raises:
         ValueError: `resume` is a path that holds no checkpoint of the same identity.
@@ -116,7 +117,7 @@ class Checkpoints(Callback):
         partial = self.folder / f".partial_{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_tensors(engine), partial / _STATE)
+        save_file(_tensors(engine, self.extra), partial / _STATE)
         extra = {name: owner.state() for name, owner in self.extra.items()}
         meta = {"step": engine.step, "identity": self.identity, "extra": extra}
         (partial / _META).write_text(json.dumps(meta))
@@ -130,11 +131,14 @@ class Checkpoints(Callback):
     def restore(self, engine: Engine, path: Path) -> None:
         """Put the engine where the checkpoint was taken."""
         meta = json.loads((path / _META).read_text())
-        _load_tensors(engine, load_file(path / _STATE))
+        tensors = load_file(path / _STATE)
+        _load_tensors(engine, tensors)
         engine.step = meta["step"]
         for name, owner in self.extra.items():
             if name in meta["extra"]:
                 owner.load_state(meta["extra"][name])
+            if hasattr(owner, "load_tensors"):
+                owner.load_tensors(_under(f"{name}.", tensors))
 
 
 class _Restorer(Callback):
@@ -149,8 +153,21 @@ def _parameters(engine: Engine) -> list[Tensor]:
     return [p for group in engine.optimizer.param_groups for p in group["params"]]
 
 
-def _tensors(engine: Engine) -> dict[str, Tensor]:
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _tensors(engine: Engine, extra: Mapping[str, object]) -> dict[str, Tensor]:
     tensors = {}
+    for name, owner in extra.items():
+        if hasattr(owner, "tensors"):
+            tensors |= {
+                f"{name}.{key}": value for key, value in owner.tensors().items()
+            }
     for index, parameter in enumerate(_parameters(engine)):
         tensors[f"parameter.{index}"] = parameter.detach()
         for name, value in engine.optimizer.state.get(parameter, {}).items():
@@ -162,13 +179,7 @@ def _load_tensors(engine: Engine, tensors: Mapping[str, Tensor]) -> None:
     for index, parameter in enumerate(_parameters(engine)):
         with torch.no_grad():
             parameter.copy_(tensors[f"parameter.{index}"])
-        prefix = f"optimizer.{index}."
-        state = {
-            name.removeprefix(prefix): value
-            for name, value in tensors.items()
-            if name.startswith(prefix)
-        }
-        for name, value in state.items():
+        for name, value in _under(f"optimizer.{index}.", tensors).items():
             # Adam keeps its step counter on the CPU, the rest beside the parameter.
             value = value if name == "step" else value.to(parameter.device)
             engine.optimizer.state[parameter][name] = value

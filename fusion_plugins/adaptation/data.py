@@ -79,6 +79,7 @@ class TaskData:
         self.decode, self.device = decode, torch.device(device)
         self.rank, self.world = rank, world
         self.keep_on, self.workers = keep_on, workers
+        self.visited = np.empty(0, dtype=int)  # samples a run will see, once prepared
         self._kept: Tensor | None = None
         self._place = np.full(len(dataset), -1)
         self._stream, self._next_draw = None, 0
@@ -91,7 +92,7 @@ class TaskData:
             stored = torch.cat([self._streamed(draw) for draw in draws])
             inputs = self.decode(stored.to(self.device, non_blocking=True))
         else:
-            inputs = self._inputs(samples)
+            inputs = self.inputs(samples)
         numbers = np.repeat(np.arange(len(own)), [len(part) for part in own])
         return Batch(inputs, torch.from_numpy(samples), torch.from_numpy(numbers))
 
@@ -107,24 +108,19 @@ class TaskData:
         return next(self._stream)
 
     def monitored(self, count: int) -> Tensor:
-        return self._inputs(self.order.subset(self.task, len(self.dataset), count))
-
-    def monitored_samples(self, count: int) -> Tensor:
-        """Which samples :meth:`monitored` gives."""
-        chosen = self.order.subset(self.task, len(self.dataset), count)
-        return torch.from_numpy(chosen)
+        return self.inputs(self.order.subset(self.task, len(self.dataset), count))
 
     def _indices(self, draw: int) -> np.ndarray:
         every = self.order.batch(self.task, len(self.dataset), draw)
         return every[self.rank :: self.world]
 
     def prepare(self, draws: Iterable[int], monitored: int, progress: bool) -> None:
-        """Encode once every sample that the draws will visit, and keep it."""
-        if self.keep_on == "none":
-            return
+        """Note which samples the draws will visit, encode them once and keep them."""
         wanted = [self._indices(draw) for draw in draws]
         wanted.append(self.order.subset(self.task, len(self.dataset), monitored))
-        visited = np.unique(np.concatenate(wanted))
+        self.visited = visited = np.unique(np.concatenate(wanted))
+        if self.keep_on == "none":
+            return
         kept = None
         loader = self._loader(visited, batch_size=64)
         bar = tqdm(total=len(visited), desc=f"Cache {self.task}", disable=not progress)
@@ -147,7 +143,8 @@ class TaskData:
         workers = self.workers if len(samples) > 256 else 0
         return DataLoader(subset, batch_size=batch_size, num_workers=workers)
 
-    def _inputs(self, samples: np.ndarray) -> Tensor:
+    def inputs(self, samples: np.ndarray) -> Tensor:
+        """Model inputs of the given samples, in their order."""
         places = self._place[samples]
         if self._kept is not None and (places >= 0).all():
             chosen = torch.from_numpy(places).to(self._kept.device)

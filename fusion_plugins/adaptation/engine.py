@@ -60,14 +60,19 @@ class StepReport:
         step: Counted from 0.
         loss, entropy, kept: Task name -> loss (weighted mean, summed over draws), mean
             entropy of the predictions in nats, and samples with a non-zero weight.
-        samples: Samples seen by all processes.
+        seen: Task name -> samples, over all processes.
     """
 
     step: int
     loss: dict[str, float]
     entropy: dict[str, float]
     kept: dict[str, float]
-    samples: int
+    seen: dict[str, float]
+
+    @property
+    def samples(self) -> int:
+        """Samples of all tasks and processes."""
+        return int(sum(self.seen.values()))
 
 
 class Callback:
@@ -180,7 +185,7 @@ class Engine:
         return report
 
     def _backward(self, draws) -> StepReport:
-        report = StepReport(self.step, {}, {}, {}, 0)
+        report = StepReport(self.step, {}, {}, {}, {})
         for group in self._groups(draws):
             with self._timed("data"):
                 batches = [self.tasks[t].source.batch(d) for t, d in group]
@@ -229,7 +234,7 @@ class Engine:
             name = self.tasks[task].name
             report.loss[name], report.kept[name] = loss, kept
             report.entropy[name] = entropy / max(samples, 1)
-            report.samples += int(samples)
+            report.seen[name] = samples
 
     def _reduce_task_parameters(self, report: StepReport) -> None:
         """Add up the gradients of the tasks this step has seen, over all processes."""

@@ -158,18 +158,17 @@ class CollapseGuard(Callback):
         log.warning("Stopped; the state of step %d is returned.", self.best["step"])
 
     def state(self) -> dict:
-        best_state = [tensor.tolist() for tensor in self._best_state]
-        return {
-            "history": self.history,
-            "best": self.best,
-            "warned": self.warned,
-            "best_state": best_state,
-        }
+        return {"history": self.history, "best": self.best, "warned": self.warned}
 
     def load_state(self, state: dict) -> None:
         self.history, self.best = state["history"], state["best"]
         self.warned = state["warned"]
-        self._best_state = [torch.tensor(values) for values in state["best_state"]]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {str(index): tensor for index, tensor in enumerate(self._best_state)}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        self._best_state = [tensors[str(index)] for index in range(len(tensors))]
 
 
 def _learned(engine: Engine) -> list[Tensor]:

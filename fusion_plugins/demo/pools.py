@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fusion_bench.modelpool import CLIPVisionModelPool
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
+from fusion_bench.utils import import_object
 from omegaconf import DictConfig, OmegaConf
 
 from fusion_plugins.pools.clip_tasks import register_clip_task
@@ -106,6 +107,7 @@ def demo_taskpool(
     seed: int = 0,
     tasks: Sequence[str] | None = None,
     batch_size: int = 256,
+    pool_class: str = "fusion_plugins.CLIPTaskPool",
 ) -> CLIPVisionModelTaskPool:
     """The same tasks' test images with the pretrained model's zero-shot heads.
 
@@ -114,6 +116,8 @@ def demo_taskpool(
         seed: Seed of the built-in pool; ignored when `root` is given.
         tasks: Names of the tasks wanted; None takes all.
         batch_size: Images per evaluation step.
+        pool_class: Task pool class to build, for example upstream's own
+            ``fusion_bench.taskpool.CLIPVisionModelTaskPool``.
 
     Raises:
         DemoInputError: As `demo_modelpool`, or a batch size below 1.
@@ -122,7 +126,7 @@ def demo_taskpool(
         raise DemoInputError(f"batch_size must be at least 1, got {batch_size}")
     folder = _open(root, seed)
     chosen = _choose_tasks(folder, tasks)
-    return CLIPVisionModelTaskPool(
+    return import_object(pool_class)(
         _datasets(folder, chosen, "test"),
         processor=str(folder / "pretrained"),
         clip_model=str(folder / "pretrained"),

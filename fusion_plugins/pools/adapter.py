@@ -43,6 +43,9 @@ class PoolAdapter(ABC):
         ValueError: `task_info` names a task the pool does not have.
     """
 
+    #: Frozen layers between the merged module and the heads that may be tinted.
+    outer_layers: tuple[str, ...] = ()
+
     def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         self.modelpool = modelpool
         self.task_info = dict(task_info or {})
@@ -74,6 +77,11 @@ class PoolAdapter(ABC):
     def dataset(self, task: str, split: str) -> Dataset:
         """Raw samples of a task; labels in them are never read."""
         return getattr(self.modelpool, f"load_{split}_dataset")(task)
+
+    @property
+    def outer_module(self) -> nn.Module:
+        """The module that holds `outer_layers`, after :meth:`prepare`."""
+        raise AttributeError(f"{type(self).__name__} has no layers outside the model.")
 
     @abstractmethod
     def prepare(self, device: torch.device) -> None:

@@ -43,6 +43,12 @@ class CLIPAdapter(PoolAdapter):
                 " of a {}.']}}."
             )
 
+    outer_layers = ("visual_projection",)
+
+    @property
+    def outer_module(self) -> nn.Module:
+        return self._clip
+
     def prepare(self, device: torch.device) -> None:
         if is_instance(self.modelpool, PRETRAINED):
             raise ValueError(

@@ -1,0 +1,1 @@
+"""Model Tinting with confidence-gap sampling (arXiv:2412.19098)."""

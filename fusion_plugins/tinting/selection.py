@@ -1,0 +1,74 @@
+"""How far teacher and merged model agree, and how many samples are learned from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fusion_plugins.adaptation import Callback, Engine, StepReport
+from fusion_plugins.logging import get_logger
+
+log = get_logger(__name__)
+
+# A task that keeps no sample for this many of its batches in a row is worth a warning.
+_PATIENCE = 20
+
+
+class SelectionLog(Callback):
+    """Logs kept share, agreement and confidence gap per task; warns of starved tasks.
+
+    Args:
+        log_every: Steps between log entries.
+    """
+
+    def __init__(self, log_every: int = 1):
+        self.log_every = log_every
+        self.kept: dict[str, float] = {}  # task -> share kept over the run
+        self._seen: dict[str, list[float]] = {}
+        self._starved: dict[str, int] = {}
+        self._latest: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(
+        self, task: str, logits: Tensor, labels: Tensor, confidence: Tensor
+    ) -> None:
+        """Remember a batch's agreement and confidence gap, still on the device."""
+        with torch.no_grad():
+            own, predicted = logits.softmax(-1).max(-1)
+            agreement = (predicted == labels).float().mean()
+            self._latest[task] = (agreement, (confidence - own).mean())
+
+    def on_step(self, engine: Engine, report: StepReport) -> None:
+        for task, kept in report.kept.items():
+            self._count(engine, task, kept, report.seen[task])
+        if engine.step % self.log_every:
+            return
+        metrics = {}
+        for task in report.kept:
+            agreement, gap = self._latest[task]
+            metrics[f"tinting/kept/{task}"] = report.kept[task] / report.seen[task]
+            metrics[f"tinting/agreement/{task}"] = agreement.item()
+            metrics[f"tinting/confidence_gap/{task}"] = gap.item()
+        engine.fabric.log_dict(metrics, step=report.step)
+
+    def _count(self, engine: Engine, task: str, kept: float, seen: float) -> None:
+        totals = self._seen.setdefault(task, [0.0, 0.0])
+        totals[0] += kept
+        totals[1] += seen
+        self.kept[task] = totals[0] / max(totals[1], 1)
+        self._starved[task] = 0 if kept else self._starved.get(task, 0) + 1
+        if self._starved[task] == _PATIENCE:
+            log.warning(
+                "Task '%s' has kept no sample in its last %d batches (step %d): the merged"
+                " model disagrees with the expert and is surer everywhere. Its layer is"
+                " not learning; check the expert, or use sampling=none.",
+                task,
+                _PATIENCE,
+                engine.step,
+            )
+
+    def state(self) -> dict:
+        return {"seen": self._seen, "starved": self._starved, "kept": self.kept}
+
+    def load_state(self, state: dict) -> None:
+        self._seen, self._starved = state["seen"], state["starved"]
+        self.kept = state["kept"]
