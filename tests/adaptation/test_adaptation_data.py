@@ -1,0 +1,173 @@
+"""Which samples a step sees, and that keeping them changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+from toy_engine import Rows
+
+from fusion_plugins.adaptation import (
+    EncodedDataset,
+    JointSchedule,
+    SampleOrder,
+    SequentialSchedule,
+    TaskData,
+)
+from fusion_plugins.adaptation.order import _permutation
+
+# What seed 0 gives, written down once.
+FIRST_BATCH = [2, 4, 6, 8]
+SECOND_ROUND = [1, 2, 0, 3]
+
+
+def stored_images(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 2, 3), dtype=torch.uint8, generator=generator)
+
+
+def decode(stored: torch.Tensor) -> torch.Tensor:
+    return stored.float() / 255
+
+
+def source(values=None, *, seed=0, batch_size=6, task="a", **options) -> TaskData:
+    rows = Rows(stored_images(50) if values is None else values)
+    order = SampleOrder(seed, batch_size)
+    return TaskData(task, rows, order, decode, "cpu", **options)
+
+
+def test_a_batch_depends_on_nothing_but_its_number():
+    forward = [SampleOrder(0, 7).batch("a", 20, d).tolist() for d in range(12)]
+    _permutation.cache_clear()
+    order = SampleOrder(0, 7)
+    backward = [order.batch("a", 20, d).tolist() for d in reversed(range(12))]
+    assert backward[::-1] == forward
+    order.batch("b", 20, 3)  # another task in between
+    assert order.batch("a", 20, 5).tolist() == forward[5]
+
+
+@pytest.mark.parametrize("samples, batch_size", [(20, 7), (5, 16), (16, 4), (1, 3)])
+def test_every_epoch_visits_each_sample_once(samples, batch_size):
+    order = SampleOrder(3, batch_size)
+    draws = -(-4 * samples // batch_size)
+    visited = np.concatenate([order.batch("a", samples, d) for d in range(draws)])
+    for epoch in range(4):
+        part = visited[epoch * samples : (epoch + 1) * samples]
+        assert sorted(part) == list(range(samples))
+    if samples > 4:
+        assert visited[:samples].tolist() != visited[samples : 2 * samples].tolist()
+
+
+def test_seeds_and_tasks_have_orders_of_their_own():
+    orders = {
+        tuple(SampleOrder(seed, 30).batch(task, 30, 0))
+        for seed in (0, 1)
+        for task in ("a", "b")
+    }
+    assert len(orders) == 4
+    with_others = SampleOrder(0, 30).subset("a", 30, 10)
+    assert SampleOrder(0, 30).subset("a", 30, 10).tolist() == with_others.tolist()
+    assert SampleOrder(0, 30).subset("a", 5, 10).size == 5
+
+
+def test_the_order_is_the_same_on_every_machine():
+    """A stored run continues elsewhere: the numbers must never change."""
+    assert SampleOrder(0, 4).batch("digits", 10, 0).tolist() == FIRST_BATCH
+    assert SampleOrder(0, 4).rounds(4, 1).tolist() == SECOND_ROUND
+
+
+def test_all_draws_of_a_task_are_seen_whatever_the_order_of_tasks():
+    one = {t: source(task=t).batch([4]).samples.tolist() for t in ("a", "b", "c")}
+    other = {t: source(task=t).batch([4]).samples.tolist() for t in ("c", "a", "b")}
+    assert one == other and one["a"] != one["b"]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("batch_size", [6, 7])
+def test_the_shares_of_all_processes_make_up_the_batch(world, batch_size):
+    whole = source(batch_size=batch_size).batch([0, 1])
+    parts = [
+        source(batch_size=batch_size, rank=rank, world=world).batch([0, 1])
+        for rank in range(world)
+    ]
+    for draw in (0, 1):
+        want = sorted(whole.samples[whole.draws == draw].tolist())
+        shares = [part.samples[part.draws == draw].tolist() for part in parts]
+        assert sorted(sum(shares, [])) == want
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"keep_on": "none"}, {"keep_on": "none", "workers": 1}, {"keep_on": "device"}],
+    ids=["streamed", "workers", "device"],
+)
+def test_however_samples_are_kept_they_are_the_same(options):
+    draws = [[0, 1], [2, 3], [4, 5], [2, 3], [9]]  # on, back, and ahead
+    kept, other = source(), source(**options)
+    kept.prepare(range(10), 8, progress=False)
+    other.prepare(range(10), 8, progress=False)
+    for wanted in draws:
+        a, b = kept.batch(wanted), other.batch(wanted)
+        assert torch.equal(a.inputs, b.inputs)
+        assert torch.equal(a.samples, b.samples) and torch.equal(a.draws, b.draws)
+    assert torch.equal(kept.monitored(8), other.monitored(8))
+    assert torch.equal(kept.batch([3]).inputs, decode(kept.dataset.values[a_draw(3)]))
+
+
+def a_draw(number: int) -> torch.Tensor:
+    return torch.from_numpy(SampleOrder(0, 6).batch("a", 50, number))
+
+
+def test_each_visited_sample_is_encoded_exactly_once():
+    data = source()
+    data.prepare(range(3), 4, progress=False)
+    visited = set(torch.cat([a_draw(d) for d in range(3)]).tolist())
+    visited |= set(SampleOrder(0, 6).subset("a", 50, 4).tolist())
+    assert sorted(data.dataset.reads) == sorted(visited) and len(visited) < 50
+    for _ in range(2):
+        data.batch([0, 1, 2])
+        data.monitored(4)
+    assert len(data.dataset.reads) == len(visited)
+    later = data.batch([7])  # not prepared: encoded when asked for
+    assert len(data.dataset.reads) > len(visited)
+    assert torch.equal(later.inputs, decode(data.dataset.values[a_draw(7)]))
+
+
+def test_large_caches_filled_by_workers_are_the_same():
+    values = stored_images(300)
+    alone, helped = source(values), source(values, workers=1)
+    for data in (alone, helped):
+        data.prepare(range(50), 0, progress=False)
+    assert len(alone.dataset.reads) == 300 and helped.dataset.reads == []
+    assert torch.equal(alone.batch(range(50)).inputs, helped.batch(range(50)).inputs)
+
+
+def test_an_encoded_dataset_shows_the_chosen_samples_without_labels():
+    raw = [(torch.tensor([float(i)]), f"label {i}") for i in range(5)]
+    chosen = EncodedDataset(raw, lambda sample: sample[0] * 2, np.array([1, 4]))
+    assert len(chosen) == 2 and [chosen[i].item() for i in (0, 1)] == [2.0, 8.0]
+
+
+def test_an_empty_dataset_is_refused_by_name():
+    with pytest.raises(ValueError, match="The dataset of task 'a' is empty.*fraction"):
+        source(torch.empty(0, 2, 3))
+
+
+def test_joint_steps_see_every_task_and_never_a_draw_twice():
+    schedule = JointSchedule(2, 3, batches_per_task=2)
+    steps = [schedule.draws(step) for step in range(schedule.steps)]
+    assert steps[1] == [(0, [2, 3]), (1, [2, 3])]
+    assert [d for step in steps for t, draws in step if t == 1 for d in draws] == [
+        0, 1, 2, 3, 4, 5,
+    ]  # fmt: skip
+
+
+def test_sequential_rounds_see_every_task_once_in_changing_order():
+    schedule = SequentialSchedule(4, 6, SampleOrder(0, 16))
+    assert schedule.steps == 24
+    orders = []
+    for number in range(6):
+        steps = [schedule.draws(4 * number + place) for place in range(4)]
+        assert all(draws == [number] for ((_, draws),) in steps)
+        orders.append([task for ((task, _),) in steps])
+        assert sorted(orders[-1]) == [0, 1, 2, 3]
+    assert len({tuple(order) for order in orders}) > 2
