@@ -11,12 +11,15 @@ from rich.console import Console
 from .recipe import BUILTIN_TASKS, DemoInputError, DemoRecipe
 
 _NUMBERS = {
+    "pretrain_images": "images per task that pretraining sees",
     "pretrain_steps": "training steps of the pretrained model",
     "expert_steps": "training steps of each expert",
     "width": "width of the vision tower, a multiple of 4",
     "depth": "layers of the vision tower",
     "seed": "seed of data and training",
 }
+# Real images are harder than drawn ones, and may have hundreds of classes.
+_DATA_DEFAULTS = {"pretrain_images": 2000, "pretrain_steps": 1000, "expert_steps": 800}
 
 
 def _names(text: str) -> list[str]:
@@ -46,10 +49,14 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"tasks that get an expert, for example {','.join(BUILTIN_TASKS[:2])}",
     )
     for name, text in _NUMBERS.items():
-        default = getattr(DemoRecipe, name)
-        option = f"--{name.replace('_', '-')}"
+        default = str(getattr(DemoRecipe, name))
+        if name in _DATA_DEFAULTS:
+            default += f", with --data {_DATA_DEFAULTS[name]}"
         build.add_argument(
-            option, type=int, metavar="N", help=f"{text} (default: {default})"
+            f"--{name.replace('_', '-')}",
+            type=int,
+            metavar="N",
+            help=f"{text} (default: {default})",
         )
     run = commands.add_parser("run", help="measure merging methods on a pool")
     run.add_argument("--root", help="a pool's folder (default: the built-in pool)")
@@ -63,8 +70,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _recipe(options: argparse.Namespace, tasks: Sequence[str]) -> DemoRecipe:
     numbers = {name: getattr(options, name) for name in _NUMBERS}
-    changed = {name: n for name, n in numbers.items() if n is not None}
-    return DemoRecipe(tasks=tuple(tasks), **changed)
+    chosen = {name: n for name, n in numbers.items() if n is not None}
+    defaults = _DATA_DEFAULTS if options.data is not None else {}
+    return DemoRecipe(tasks=tuple(tasks), **(defaults | chosen))
 
 
 def _build(options: argparse.Namespace) -> Path:

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from .builtin import builtin_tasks
 from .clip import make_model, make_processor
 from .recipe import FORMAT_VERSION, DemoInputError, DemoRecipe, TaskData
-from .training import accuracy, pretrain, to_tensors, train_experts
+from .tensors import to_tensors
+from .training import accuracy, pretrain, train_experts
 
 log = get_rankzero_logger(__name__)
 

@@ -51,14 +51,15 @@ class DemoRecipe:
     embedding: int = 128
     train_images: int = 3000  # per generated task
     test_images: int = 500  # per built-in task
-    pretrain_images: int = 300  # per task
-    pretrain_noise: float = 0.2
-    pretrain_steps: int = 600
+    pretrain_images: int = 150  # per task
+    pretrain_noise: float = 0.3
+    pretrain_steps: int = 400
     pretrain_lr: float = 1e-3
-    expert_steps: int = 400
+    pretrain_weight_decay: float = 0.1
+    expert_steps: int = 350
     expert_lr: float = 5e-4
+    expert_weight_decay: float = 0.01
     batch_size: int = 64
-    weight_decay: float = 0.01
 
     def __post_init__(self):
         object.__setattr__(self, "tasks", tuple(self.tasks))
@@ -81,7 +82,7 @@ class DemoRecipe:
 
     def _check_number(self, name: str) -> None:
         value = getattr(self, name)
-        may_be_zero = name in {"seed", "pretrain_noise", "weight_decay"}
+        may_be_zero = name in {"seed", "pretrain_noise"} or "weight_decay" in name
         if name == "tasks" or (may_be_zero and value == 0):
             return
         if not value > 0:

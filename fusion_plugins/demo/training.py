@@ -4,56 +4,25 @@ import copy
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import CLIPModel, CLIPTokenizerFast
+from transformers import CLIPModel
 
 from .builtin import task_seed
 from .clip import (
     image_features,
     normalise,
-    prompt_tokens,
     text_features,
     zero_shot_head,
 )
-from .datasets import train_and_val
-from .recipe import DemoRecipe, TaskData
+from .recipe import DemoRecipe
+from .tensors import TaskTensors
 
 _MAX_LOGIT_SCALE = float(np.log(100))  # as in CLIP
 _WARM_UP = 0.1  # share of the steps
-
-
-@dataclass(frozen=True)
-class TaskTensors:
-    """A task as tensors: uint8 images (N, 3, H, W), labels (N,), prompts (P, C, L)."""
-
-    name: str
-    x_train: Tensor
-    y_train: Tensor
-    x_test: Tensor
-    y_test: Tensor
-    tokens: Tensor
-
-
-def to_tensors(task: TaskData, tokenizer: CLIPTokenizerFast) -> TaskTensors:
-    """Without the validation tenth of the training images, which nobody trains on."""
-    train, _ = train_and_val(len(task.y_train))
-
-    def channels_first(images: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-    return TaskTensors(
-        name=task.name,
-        x_train=channels_first(task.x_train[train]),
-        y_train=torch.from_numpy(task.y_train[train]),
-        x_test=channels_first(task.x_test),
-        y_test=torch.from_numpy(task.y_test),
-        tokens=prompt_tokens(task, tokenizer),
-    )
 
 
 class _Optimiser:
@@ -114,7 +83,10 @@ def pretrain(
         for task in tasks
     ]
     optimiser = _Optimiser(
-        model.parameters(), recipe.pretrain_lr, recipe.pretrain_steps, 0.1
+        model.parameters(),
+        recipe.pretrain_lr,
+        recipe.pretrain_steps,
+        recipe.pretrain_weight_decay,
     )
     model.train()
     for _ in range(recipe.pretrain_steps):
@@ -148,7 +120,7 @@ def train_expert(
         model.vision_model.parameters(),
         recipe.expert_lr,
         recipe.expert_steps,
-        recipe.weight_decay,
+        recipe.expert_weight_decay,
     )
     model.train()
     for _ in range(recipe.expert_steps):
