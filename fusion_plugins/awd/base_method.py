@@ -89,8 +89,10 @@ def disentangled_pool(
         done = set()
         for tensor_name, tensor in expert.state_dict(keep_vars=True).items():
             key = ties.get(tensor_name, tensor_name)
-            if key in delta and key not in done:
-                done.add(key)
+            # Names tied in the base may be equal copies in an expert: ask the storage.
+            place = tensor.data_ptr()
+            if key in delta and place not in done:
+                done.add(place)
                 tensor.data.sub_(delta[key].to(tensor))
         return expert
 
