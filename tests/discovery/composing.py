@@ -20,6 +20,11 @@ UPSTREAM = next(
 SELECTABLE = ("method", "modelpool", "taskpool")
 
 
+def is_choice(path: Path) -> bool:
+    """Whether users select this file; those in deeper folders are parts of others."""
+    return path.parts[0] in SELECTABLE and len(path.parts) == 2
+
+
 @functools.cache  # slow to make, and nobody changes one
 def compose_job(
     *overrides: str, config_name: str = "fabric_model_fusion"

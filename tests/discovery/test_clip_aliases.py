@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 from composing import CONFIG, compose_job, walk
+from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from fusion_bench.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -96,7 +97,7 @@ def test_the_model_pool_is_upstreams_but_for_the_ids(size: str, tasks: str) -> N
 
 
 @pytest.mark.parametrize("tasks", TASK_COUNTS)
-def test_the_task_pool_is_upstreams_but_for_the_ids(tasks: str) -> None:
+def test_the_task_pool_is_upstreams_but_for_ids_and_class(tasks: str) -> None:
     ours = plain(compose_alias("b32", tasks).taskpool)
     theirs = plain(
         compose_job(
@@ -106,6 +107,8 @@ def test_the_task_pool_is_upstreams_but_for_the_ids(tasks: str) -> None:
     for pool in (ours, theirs):
         for task in RENAMED:
             del pool["test_datasets"][task]
+    assert ours.pop("_target_") == "fusion_plugins.CLIPTaskPool"
+    assert theirs.pop("_target_") == "fusion_bench.taskpool.CLIPVisionModelTaskPool"
     assert ours == theirs
 
 
@@ -113,6 +116,7 @@ def test_fusion_bench_builds_both_pools() -> None:
     job = compose_alias("l14", "TALL20")
     modelpool, taskpool = instantiate(job.modelpool), instantiate(job.taskpool)
     assert type(modelpool).__name__ == "CLIPVisionModelPool"
-    assert type(taskpool).__name__ == "CLIPVisionModelTaskPool"
+    assert type(taskpool).__name__ == "CLIPTaskPool"
+    assert isinstance(taskpool, CLIPVisionModelTaskPool)
     assert modelpool.has_pretrained
     assert len(modelpool.model_names) == 20
