@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from fusion_plugins.pools import with_experts
+from fusion_plugins.pools.loading import load_module
 from fusion_plugins.task_vectors import TaskVectors, merge_block
 
 from .disentangle import Disentanglement
@@ -85,7 +85,7 @@ def disentangled_pool(
 
     @torch.no_grad()
     def make_expert(name: str) -> nn.Module:
-        expert = deepcopy(modelpool.load_model(name))
+        expert = load_module(modelpool, name)
         done = set()
         for tensor_name, tensor in expert.state_dict(keep_vars=True).items():
             key = ties.get(tensor_name, tensor_name)

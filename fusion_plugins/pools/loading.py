@@ -65,21 +65,26 @@ def as_modelpool(models) -> BaseModelPool:
 
 
 def load_base(modelpool: BaseModelPool) -> nn.Module:
-    """The pretrained model as a module of the caller's own.
+    """The pretrained model as a module of the caller's own; see :func:`load_module`."""
+    return load_module(modelpool, PRETRAINED)
+
+
+def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
+    """A model of the pool as a module of the caller's own.
 
     Raises:
         ValueError: The pool gives a lazy state dict that knows no module class.
     """
-    model = modelpool.load_model(PRETRAINED)
+    model = modelpool.load_model(name)
     if isinstance(model, LazyStateDict):
         return _materialise(model)
-    return deepcopy(model) if is_instance(modelpool, PRETRAINED) else model
+    return deepcopy(model) if is_instance(modelpool, name) else model
 
 
 def _materialise(lazy: LazyStateDict) -> nn.Module:
     if lazy.meta_module is None:
         raise ValueError(
-            f"The lazily loaded base {lazy.checkpoint} knows no module class to build."
+            f"The lazily loaded model {lazy.checkpoint} knows no module class to build."
             " Give the pool a meta_module_class, or load it eagerly."
         )
     # Buffers that no file holds, such as position ids, have their values already.
