@@ -44,7 +44,8 @@ class CollapseGuard(Callback):
         samples: Monitored samples per task.
         drop: Fall of the mean agreement below its best so far that counts as collapse.
         excess: A class predicted this share of the time more than the expert's most
-            predicted class counts as collapse of that task.
+            predicted class, and more than at the start, counts as collapse of that task
+            once the task's own agreement has fallen by `drop`.
         stop: Stop at a collapse and go back to the state of the best mean agreement.
     """
 
@@ -118,19 +119,24 @@ class CollapseGuard(Callback):
         )
 
     def _judge(self, engine: Engine, health: dict[str, Health], mean: float) -> None:
-        narrow = [
-            name
-            for name, h in health.items()
-            if h.top_share > min(h.expert_top_share + self.excess, 0.95)
-        ]
+        narrow = [name for name in health if self._has_narrowed(name)]
         fallen = self.best["agreement"] - mean > self.drop
-        if not fallen and not (narrow and mean < self.best["agreement"]):
+        if not fallen and not narrow:
             return
         if not self.warned:
             self.warned = True
             log.warning(self._message(engine, health, mean, narrow))
         if self.stop:
             self.go_back(engine)
+
+    def _has_narrowed(self, name: str) -> bool:
+        """Whether a task drifts to one class, away from its expert."""
+        past = [entry["tasks"][name] for entry in self.history]
+        now = past[-1]
+        expert = now["expert_top_share"]
+        limit = max(min(expert + self.excess, 0.95), expert, past[0]["top_share"])
+        best = max(entry["agreement"] for entry in past)
+        return now["top_share"] > limit and best - now["agreement"] > self.drop
 
     def _message(self, engine, health: dict[str, Health], mean, narrow) -> str:
         worst = min(health, key=lambda name: health[name].agreement)
