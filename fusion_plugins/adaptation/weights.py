@@ -42,7 +42,8 @@ class MergedWeights:
 
     Args:
         module: Has the merged tensors under the task vectors' names. Its parameters are
-            overwritten; the merged ones get requires_grad, all others lose it.
+            overwritten; the merged ones get requires_grad, all others lose it. It is put
+            into evaluation mode.
         task_vectors: Base and experts; read once, here.
         device: Where the module runs.
         storage_dtype: How task vectors are kept, a key of STORAGE_DTYPES.
@@ -62,7 +63,8 @@ class MergedWeights:
         self._offload = offload and self.device.type != "cpu"
         stacks, bases = _read(task_vectors, STORAGE_DTYPES[storage_dtype])
         module.requires_grad_(False)
-        self.module = module.to(self.device)
+        # Already for the experts' own predictions: no dropout, stored batch statistics.
+        self.module = module.to(self.device).eval()
         targets = self.module.state_dict(keep_vars=True)
         self._layers = []
         for key in self.keys:
