@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 # Keys FusionBench itself puts into a saved config.
 _METADATA = {"_usage_", "_version_", "_recursive_"}
@@ -36,13 +37,14 @@ def require_number(
     *,
     open_low: bool = False,
 ) -> None:
-    """Raise unless `value` is a number in [low, high] (or (low, high])."""
+    """Raise unless `value` is a finite number in [low, high] (or (low, high])."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = number and math.isfinite(value)
     if number and low <= value <= high and not (open_low and value == low):
         return
-    bracket = "(" if open_low else "["
+    left, right = "(" if open_low else "[", ")" if math.isinf(high) else "]"
     raise ValueError(
-        f"{name} is {value!r}, expected a number in {bracket}{low:g}, {high:g}]."
+        f"{name} is {value!r}, expected a number in {left}{low:g}, {high:g}{right}."
     )
 
 
@@ -66,7 +68,8 @@ def require_patterns(name: str, value: object) -> tuple[str, ...]:
     """
     if value is None:
         return ()
-    if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+    listed = isinstance(value, Iterable) and not isinstance(value, str)
+    if not listed or not all(isinstance(v, str) for v in value):
         raise ValueError(
             f"{name} is {value!r}, expected a list of patterns such as"
             " ['*embeddings*', '*.bias']."
