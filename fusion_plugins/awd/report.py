@@ -69,7 +69,7 @@ def plot_cosines(result: Disentanglement, path: str | Path) -> None:
     for axis, matrix, title in zip(
         figure.subplots(1, 2), (before, after), ("before AWD", "after AWD")
     ):
-        image = axis.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        image = axis.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
         axis.set_title(f"{title}: mean |cos| {mean_absolute(matrix):.3f}")
         axis.set_xticks(range(tasks), result.tasks, rotation=45, ha="right")
         axis.set_yticks(range(tasks), result.tasks)
