@@ -7,6 +7,7 @@ method: they hand in weights, tasks, a forward function and a loss.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -253,18 +254,25 @@ class Engine:
         return self.fabric.all_reduce(tensor, reduce_op="sum")
 
     def _raise_if_diverged(self, report: StepReport, gradient: Tensor) -> None:
-        bad = [
-            n for n, loss in report.loss.items() if not torch.tensor(loss).isfinite()
-        ]
+        bad = [n for n, loss in report.loss.items() if not math.isfinite(loss)]
         scaled = getattr(self.fabric._precision, "scaler", None) is not None
-        if not bad and (scaled or torch.isfinite(gradient).all()):
+        if not bad and (scaled or self._gradients_are_finite(report, gradient)):
             return
-        where = f"the loss of task(s) {bad}" if bad else "the coefficients' gradient"
+        where = f"the loss of task(s) {bad}"
+        if not bad:
+            where = f"the gradient of a step over task(s) {list(report.loss)}"
         raise AdaptationDiverged(
             f"{where} is NaN or Inf at step {self.step}. The last checkpoint is intact."
             " Lower lr, use float32 or bf16-mixed precision, and check these tasks' heads"
             " and samples."
         )
+
+    def _gradients_are_finite(self, report: StepReport, gradient: Tensor) -> bool:
+        sums = [gradient.sum()]
+        for task in self.tasks:
+            owned = task.parameters if task.name in report.loss else ()
+            sums += [p.grad.sum() for p in owned if p.grad is not None]
+        return math.isfinite(sum(sums))
 
     @contextmanager
     def _timed(self, part: str):
