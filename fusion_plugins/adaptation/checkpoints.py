@@ -87,13 +87,21 @@ class Checkpoints(Callback):
     def restore_if_wanted(self, engine: Engine) -> None:
         """Continue from the checkpoint that `resume` asks for, if there is one."""
         path = self._newest() if self.resume == "auto" else Path(self.resume)
-        if self.resume == "never" or path is None:
-            return
-        self.restore(engine, path)
-        log.info("Continuing at step %d from %s", engine.step, path)
+        if self.resume != "never" and path is not None:
+            self.restore(engine, path)
+            log.info("Continuing at step %d from %s", engine.step, path)
+        if engine.fabric.is_global_zero:
+            self._forget_after(engine.step)
+
+    def _forget_after(self, step: int) -> None:
+        """Drop what an earlier run left there; it would pass for this run's newest."""
+        for folder in self.folder.glob("step_*"):
+            if int(folder.name.removeprefix("step_")) > step:
+                shutil.rmtree(folder)
 
     def on_step(self, engine: Engine, report: StepReport) -> None:
-        if engine.step % self.every == 0 and engine.step < engine.schedule.steps:
+        ending = engine.stopped or engine.step >= engine.schedule.steps
+        if engine.step % self.every == 0 and not ending:
             self.save(engine)
 
     def on_end(self, engine: Engine) -> None:
@@ -103,7 +111,12 @@ class Checkpoints(Callback):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _saved(self) -> list[Path]:
-        return sorted(self.folder.glob("step_*")) if self.folder.is_dir() else []
+        """Whole ones, oldest first; a kill may leave one half removed."""
+        return sorted(
+            folder
+            for folder in self.folder.glob("step_*")
+            if (folder / _STATE).is_file() and (folder / _META).is_file()
+        )
 
     def _newest(self) -> Path | None:
         saved = self._saved()
