@@ -17,8 +17,8 @@ def find_sites(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Names of the modules that match; a module inside a chosen one is not chosen again.
 
     Raises:
-        ValueError: A pattern matches nothing, or a chosen layer has no parameters or
-            shares one with the rest of the model.
+        ValueError: A pattern matches nothing, or a chosen layer is a mere list of
+            layers, has no parameters, or shares one with the rest of the model.
     """
     names = [name for name, _ in module.named_modules() if name]
     chosen: list[str] = []
@@ -44,7 +44,14 @@ def _inside(name: str, other: str) -> bool:
 
 
 def _check_site(module: nn.Module, site: str) -> None:
-    own = {id(p) for p in module.get_submodule(site).parameters()}
+    layer = module.get_submodule(site)
+    if isinstance(layer, (nn.ModuleList, nn.ModuleDict)):
+        raise ValueError(
+            f"tint: '{site}' is a list of layers, which no forward calls as a whole. Name"
+            f" the layers inside: '{site}.*' for all, or some of"
+            f" {[f'{site}.{name}' for name, _ in layer.named_children()][:3]}."
+        )
+    own = {id(p) for p in layer.parameters()}
     if not own:
         raise ValueError(f"tint: layer '{site}' has no parameters to learn.")
     for name, parameter in module.named_parameters(remove_duplicate=False):
