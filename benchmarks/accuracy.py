@@ -1,7 +1,7 @@
 """Accuracy tables: methods on a demo pool over seeds, beside FusionBench's own methods.
 
     python benchmarks/accuracy.py [--root POOL] [--seeds 0 1 2] [--rows awd tinting_pp]
-                                  [--steps N] [--out accuracy.json]
+                                  [--out accuracy.json]
 
 A row is a method as one would type it for `fusion_bench`; learned ones run once per seed
 (of the samples' order; the pool stays the same). Finished cells are kept in the JSON
@@ -19,17 +19,17 @@ import time
 from pathlib import Path
 
 import fusion_bench
-import torch
 from fusion_bench.compat.method import load_algorithm_from_config
 from fusion_bench.utils import instantiate
 from hydra import compose, initialize_config_dir
 from lightning import Fabric, seed_everything
+from lightning.fabric.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
 from fusion_plugins.demo.measure import EXPERTS, _measure_experts, quiet
 
-# Row -> overrides. Rows of METHODS_WITH_SEEDS run once per seed.
+# Row -> overrides. Those in LEARNED run once per seed.
 ROWS = {
     "pretrained": None,
     EXPERTS: None,
@@ -67,7 +67,10 @@ def main() -> None:
             key = f"{row}/{seed}"
             if key in done:
                 continue
-            done[key] = measure_cell(row, seed, options, taskpool)
+            try:
+                done[key] = measure_cell(row, seed, options, taskpool)
+            except Exception as error:  # noqa: BLE001  one method must not lose others
+                done[key] = {"error": f"{type(error).__name__}: {error}"}
             print(key, {k: v for k, v in done[key].items() if k != "ece"}, flush=True)
             options.out.write_text(json.dumps(done, indent=1))
     print(markdown(done, options))
@@ -78,7 +81,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--root", help="a demo pool's folder (default: the built-in)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--set", nargs="*", default=[], help="overrides for all rows")
     parser.add_argument("--out", type=Path, default=Path("accuracy.json"))
     return parser.parse_args()
 
@@ -109,7 +111,7 @@ def measure_cell(row: str, seed: int, options, taskpool) -> dict:
 def _merge(row: str, seed: int, options, pool, folder: Path):
     if row == "pretrained":
         return pool.load_pretrained_model(), {}
-    overrides = ROWS[row].split() + [f"seed={seed}", *options.set]
+    overrides = ROWS[row].split() + [f"seed={seed}"]
     if "LAST" in ROWS[row]:
         depth = pool.load_pretrained_model().config.num_hidden_layers
         overrides = [o.replace("LAST", str(depth - 1)) for o in overrides]
@@ -134,7 +136,7 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 def _build(config: DictConfig, folder: Path):
     """The method, with a Fabric of its own and nothing kept between cells."""
-    OmegaConf.set_struct(config, False)
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     for key, value in (
         ("cache_dir", str(folder)),
         ("save_merging_weights", False),
@@ -145,12 +147,8 @@ def _build(config: DictConfig, folder: Path):
     ):
         if key in config:
             config[key] = value
-    if "seed" in config:
-        config.seed = OmegaConf.to_container(config, resolve=False).get("seed")
-    from lightning.fabric.loggers import CSVLogger
-
     fabric = Fabric(
-        accelerator="auto", devices=1, loggers=CSVLogger(str(folder), name="log")
+        accelerator="auto", devices=1, loggers=TensorBoardLogger(str(folder))
     )
     if "_target_" in config:
         algorithm = instantiate(config, _recursive_=config.get("_recursive_", False))
@@ -191,5 +189,4 @@ def _percent(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(torch.get_num_threads())
     main()
