@@ -152,6 +152,11 @@ def test_an_empty_dataset_is_refused_by_name():
         source(torch.empty(0, 2, 3))
 
 
+def test_a_batch_smaller_than_the_processes_is_refused():
+    with pytest.raises(ValueError, match="batch_size is 2, but 3 processes share each"):
+        source(batch_size=2, rank=0, world=3)
+
+
 def test_joint_steps_see_every_task_and_never_a_draw_twice():
     schedule = JointSchedule(2, 3, batches_per_task=2)
     steps = [schedule.draws(step) for step in range(schedule.steps)]
