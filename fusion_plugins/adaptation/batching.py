@@ -57,7 +57,16 @@ def plan_groups(
         return lambda draws: ([draw] for draw in draws)
     per_task = _activation_bytes(engine, first[0])
     size = max(int(_budget(engine.weights.device) // max(per_task, 1)), 1)
+    size = _smallest(engine, min(size, len(first)))
     return lambda draws: (draws[i : i + size] for i in range(0, len(draws), size))
+
+
+def _smallest(engine: Engine, size: int) -> int:
+    """The same on all processes, or they would wait for each other's sums for ever."""
+    if engine.fabric.world_size == 1:
+        return size
+    sizes = torch.tensor(size, device=engine.weights.device)
+    return int(engine.fabric.all_reduce(sizes, reduce_op="min"))
 
 
 def _mixes_samples(module: nn.Module) -> bool:

@@ -55,7 +55,7 @@ class TaskData:
         workers: Processes that encode samples.
 
     Raises:
-        ValueError: The dataset is empty.
+        ValueError: The dataset is empty, or the batch smaller than `world`.
     """
 
     def __init__(
@@ -74,6 +74,11 @@ class TaskData:
             raise ValueError(
                 f"The dataset of task '{task}' is empty: there is nothing to adapt on."
                 " Check its path, split and fraction."
+            )
+        if order.batch_size < world:
+            raise ValueError(
+                f"batch_size is {order.batch_size}, but {world} processes share each"
+                f" batch. Use a batch_size of {world} or more, or fewer devices."
             )
         self.task, self.dataset, self.order = task, dataset, order
         self.decode, self.device = decode, torch.device(device)
