@@ -1,0 +1,247 @@
+"""AdaMerging as a FusionBench method, on a toy pool held in memory."""
+
+import logging
+import tempfile
+import unittest
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from fusion_bench.method import TaskArithmeticAlgorithm
+from fusion_bench.modelpool import BaseModelPool
+from lightning import Fabric
+from torch import nn
+
+from fusion_plugins import AdaMergingAlgorithm
+from fusion_plugins.adamerging.algorithm import PRESETS
+from fusion_plugins.artifacts import save_coefficients
+from fusion_plugins.pools import ClassificationHead, PoolAdapter
+
+TASKS = ("one", "two", "three")
+LOGGER = "fusion_plugins.adamerging.algorithm"
+
+
+class ToyAdapter(PoolAdapter):
+    """Random vectors as samples, and a random head per task."""
+
+    def check_datasets(self, split):
+        pass
+
+    def dataset(self, task, split):
+        generator = torch.Generator().manual_seed(TASKS.index(task))
+        return torch.randn(30, 10, generator=generator)
+
+    def prepare(self, device):
+        pass
+
+    def encode(self, sample):
+        return sample
+
+    def decode(self, stored):
+        return stored
+
+    def features(self, module, inputs):
+        return module(inputs)
+
+    def heads(self):
+        generator = torch.Generator().manual_seed(9)
+        weights = {task: torch.randn(5, 6, generator=generator) for task in self.tasks}
+        return {task: ClassificationHead(2 * w) for task, w in weights.items()}
+
+
+def toy_models() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(10, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 6))
+    models = {"_pretrained_": base}
+    for task in TASKS:
+        models[task] = deepcopy(base)
+        for parameter in models[task].parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return models
+
+
+def run(models=None, **options):
+    """The algorithm after its run, and the merged model."""
+    settings = {"steps": 8, "lr": 1e-2, "checkpoint_dir": None, "guard_every": 4}
+    algorithm = AdaMergingAlgorithm(**(settings | options))
+    algorithm.fabric = Fabric(accelerator="cpu", devices=1)
+    models = toy_models() if models is None else models
+    merged = algorithm.run(models, ToyAdapter(BaseModelPool(dict(models))))
+    return algorithm, merged
+
+
+class TestAdaMerging(unittest.TestCase):
+    def assert_same_model(self, got, want, atol=0.0):
+        for (name, a), b in zip(got.state_dict().items(), want.state_dict().values()):
+            with self.subTest(name):
+                torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+    def test_no_steps_reduce_to_task_arithmetic(self):
+        want = TaskArithmeticAlgorithm(scaling_factor=0.4).run(toy_models())
+        for granularity in ("layer", "task"):
+            _, merged = run(steps=0, init=0.4, granularity=granularity)
+            self.assert_same_model(merged, want, atol=1e-6)
+
+    def test_zero_coefficients_keep_the_base(self):
+        _, merged = run(steps=0, init=0.0)
+        self.assert_same_model(merged, toy_models()["_pretrained_"])
+
+    def test_the_merged_model_is_the_formula_of_the_reported_coefficients(self):
+        algorithm, merged = run(preset="fusion_bench", steps=8)
+        models, applied = toy_models(), algorithm.result.applied
+        self.assertEqual(algorithm.result.tasks, TASKS)
+        self.assertGreater((applied - 0.3).abs().max().item(), 0.05)
+        for column, key in enumerate(algorithm.result.layers):
+            want = models["_pretrained_"].state_dict()[key].clone()
+            for row, task in enumerate(TASKS):
+                change = models[task].state_dict()[key] - toy_base(key)
+                want += applied[row, column] * change
+            torch.testing.assert_close(
+                merged.state_dict()[key], want, rtol=0, atol=1e-6
+            )
+
+    def test_entropy_falls(self):
+        algorithm, _ = run(steps=60)
+        losses = [entry["loss"] for entry in algorithm.history]
+        self.assertLess(sum(losses[-10:]), 0.9 * sum(losses[:10]))
+
+    def test_one_task(self):
+        models = {name: toy_models()[name] for name in ("_pretrained_", "two")}
+        algorithm, merged = run(models)
+        self.assertEqual(tuple(algorithm.result.applied.shape), (1, 6))
+        self.assertFalse(
+            torch.equal(merged[0].weight, models["_pretrained_"][0].weight)
+        )
+
+    def test_the_callers_models_are_left_alone(self):
+        models = toy_models()
+        for model in models.values():
+            model.train()
+        run(models)
+        for name, model in toy_models().items():
+            self.assert_same_model(models[name], model)
+            self.assertTrue(models[name].training)
+            self.assertTrue(all(p.requires_grad for p in models[name].parameters()))
+
+    def test_the_same_seed_gives_the_same_bits(self):
+        first, again, other = (run(seed=s)[0].result.raw for s in (3, 3, 4))
+        self.assertTrue(torch.equal(first, again))
+        self.assertFalse(torch.equal(first, other))
+
+    def test_running_twice_starts_anew(self):
+        algorithm, merged = run()
+        models = toy_models()
+        again = algorithm.run(models, ToyAdapter(BaseModelPool(dict(models))))
+        self.assert_same_model(again, merged)
+        self.assertEqual(len(algorithm.history), 8)
+
+    def test_presets_differ_in_every_setting_and_reach_the_run(self):
+        for name, want in PRESETS.items():
+            algorithm = AdaMergingAlgorithm(preset=name)
+            self.assertEqual(algorithm.protocol, want)
+            schedule = algorithm.schedule(3)
+            self.assertEqual(schedule.steps, want["steps"])
+            self.assertEqual(len(schedule.draws(0)[0][1]), want["batches_per_task"])
+            self.assertEqual(algorithm.clamps, want["clamp"])
+            sure = torch.tensor([[60.0, 0.0]])
+            value, weight = algorithm.sample_loss("one", sure, None)
+            floor = -1e-8 if want["entropy_eps"] else 0
+            self.assertAlmostEqual(value.item(), floor, delta=1e-9 + abs(floor))
+            self.assertEqual(weight.item(), 1)
+        official, port = PRESETS["official"], PRESETS["fusion_bench"]
+        self.assertEqual(official.keys(), port.keys())
+        self.assertTrue(all(official[key] != port[key] for key in official))
+        self.assertEqual(tuple(official.values()), (True, 500, 2, 0.0))
+        self.assertEqual(tuple(port.values()), (False, 1000, 1, 1e-8))
+
+    def test_an_explicit_option_beats_the_preset_and_the_log_says_so(self):
+        changed = {
+            "clamp": False,
+            "steps": 7,
+            "batches_per_task": 3,
+            "entropy_eps": 0.5,
+        }
+        with self.assertLogs(LOGGER, logging.INFO) as caught:
+            algorithm = AdaMergingAlgorithm(preset="official", **changed)
+            AdaMergingAlgorithm(preset="fusion_bench")
+        self.assertEqual(algorithm.protocol, changed)
+        self.assertIn("preset 'official' with {'clamp': False", caught.output[0])
+        self.assertIn("'steps': 7", caught.output[0])
+        self.assertIn("preset 'fusion_bench': {'clamp': False", caught.output[1])
+        self.assertIn("'steps': 1000", caught.output[1])
+
+    def test_the_clamp_bounds_what_is_applied_not_what_is_learned(self):
+        clamped, _ = run(lr=0.3, clamp=True, steps=12)
+        free, _ = run(lr=0.3, clamp=False, steps=12)
+        self.assertLess(clamped.result.raw.min().item(), 0)
+        self.assertEqual(clamped.result.applied.min().item(), 0)
+        self.assertLessEqual(clamped.result.applied.max().item(), 1)
+        self.assertTrue(torch.equal(free.result.raw, free.result.applied))
+        self.assertLess(free.result.raw.min().item(), 0)
+
+    def test_saved_coefficients_give_the_same_model_without_data(self):
+        variants = (
+            {},
+            {"granularity": "task"},
+            {"trim": 0.2},
+            {"disentangle": {"alpha": 0.01}},
+            {"disentangle": {"alpha": 0.01, "granularity": "row"}, "trim": 0.5},
+        )
+        for options in variants:
+            with self.subTest(options), tempfile.TemporaryDirectory() as folder:
+                algorithm, merged = run(**options)
+                path = save_coefficients(algorithm.result, Path(folder))
+                for given in (folder, str(path)):
+                    again = AdaMergingAlgorithm(coefficients=given, **options)
+                    self.assert_same_model(again.run(toy_models()), merged)
+                    self.assertEqual(again.history, [])
+
+    def test_only_the_kept_tensors_stay(self):
+        algorithm, merged = run(keep=["0.*"])
+        base = toy_models()["_pretrained_"]
+        self.assertTrue(torch.equal(merged[0].weight, base[0].weight))
+        self.assertFalse(torch.equal(merged[3].weight, base[3].weight))
+        self.assertNotIn("0.weight", algorithm.result.layers)
+
+    def test_options_that_only_cost_time_change_nothing(self):
+        want, _ = run()
+        for options in (
+            {"batch_tasks": True},
+            {"batch_tasks": False},
+            {"cache": "none", "num_workers": 0},
+            {"cache": "device"},
+            {"guard_every": 0},
+            {"log_every": 3},
+            {"offload": True},
+        ):
+            with self.subTest(options):
+                got, _ = run(**options)
+                torch.testing.assert_close(
+                    got.result.raw, want.result.raw, rtol=0, atol=1e-6
+                )
+
+    def test_fractions_and_limits_of_samples(self):
+        seen = {}
+        for options in ({}, {"fraction": 0.5}, {"max_samples": 4}):
+            with self.subTest(options), tempfile.TemporaryDirectory() as folder:
+                algorithm, _ = run(**options, checkpoint_dir=folder)
+                seen[str(options)] = algorithm.result.raw
+        first, half, few = seen.values()
+        self.assertFalse(torch.equal(first, half) or torch.equal(half, few))
+
+    def test_it_saves_and_reloads_its_settings(self):
+        algorithm = AdaMergingAlgorithm(preset="fusion_bench", steps=5, trim=0.2)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "method.yaml"
+            algorithm.to_yaml(path)
+            again = AdaMergingAlgorithm.from_yaml(path)
+        self.assertEqual(again.protocol, algorithm.protocol)
+        self.assertEqual(again.settings(), algorithm.settings())
+
+
+def toy_base(key: str) -> torch.Tensor:
+    return toy_models()["_pretrained_"].state_dict()[key]
+
+
+if __name__ == "__main__":
+    unittest.main()
