@@ -177,6 +177,7 @@ class Engine:
             if effective.requires_grad:
                 effective.backward(gradient.to(effective))
             self._reduce_task_parameters(report)
+            self._drop_idle_gradients(report)
         self._raise_if_diverged(report, gradient)
         with self._timed("optimizer"):
             if any(report.kept.values()):
@@ -247,6 +248,12 @@ class Engine:
                 if gradient is None:  # this process had none of the batch's samples
                     gradient = torch.zeros_like(parameter)
                 parameter.grad = self._sum(gradient)
+
+    def _drop_idle_gradients(self, report: StepReport) -> None:
+        """A zero gradient would let Adam's momentum move a task that kept no sample."""
+        for task in self.tasks:
+            for parameter in task.parameters if not report.kept.get(task.name) else ():
+                parameter.grad = None
 
     def _sum(self, tensor: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
