@@ -81,6 +81,7 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
         batch_size: int = 32,
         **kwargs,
     ):
+        _require_tint(tint)
         require_choice("tint_init", tint_init, INITS)
         require_integer("rounds", rounds)
         require_choice("schedule_kind", schedule_kind, SCHEDULES)
@@ -245,3 +246,13 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
             layer.requires_grad_(True)
         reference = self._reference if sites.HEAD in self._tints else None
         return TintedModel(weights.module, self._tints, reference)
+
+
+def _require_tint(tint: object) -> None:
+    places = [tint] if isinstance(tint, str) else tint
+    named = isinstance(places, Sequence) and all(isinstance(p, str) for p in places)
+    if not named or not places:
+        raise ValueError(
+            f"tint is {tint!r}, expected '{sites.HEAD}', a module path or pattern, or a list"
+            " of these."
+        )
