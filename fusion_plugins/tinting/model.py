@@ -188,9 +188,7 @@ class TintedModel(nn.Module):
                 if _in_trunk(site):
                     sites.replace(self.trunk, site, switch)
         for task in self.tasks:
-            save_file(
-                self._task_tensors(task), folder / "tints" / f"{task}.safetensors"
-            )
+            save_file(self._task_tensors(task), _tint_file(folder, task))
         index = {"format": 1, "sites": self.sites, "tasks": self.tasks}
         index["parameters"] = self.parameter_report()
         (folder / _INDEX).write_text(json.dumps(index, indent=2))
@@ -215,7 +213,8 @@ class TintedModel(nn.Module):
             tasks: Load only these tasks' tints; all by default.
 
         Raises:
-            ValueError: Not such a folder, or it has no tint for a task.
+            ValueError: Not such a folder, it has no tint for a task, or a file of one is
+                missing or damaged.
         """
         folder = Path(folder)
         index = _read_index(folder)
@@ -230,7 +229,7 @@ class TintedModel(nn.Module):
         tints: dict[str, dict[str, nn.Module]] = {site: {} for site in index["sites"]}
         reference = {}
         for task in tasks:
-            tensors = load_file(folder / "tints" / f"{task}.safetensors")
+            tensors = _read_tint(folder, task, index["sites"])
             if "reference" in tensors:
                 reference[task] = tensors.pop("reference")
             for site in tints:
@@ -251,6 +250,25 @@ def _read_index(folder: Path) -> dict:
             " TintedModel.save_pretrained."
         )
     return json.loads(path.read_text())
+
+
+def _tint_file(folder: Path, task: str) -> Path:
+    """One file per task; a name such as 'glue/cola' must not become a subfolder."""
+    return folder / "tints" / f"{task.replace('/', '_')}.safetensors"
+
+
+def _read_tint(folder: Path, task: str, places: Sequence[str]) -> dict[str, Tensor]:
+    path = _tint_file(folder, task)
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}/{_INDEX} lists the task '{task}', but there is no {path}. Copy the"
+            " whole folder, or give tasks=[...] without it."
+        )
+    tensors = load_file(path)
+    for site in places:
+        if not _site_state(tensors, site):
+            raise ValueError(f"{path} holds no tensors of '{site}'. Save it again.")
+    return tensors
 
 
 def _site_state(tensors: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
