@@ -37,7 +37,7 @@ def tiny_clip(seed: int) -> CLIPModel:
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(image_size=16, patch_size=8, **SIZES)
     text = CLIPTextConfig(vocab_size=50, max_position_embeddings=10, **SIZES)
-    config = CLIPConfig.from_text_vision_configs(text, vision, projection_dim=8)
+    config = CLIPConfig(text.to_dict(), vision.to_dict(), projection_dim=8)
     return CLIPModel(config).eval()
 
 
