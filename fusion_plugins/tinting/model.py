@@ -132,8 +132,11 @@ class TintedModel(nn.Module):
             " pool configs use it)."
         )
         head = self.head(task)
-        if head is None:
-            raise ValueError(f"The tint of '{task}' is not its head. {advice}")
+        if self.sites != (sites.HEAD,):  # other tints change the features themselves
+            raise ValueError(
+                f"The tint of '{task}' is not its head alone, but {list(self.sites)}."
+                f" {advice}"
+            )
         if task not in self._maps:
             weight, bias = head.weight.detach().cpu(), head.bias.detach().cpu()
             try:
