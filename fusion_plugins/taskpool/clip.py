@@ -56,8 +56,10 @@ class _TaskClassifier:
         model = classifier.clip_model.vision_model
         self._model = model if isinstance(model, TintedModel) else None
         self._head = None
-        if self._model is not None and task in self._model.tasks:
-            self._model.set_task(task)
+        if self._model is None:
+            return
+        if task in self._model.tasks or self._model.needs_task:
+            self._model.set_task(task)  # says so if there is no tint for the task
             self._head = self._model.head(task)
             for name, layer in self._model.outer_layers(task).items():
                 self._replaced[name] = getattr(classifier.clip_model, name)

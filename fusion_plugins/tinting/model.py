@@ -72,13 +72,18 @@ class TintedModel(nn.Module):
         for switch in self.switches if task is not None else ():
             switch.set_active_option(task)
 
+    @property
+    def needs_task(self) -> bool:
+        """Whether a layer of the trunk is tinted, so that no task means no forward."""
+        return any(_in_trunk(site) for site in self.sites)
+
     def forward(self, *args, **kwargs):
         """The trunk's own output for the active task.
 
         Raises:
             RuntimeError: A layer of the trunk is tinted and no task is set.
         """
-        if self.active_task is None and any(_in_trunk(site) for site in self.sites):
+        if self.active_task is None and self.needs_task:
             raise RuntimeError(
                 f"The layer(s) {list(self.sites)} differ between tasks, but no task is set:"
                 " call set_task(name), or evaluate with the task pool class"
