@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
@@ -106,7 +107,8 @@ def _materialise_delta(
     delta = {}
     for block in task_vectors.blocks(result.gram.keys):
         coefficients = result.delta_coefficients(block.key)
-        redundant = merge_block(block, coefficients) - block.base
+        without_base = replace(block, base=torch.zeros_like(block.base))
+        redundant = merge_block(without_base, coefficients)
         shape = task_vectors.shape(block.key)
         if block.key not in delta:
             delta[block.key] = torch.empty(shape, dtype=redundant.dtype)

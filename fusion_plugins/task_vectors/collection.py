@@ -58,6 +58,8 @@ class TaskVectors:
         keep: Sequence[str] = (),
     ):
         checks.check_experts_given(experts)
+        everything = {n: None for c in (base, *experts.values()) for n in c.specs}
+        checks.reject_unused_patterns("keep", keep, tuple(everything))
         self._base, self._experts = base, dict(experts)
         self.tied_groups = base.tied_groups()
         for expert in self._experts.values():

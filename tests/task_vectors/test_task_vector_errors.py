@@ -300,3 +300,8 @@ def test_a_refused_merge_leaves_the_module_as_it_was():
         merge_raw(lambda c: None, module)
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_keep_pattern_that_matches_nothing_is_a_typo():
+    with pytest.raises(ValueError, match=r"keep: pattern 'clasifier\.\*' matches none"):
+        from_family(keep=["clasifier.*"])
