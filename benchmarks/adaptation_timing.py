@@ -1,0 +1,191 @@
+"""Timing steps: marks inside workers; jobs, rounds and rows in the measuring process."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from pathlib import Path
+
+import common
+
+WARM_UP = 2
+_MIB = 2**20
+
+
+class Marks:
+    """Notes the moments between steps, of a worker that may run on a GPU.
+
+    Args:
+        device: Where the steps run.
+    """
+
+    def __init__(self, device):
+        self._device, self._moments = device, []
+
+    def mark(self) -> None:
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+        self._moments.append((time.perf_counter(), time.process_time()))
+
+    def figures(self, steps: int) -> dict:
+        """Seconds of each of the last `steps` steps, and the peak memory so far."""
+        moments = self._moments[-steps - 1 :]
+        seconds, cpu = (
+            [later[i] - earlier[i] for earlier, later in itertools.pairwise(moments)]
+            for i in (0, 1)
+        )
+        return {
+            "seconds": statistics.median(seconds),
+            "least_seconds": min(seconds),
+            "cpu_seconds": statistics.median(cpu),
+            "peak_mib": self.peak_mib(),
+        }
+
+    def peak_mib(self) -> float:
+        if self._device.type != "cuda":
+            return common.peak_memory_mib()
+        import torch
+
+        return torch.cuda.max_memory_allocated(self._device) / _MIB
+
+
+class EngineMarks:
+    """A callback of the engine: marks, and seconds per part once it is warm."""
+
+    def __init__(self, marks: Marks, steps: int):
+        self._marks, self._steps = marks, steps
+        self.parts: dict[str, float] = {}
+
+    def on_start(self, engine) -> None:
+        self._first = engine.schedule.steps - self._steps
+        self._marks.mark()
+
+    def on_step(self, engine, report) -> None:
+        self._marks.mark()
+        if engine.step == self._first:
+            engine.seconds.clear()
+
+    def on_end(self, engine) -> None:
+        for part, seconds in engine.seconds.items():
+            self.parts[f"part/{part}"] = seconds / self._steps
+
+
+def parser(doc: str, batch_help: str, out: str) -> argparse.ArgumentParser:
+    """Options that both benchmarks of adaptation have."""
+    parsed = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parsed.add_argument
+    sizes = ("small", "vit-b32", "vit-l14")
+    add("--sizes", nargs="+", choices=sizes, default=["small", "vit-b32"])
+    add("--tasks", type=int, nargs="+", default=[8])
+    add("--batch", type=int, nargs="+", help=batch_help)
+    add("--dtype", nargs="+", choices=PRECISIONS, default=["float32"])
+    add("--task-vector-dtype", default="float32", help="of ours; or bfloat16, float16")
+    add("--steps", type=int, default=10, help=f"timed ones, after {WARM_UP} others")
+    add("--repeats", type=int, default=3, help="rounds of fresh processes")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--memory-cap", type=float, help="GB of the GPU that a process may use")
+    add("--threads", type=int, help="of torch; 1 is steadier where other jobs run")
+    add("--out", type=Path, default=Path(out), help="JSON file for the figures")
+    add("--worker", help=argparse.SUPPRESS)
+    return parsed
+
+
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+
+
+def jobs(options, device: str, default_batch) -> list[dict]:
+    """One job per combination of size, tasks, batch and precision."""
+    found = []
+    for size in options.sizes:
+        batches = options.batch or [default_batch(size, device)]
+        for tasks, batch, dtype in itertools.product(
+            options.tasks, batches, options.dtype
+        ):
+            job = {"size": size, "tasks": tasks, "batch": batch, "device": device}
+            job |= {"dtype": dtype, "precision": PRECISIONS[dtype], "batches": 2}
+            job |= {"task_vector_dtype": options.task_vector_dtype}
+            job |= {"memory_cap": options.memory_cap, "steps": options.steps}
+            found.append(job)
+    return found
+
+
+def title(job: dict) -> str:
+    cap = f", at most {job['memory_cap']:g} GB" if job["memory_cap"] else ""
+    return (
+        f"{job['size']}, {job['tasks']} tasks, batch {job['batch']}, {job['dtype']},"
+        f" task vectors {job['task_vector_dtype']}, {job['device']}{cap}"
+    )
+
+
+def start(script: str, worker: str, job: dict) -> dict:
+    """One worker in a fresh process."""
+    return common.in_fresh_process(
+        script, "--worker", json.dumps(job | {"worker": worker})
+    )
+
+
+def probe(script: str, device: str) -> dict:
+    """The device to use and what it is called, without importing torch here."""
+    return common.in_fresh_process(
+        script, "--worker", json.dumps({"worker": "probe", "device": device})
+    )
+
+
+def probe_worker(job: dict) -> dict:
+    import torch
+
+    device = job["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name() if device == "cuda" else "the processor"
+    return {"device": device, "name": name}
+
+
+def rounds(script: str, names, job: dict, repeats: int) -> dict:
+    """Every worker once per round, the order turned each time."""
+    return common.alternate(names, lambda name: start(script, name, job), repeats)
+
+
+def step_row(label: str, figures: dict) -> list[str]:
+    if "out_of_memory" in figures:
+        return [label, "out of memory", "", "", ""]
+    return [
+        label,
+        f"{figures['seconds']['median']:.4f}",
+        f"{figures['least_seconds']['min']:.4f}",
+        f"{figures['cpu_seconds']['median']:.4f}",
+        f"{figures['peak_mib']['median']:.0f}",
+    ]
+
+
+STEP_COLUMNS = ["", "s per step", "least", "CPU s", "peak MiB"]
+
+
+def step_ratio(figures: dict, one: str, other: str) -> dict | None:
+    """Quotients of the medians, the least values, CPU times and peak memory."""
+    if any("out_of_memory" in figures[name] for name in (one, other)):
+        return None
+    kinds = {"seconds": "median", "least_seconds": "min"}
+    kinds |= {"cpu_seconds": "median", "peak_mib": "median"}
+    return {
+        key: figures[one][key][kind] / figures[other][key][kind]
+        for key, kind in kinds.items()
+    }
+
+
+def ratio_row(label: str, ratio: dict | None) -> list[str]:
+    values = [f"{value:.2f}x" for value in ratio.values()] if ratio else ["-"] * 4
+    return [f"  {label}", *values]
+
+
+def parts(figures: dict) -> str:
+    """The engine's time split, in seconds per step."""
+    split = {n.removeprefix("part/"): v for n, v in figures.items() if "part/" in n}
+    return ", ".join(f"{n} {v['median']:.4f}" for n, v in split.items())

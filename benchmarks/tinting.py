@@ -1,0 +1,261 @@
+"""What a step of Model Tinting costs: ours, the plain model's, a teacher in every step.
+
+    python benchmarks/tinting.py [--sizes small vit-b32] [--out tinting.json]
+
+Head tints, a sequential schedule, hard labels. Random towers, experts, images and heads:
+no download. Every figure comes from fresh processes, whose order turns each round.
+`plain` is forward and backward of the merged model alone on one batch. `teacher in every
+step` is written as the authors' scripts go about it: all experts are kept on the CPU, the
+task's expert is brought to the device and labels the batch, the merge is part of the
+graph and is backpropagated through. Our labelling, done once before the steps, is
+compared with bare forwards of as many samples, batched alike.
+
+On a GPU (with one, --device auto takes it):
+
+    python benchmarks/tinting.py --sizes vit-b32 --tasks 8 20 --batch 32 \\
+        --dtype float32 bfloat16 --steps 20 --out tinting-gpu.json
+"""
+
+from __future__ import annotations
+
+import json
+
+import adaptation_timing as timing
+import common
+
+_LEARNING_RATE = 1e-2
+_INITIAL = 0.3
+_NAMES = ("ours", "plain", "teacher_in_every_step")
+
+
+def main() -> None:
+    options = timing.parser(__doc__, "default 32", "tinting.json").parse_args()
+    if options.worker:
+        job = json.loads(options.worker)
+        if job["worker"] == "probe":
+            print(json.dumps(timing.probe_worker(job)))
+            return
+        import adaptation_stand_ins
+
+        print(json.dumps(adaptation_stand_ins.run_worker(WORKERS, job)))
+        return
+    common.limit_threads(options.threads)
+    report = {"machine": common.machine(), "results": []}
+    common.print_machine(report["machine"])
+    report["device"] = timing.probe(__file__, options.device)
+    for job in timing.jobs(options, report["device"]["device"], lambda *_: 32):
+        print(f"\nMeasuring {timing.title(job)} ...", flush=True)
+        result = measure(job, options.repeats)
+        report["results"].append(result)
+        print_result(result)
+        report["machine"]["load_average_at_end"] = common.machine()["load_average"]
+        common.save(report, options.out)
+
+
+def measure(job: dict, repeats: int) -> dict:
+    figures = timing.rounds(__file__, _NAMES, job, repeats)
+    ratios = {
+        "ours / plain": timing.step_ratio(figures, "ours", "plain"),
+        "teacher in every step / ours": timing.step_ratio(
+            figures, "teacher_in_every_step", "ours"
+        ),
+    }
+    labelling = timing.start(__file__, "labelling", job)
+    return {"job": job, "figures": figures, "labelling": labelling} | ratios
+
+
+def print_result(result: dict) -> None:
+    figures = result["figures"]
+    rows = [
+        timing.step_row(n.replace("_", " "), values) for n, values in figures.items()
+    ]
+    ratios = ("ours / plain", "teacher in every step / ours")
+    rows += [timing.ratio_row(name, result[name]) for name in ratios]
+    common.table(timing.title(result["job"]), timing.STEP_COLUMNS, rows)
+    print("Ours, seconds per part:", timing.parts(figures["ours"]))
+    labelling = result["labelling"]
+    if "ratio" in labelling:
+        teacher, merges, forward = (
+            f"{1e3 * labelling[key]:.2f} ms" for key in ("teacher", "merges", "forward")
+        )
+        print(
+            f"Labelling a sample: {teacher}, of it {merges} for merging the experts; a"
+            f" bare forward: {forward} ({labelling['ratio']:.2f}x)."
+        )
+
+
+# workers
+
+
+def ours_worker(job: dict) -> dict:
+    engine, algorithm = _engine(job)
+    algorithm.prepare_engine(engine)
+    engine.optimizer = algorithm.optimizer(engine)
+    marks = timing.Marks(engine.weights.device)
+    watch = timing.EngineMarks(marks, job["steps"])
+    engine.callbacks = [*algorithm.extra_callbacks(), watch]
+    engine.run()
+    return marks.figures(job["steps"]) | watch.parts
+
+
+def _engine(job: dict):
+    """The method's own parts, put together as its run() does."""
+    from types import SimpleNamespace
+
+    from adaptation_stand_ins import StandIn
+
+    from fusion_plugins import TintingAlgorithm
+    from fusion_plugins.adaptation import (
+        AdaptationTask,
+        Coefficients,
+        Engine,
+        MergedWeights,
+    )
+
+    given = StandIn(job)
+    rounds = -(-(timing.WARM_UP + job["steps"]) // job["tasks"])
+    algorithm = TintingAlgorithm(rounds=rounds, batch_size=job["batch"])
+    algorithm.adapter = SimpleNamespace(tasks=given.names, outer_layers=())
+    algorithm.check_model(algorithm.adapter, given.tower)
+    weights = MergedWeights(
+        given.tower, given.task_vectors(), given.device, job["task_vector_dtype"]
+    )
+    coefficients = Coefficients(job["tasks"], len(weights.keys), init=_INITIAL)
+    engine = Engine(
+        weights=weights,
+        coefficients=coefficients.to(given.device),
+        tasks=[AdaptationTask(n, given.source(n), given.head(n)) for n in given.names],
+        forward=given.features,
+        loss=algorithm.sample_loss,
+        schedule=algorithm.schedule(job["tasks"]),
+        fabric=given.fabric,
+    )
+    return engine, algorithm
+
+
+def labelling_worker(job: dict) -> dict:
+    """Labelling every kept sample against bare forwards of as many, batched alike."""
+    import torch
+
+    from fusion_plugins.tinting.teacher import label_samples
+
+    engine, _ = _engine(job)
+    module, device = engine.weights.module, engine.weights.device
+
+    @torch.no_grad()
+    def forwards():
+        with engine.fabric.autocast():
+            for task in engine.tasks:
+                engine.forward(module, task.source.monitored(128))
+
+    def merges():
+        for _ in range(job["tasks"] + 1):  # every expert, and the merged model again
+            engine.materialise()
+
+    calls = {
+        "teacher": lambda: label_samples(engine, False),
+        "merges": merges,
+        "forward": forwards,
+    }
+    forwards()
+    seconds = {name: [] for name in calls}
+    for name, call in [*calls.items(), *reversed(calls.items())]:
+        marks = timing.Marks(device)
+        marks.mark()
+        call()
+        marks.mark()
+        seconds[name].append(marks.figures(1)["seconds"])
+    samples = job["batch"] * job["batches"] * job["tasks"]
+    result = {name: min(values) / samples for name, values in seconds.items()}
+    return result | {"ratio": result["teacher"] / result["forward"]}
+
+
+def plain_worker(job: dict) -> dict:
+    import torch
+    from adaptation_stand_ins import StandIn
+
+    given = StandIn(job)
+    module = given.tower.to(given.device)
+    heads = {name: given.head(name) for name in given.names}
+    sources = {name: given.source(name) for name in given.names}
+    marks = timing.Marks(given.device)
+    marks.mark()
+    for step in range(timing.WARM_UP + job["steps"]):
+        draw, number = divmod(step, job["tasks"])
+        name = given.names[number]
+        with given.fabric.autocast():
+            features = given.features(module, sources[name].batch([draw]).inputs)
+            logits = heads[name](features).float()
+            loss = torch.nn.functional.cross_entropy(logits, logits.argmax(-1))
+        loss.backward()
+        module.zero_grad(set_to_none=True)
+        marks.mark()
+    return marks.figures(job["steps"])
+
+
+def teacher_in_every_step_worker(job: dict) -> dict:
+    import torch
+    from adaptation_stand_ins import StandIn
+    from torch.func import functional_call
+
+    given = StandIn(job)
+    device = given.device
+    experts = given.expert_modules()  # on the CPU until they are asked
+    tower = given.tower.to(device).requires_grad_(False)
+    base = dict(tower.named_parameters())
+    task_vectors = [
+        {n: p.detach().to(device) - base[n] for n, p in expert.named_parameters()}
+        for expert in experts
+    ]
+    raw = torch.full((job["tasks"], len(base)), _INITIAL, device=device)
+    raw.requires_grad_(True)
+    frozen = [given.head(name) for name in given.names]
+    heads = [given.head(name).requires_grad_(True) for name in given.names]
+    tints = [p for head in heads for p in head.parameters()]
+    optimizer = torch.optim.Adam([raw, *tints], lr=_LEARNING_RATE)
+    sources = [given.source(name) for name in given.names]
+
+    def merged() -> dict:
+        coefficients = raw.clamp(0, 1)
+        return {
+            name: p + sum(c * v[name] for c, v in zip(coefficients[:, i], task_vectors))
+            for i, (name, p) in enumerate(base.items())
+        }
+
+    def labels(task: int, inputs):
+        with torch.no_grad():
+            teacher = experts[task].to(device)
+            chosen = frozen[task](given.features(teacher, inputs)).argmax(-1)
+            experts[task].to("cpu")
+        return chosen
+
+    marks = timing.Marks(device)
+    marks.mark()
+    for step in range(timing.WARM_UP + job["steps"]):
+        draw, task = divmod(step, job["tasks"])
+        inputs = sources[task].batch([draw]).inputs
+        with given.fabric.autocast():
+            target = labels(task, inputs)
+            weights = merged()
+            features = given.features(
+                lambda x, weights=weights: functional_call(tower, weights, (x,)), inputs
+            )
+            logits = heads[task](features).float()
+            loss = torch.nn.functional.cross_entropy(logits, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        marks.mark()
+    return marks.figures(job["steps"])
+
+
+WORKERS = {
+    "ours": ours_worker,
+    "plain": plain_worker,
+    "teacher_in_every_step": teacher_in_every_step_worker,
+    "labelling": labelling_worker,
+}
+
+
+if __name__ == "__main__":
+    main()
