@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -55,7 +55,8 @@ def save_coefficients(saved: SavedCoefficients, folder: Path) -> Path:
     path = folder / "coefficients.safetensors"
     names = {"tasks": json.dumps(saved.tasks), "layers": json.dumps(saved.layers)}
     tensors = {"raw": saved.raw, "applied": saved.applied}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # Cloned: without a clamp both are one tensor, which safetensors refuses to save.
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     save_file(tensors, path, metadata=names)
     values = tensors["applied"].tolist()
     by_layer = {
@@ -79,9 +80,14 @@ def load_coefficients(path: str | Path) -> SavedCoefficients:
             f"coefficients: {path} is not a file that a run saved; expected the path of a"
             " coefficients.safetensors or of its folder."
         )
-    with safe_open(str(path), framework="pt") as file:
+    try:
+        file = safe_open(str(path), framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"coefficients: {path} cannot be read: {error}") from error
+    with file:
         metadata = file.metadata() or {}
-        if not {"tasks", "layers"} <= metadata.keys() or "raw" not in file.keys():
+        known = {"tasks", "layers"} <= metadata.keys()
+        if not known or not {"raw", "applied"} <= set(file.keys()):
             raise ValueError(
                 f"coefficients: {path} holds {sorted(file.keys())[:5]}, not coefficients"
                 " with their task and layer names."
@@ -98,7 +104,7 @@ def plot_coefficients(saved: SavedCoefficients, path: Path) -> None:
     """Heatmap, layers x tasks."""
     figure = _figure((3 + 0.7 * len(saved.tasks), 2 + 0.09 * len(saved.layers)))
     axis = figure.add_subplot()
-    values = saved.applied.detach().cpu().t()
+    values = saved.applied.detach().cpu().t().numpy()
     image = axis.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest")
     axis.set_xticks(range(len(saved.tasks)), saved.tasks, rotation=45, ha="right")
     step = max(len(saved.layers) // 40, 1)
