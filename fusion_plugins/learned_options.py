@@ -61,8 +61,8 @@ def check_options(owner) -> None:
         require_number("trim", owner.trim, high=1, open_low=True)
     for name in ("batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
         require_integer(name, getattr(owner, name), low=1)
-    for name in ("guard_every", "guard_samples"):
-        require_integer(name, getattr(owner, name))
+    require_integer("guard_every", owner.guard_every)
+    require_integer("guard_samples", owner.guard_samples, low=1)
     for name in ("max_samples", "num_workers", "seed"):
         if getattr(owner, name) is not None:
             require_integer(name, getattr(owner, name), low=int(name == "max_samples"))

@@ -47,6 +47,11 @@ class PoolAdapter(ABC):
     outer_layers: tuple[str, ...] = ()
 
     def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
+        if not isinstance(task_info or {}, Mapping):
+            raise ValueError(
+                f"tasks is {task_info!r}, expected a description for each own task, such"
+                " as {my_task: {...}}."
+            )
         self.modelpool = modelpool
         self.task_info = dict(task_info or {})
         self.tasks = tuple(modelpool.model_names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from fusion_bench.models.hf_clip import HFCLIPClassifier
 from fusion_bench.tasks.clip_classification import (
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from .adapter import ClassificationHead, PoolAdapter
 from .clip_tasks import register_clip_task
 from .loading import PRETRAINED, is_instance
+
+_DESCRIPTION = {"classnames", "templates"}
 
 
 class CLIPAdapter(PoolAdapter):
@@ -28,12 +32,12 @@ class CLIPAdapter(PoolAdapter):
     def __init__(self, modelpool, task_info=None):
         super().__init__(modelpool, task_info)
         for task, info in self.task_info.items():
-            if set(info) != {"classnames", "templates"}:
+            if not isinstance(info, Mapping) or set(info) != _DESCRIPTION:
                 raise ValueError(
-                    f"tasks.{task} has the keys {sorted(info)}, expected classnames (a"
-                    " list) and templates (a list of texts with one {})."
+                    f"tasks.{task} is {info!r}, expected classnames (a list) and templates"
+                    " (a list of texts with one {})."
                 )
-            register_clip_task(task, list(info["classnames"]), list(info["templates"]))
+            register_clip_task(task, info["classnames"], info["templates"])
         known = CLIPTemplateFactory.get_available_datasets()
         unknown = [task for task in self.tasks if task not in known]
         if unknown:
