@@ -182,6 +182,7 @@ class TestAdaMerging(unittest.TestCase):
     def test_saved_coefficients_give_the_same_model_without_data(self):
         variants = (
             {},
+            {"preset": "fusion_bench"},
             {"granularity": "task"},
             {"trim": 0.2},
             {"disentangle": {"alpha": 0.01}},

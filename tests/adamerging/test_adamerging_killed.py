@@ -1,0 +1,37 @@
+"""The whole method, killed twice and continued, ends as if nothing had happened."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("killed_merge.py")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_pool_root, tmp_path_factory):
+    """(what was found after each run, unbroken result, resumed result)."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, str(SCRIPT), str(tiny_pool_root), str(folder)]
+    subprocess.run(command, check=True, timeout=180)
+    found = json.loads((folder / "found.json").read_text())
+    return found, *(torch.load(folder / f"{n}.pt") for n in ("unbroken", "resumed"))
+
+
+def test_it_was_killed_twice_before_its_end(runs):
+    (first, early), (second, late), (left, ended) = runs[0]
+    assert not early and not late and ended
+    assert 4 <= first < second < 14 and left == 0
+
+
+def test_coefficients_model_and_history_are_the_unbroken_ones(runs):
+    _, unbroken, resumed = runs
+    assert (unbroken["raw"] - 0.3).abs().max() > 0.05
+    assert torch.equal(resumed["raw"], unbroken["raw"])
+    assert len(unbroken["losses"]) == 14 and resumed["losses"] == unbroken["losses"]
+    assert resumed["guard"] == unbroken["guard"]
+    for name, value in unbroken["model"].items():
+        assert torch.equal(resumed["model"][name], value), name
