@@ -11,10 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-# Pages of a memory-mapped file count as memory while the mapping lives, so a mapping is
-# dropped after this many bytes were read through it.
-_BYTES_PER_MAPPING = 16 * 2**20
-
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -94,27 +90,31 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, path: str | Path, label: str):
         self.path = Path(path)
-        specs, self._file_of = {}, {}
+        specs, self._place_of = {}, {}
         for file in safetensors_files(self.path, label):
-            for name, spec in _read_header(file, label).items():
-                specs[name] = spec
-                self._file_of[name] = file
+            specs |= _read_header(file, label)
+            for name, start in _data_starts(file).items():
+                self._place_of[name] = (file, start)
         super().__init__(label, specs)
-        self._open: dict[Path, tuple[object, int]] = {}
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
-        handle = self._handle(self._file_of[name], _bytes(self.specs[name], rows))
-        if rows is None:
-            return handle.get_tensor(name)
-        return handle.get_slice(name)[rows]
-
-    def _handle(self, file: Path, wanted: int):
-        handle, used = self._open.get(file, (None, 0))
-        if handle is None or used + wanted > _BYTES_PER_MAPPING:
-            handle, used = safe_open(str(file), framework="pt"), 0
-        # One mapping at a time: a shard that is done with holds no memory.
-        self._open = {file: (handle, used + wanted)}
-        return handle
+        # Plain reads, not a mapping: that costs a page fault for every few pages, and
+        # its pages count as this process's memory.
+        shape, dtype = self.specs[name]
+        file, start = self._place_of[name]
+        if rows is not None:
+            first, last, _ = rows.indices(shape[0])
+            start += first * _bytes(shape[1:], dtype)
+            shape = (max(last - first, 0), *shape[1:])
+        content = torch.empty(_bytes(shape, dtype), dtype=torch.uint8)
+        with file.open("rb") as stream:
+            stream.seek(start)
+            if stream.readinto(content.numpy()) != content.numel():
+                raise ValueError(
+                    f"{self.label}: {file} ends inside tensor '{name}'; was it replaced"
+                    " while it was read? Save it again."
+                )
+        return content.view(dtype).view(shape)
 
 
 def safetensors_files(path: Path, label: str) -> list[Path]:
@@ -178,8 +178,14 @@ def _read_header(file: Path, label: str) -> dict[str, TensorSpec]:
     return specs
 
 
-def _bytes(spec: TensorSpec, rows: slice | None) -> int:
-    count = torch.Size(spec.shape).numel()
-    if rows is not None and spec.shape:
-        count = count // max(spec.shape[0], 1) * (rows.stop - rows.start)
-    return count * spec.dtype.itemsize
+def _data_starts(file: Path) -> dict[str, int]:
+    """Where in the file each tensor starts, in bytes."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return {name: 8 + length + t["data_offsets"][0] for name, t in header.items()}
+
+
+def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return torch.Size(shape).numel() * dtype.itemsize
