@@ -39,8 +39,12 @@ def main() -> None:
     folder = (
         nullcontext(options.data) if options.data else tempfile.TemporaryDirectory()
     )
+    report["method"] = {}
     with folder as data:
-        report["method"] = measure_methods(options, Path(data))
+        prepare_checkpoints(options, Path(data))
+        for tasks in options.tasks:
+            report["method"][tasks] = measure_methods(options, Path(data), tasks)
+            common.save(report, options.out)  # an interrupted run keeps what it has
     print_methods(report["method"])
     report["machine"]["load_average_at_end"] = common.machine()["load_average"]
     common.save(report, options.out)
@@ -73,27 +77,25 @@ def _options() -> argparse.Namespace:
 # (b), (c) the whole method
 
 
-def measure_methods(options, data: Path) -> dict:
+def prepare_checkpoints(options, data: Path) -> None:
     print("\nPreparing the checkpoints ...", flush=True)
     most = ["--data", data, "--tasks", max(options.tasks)]
     common.in_fresh_process(__file__, "--worker", "checkpoints", *most)
-    results = {}
-    for tasks in options.tasks:
-        print(f"Merging {tasks} experts ...", flush=True)
-        arguments = ["--worker", "merge", "--data", data, "--tasks", tasks]
-        # Once untimed: everyone then finds the files in the page cache.
-        common.in_fresh_process(__file__, *arguments, "--method", METHODS[0])
-        figures = common.alternate(
-            METHODS,
-            lambda method, arguments=arguments: common.in_fresh_process(
-                __file__, *arguments, "--method", method
-            ),
-            options.repeats,
-        )
-        theirs, ours = (figures[method] for method in METHODS)
-        quotients = {key: common.ratio(ours[key], theirs[key]) for key in ours}
-        results[tasks] = figures | {"awd / task_arithmetic": quotients}
-    return results
+
+
+def measure_methods(options, data: Path, tasks: int) -> dict:
+    print(f"Merging {tasks} experts ...", flush=True)
+    arguments = ["--worker", "merge", "--data", data, "--tasks", tasks, "--method"]
+    # Once untimed: everyone then finds the files in the page cache.
+    common.in_fresh_process(__file__, *arguments, METHODS[0])
+    figures = common.alternate(
+        METHODS,
+        lambda method: common.in_fresh_process(__file__, *arguments, method),
+        options.repeats,
+    )
+    theirs, ours = (figures[method] for method in METHODS)
+    quotients = {key: common.ratio(ours[key], theirs[key]) for key in ours}
+    return figures | {"awd / task_arithmetic": quotients}
 
 
 def checkpoints_worker(options) -> dict:
