@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -60,9 +59,10 @@ def _label_task(engine: Engine, index: int, soft: bool) -> TeacherLabels:
     labels = torch.full((count,), -1, device=device)
     confidence = torch.zeros(count, device=device)
     probabilities = None
-    parts = np.split(
-        source.visited, range(_SAMPLES_AT_ONCE, len(source.visited), _SAMPLES_AT_ONCE)
-    )
+    starts = range(
+        0, len(source.visited), _SAMPLES_AT_ONCE
+    )  # none in a run of 0 rounds
+    parts = [source.visited[at : at + _SAMPLES_AT_ONCE] for at in starts]
     shown = engine.fabric.is_global_zero
     for samples in tqdm(parts, f"Label {task.name}", disable=not shown, leave=False):
         predicted = engine.logits(index, source.inputs(samples)).softmax(-1)
