@@ -205,10 +205,9 @@ def test_a_head_tint_uses_the_tinted_head_on_unit_features(
         assert (want - zero_shot).abs().max() > 0.5
 
 
-def test_more_classes_than_features_need_our_pool(
-    ours, upstream, tiny_pool_root, clip_heads, monkeypatch
+def test_heads_that_cannot_be_features_need_our_pool(
+    ours, upstream, tiny_pool_root, clip_heads
 ):
-    """With 10 of 48 features left, ten classes and a bias cannot be expressed."""
     reference = {t: h.weight.detach().clone() for t, h in clip_heads.items()}
     reference["digits"][1] = reference["digits"][0]  # as if two names were equal
     heads = {t: ClassificationHead(r, torch.ones(len(r))) for t, r in reference.items()}

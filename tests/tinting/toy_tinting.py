@@ -49,12 +49,16 @@ class ToyAdapter(PoolAdapter):
     def prepare(self, device) -> None:
         torch.manual_seed(7)
         self._outer = nn.Module()
-        self._outer.projection = nn.Linear(HIDDEN, FEATURES, bias=False)
-        self._outer.requires_grad_(False)
+        self._outer.projection = self.projection()
         self._heads = {
             task: ClassificationHead(3 * torch.randn(classes, FEATURES))
             for task, classes in TASKS.items()
         }
+
+    def projection(self) -> nn.Linear:
+        """The frozen one, whatever a run has put in its place."""
+        torch.manual_seed(7)
+        return nn.Linear(HIDDEN, FEATURES, bias=False).requires_grad_(False)
 
     @property
     def outer_module(self) -> nn.Module:
