@@ -15,7 +15,10 @@ from torch import nn
 from fusion_plugins import AdaMergingAlgorithm
 from fusion_plugins.adamerging.algorithm import PRESETS
 from fusion_plugins.artifacts import save_coefficients
+from fusion_plugins.awd.disentangle import disentangle
+from fusion_plugins.awd.functional import Descent
 from fusion_plugins.pools import ClassificationHead, PoolAdapter
+from fusion_plugins.task_vectors import TaskVectors
 
 TASKS = ("one", "two", "three")
 LOGGER = "fusion_plugins.adamerging.algorithm"
@@ -41,7 +44,7 @@ class ToyAdapter(PoolAdapter):
         return stored
 
     def features(self, module, inputs):
-        return module(inputs)
+        return module(inputs.to(module[0].weight.dtype)).float()
 
     def heads(self):
         generator = torch.Generator().manual_seed(9)
@@ -58,6 +61,26 @@ def toy_models() -> dict[str, nn.Module]:
         for parameter in models[task].parameters():
             parameter.data += 0.3 * torch.randn_like(parameter)
     return models
+
+
+def disentangled_models(models: dict, settings: dict) -> dict[str, nn.Module]:
+    """The pool with every expert replaced by base + its disentangled task vector."""
+    granularity = settings["granularity"]
+    descent = Descent(alpha=settings["alpha"], lr=settings["lr"])
+    experts = {task: models[task] for task in TASKS}
+    vectors = TaskVectors.from_modules(models["_pretrained_"], experts)
+    found = disentangle(vectors, descent, granularity=granularity)
+    result = deepcopy(models)
+    for key in vectors.keys:
+        base = models["_pretrained_"].state_dict()[key]
+        changes = [expert.state_dict()[key] - base for expert in experts.values()]
+        delta = torch.zeros_like(base)
+        for c, change in zip(found.delta_coefficients(key), changes):
+            rows = c if c.dim() == 0 or base.dim() == 1 else c[:, None]
+            delta += rows * change
+        for task, change in zip(TASKS, changes):
+            result[task].state_dict()[key].copy_(base + change - delta)
+    return result
 
 
 def run(models=None, **options):
@@ -196,6 +219,22 @@ class TestAdaMerging(unittest.TestCase):
                     again = AdaMergingAlgorithm(coefficients=given, **options)
                     self.assert_same_model(again.run(toy_models()), merged)
                     self.assertEqual(again.history, [])
+
+    def test_disentangle_equals_adamerging_of_disentangled_experts(self):
+        for granularity in ("model", "tensor", "row"):
+            with self.subTest(granularity):
+                models = {n: model.double() for n, model in toy_models().items()}
+                settings = {"alpha": 0.001, "lr": 0.5, "granularity": granularity}
+                apart = disentangled_models(models, settings)
+                want, model = run(apart)
+                got, merged = run(models, disentangle=settings)
+                plain, _ = run(models)
+                moved = (got.result.raw - plain.result.raw).abs().max()
+                self.assertGreater(moved.item(), 1e-4)
+                torch.testing.assert_close(
+                    got.result.raw, want.result.raw, rtol=0, atol=1e-6
+                )
+                self.assert_same_model(merged, model, atol=1e-6)
 
     def test_only_the_kept_tensors_stay(self):
         algorithm, merged = run(keep=["0.*"])
