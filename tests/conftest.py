@@ -1,10 +1,5 @@
 """Fixtures shared by all tests: a tiny pool, trained once per session."""
 
-import os
-
-# Two test processes on two cores are slower with two threads each than with one.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import pytest
 
 from fusion_plugins.demo.recipe import DemoRecipe
@@ -19,6 +14,7 @@ TINY_RECIPE = DemoRecipe(
     train_images=600,
     test_images=120,
     pretrain_images=200,
+    pretrain_noise=0.1,
     pretrain_steps=150,
     expert_steps=120,
     batch_size=32,
@@ -30,9 +26,17 @@ TINY_RECIPE = DemoRecipe(
 @pytest.fixture(scope="session")
 def tiny_pool_root(tmp_path_factory):
     """The folder of a real, small pool of three tasks; do not write into it."""
+    import torch
+
     from fusion_plugins.demo import ensure_pool
 
-    return ensure_pool(TINY_RECIPE, tmp_path_factory.mktemp("demo") / "pool")
+    threads = torch.get_num_threads()
+    # Threads that wait for each other crawl when other work shares the cores.
+    torch.set_num_threads(1)
+    try:
+        return ensure_pool(TINY_RECIPE, tmp_path_factory.mktemp("demo") / "pool")
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -62,7 +62,8 @@ def test_training_saw_the_pixels_the_processor_makes(tiny_modelpool):
 
 
 def test_upstreams_task_pool_measures_what_the_build_measured(tiny_pool_root):
-    taskpool = demo_taskpool(tiny_pool_root)
+    upstreams = "fusion_bench.taskpool.CLIPVisionModelTaskPool"
+    taskpool = demo_taskpool(tiny_pool_root, pool_class=upstreams)
     assert type(taskpool) is CLIPVisionModelTaskPool
     built = read_description(tiny_pool_root)["accuracy"]
     pool = demo_modelpool(tiny_pool_root)
@@ -136,4 +137,4 @@ def test_the_configs_make_the_pools(kind, tiny_pool_root):
     config.root = str(tiny_pool_root)
     made = instantiate(config)
     expected = {"modelpool": CLIPVisionModelPool, "taskpool": CLIPVisionModelTaskPool}
-    assert type(made) is expected[kind]
+    assert isinstance(made, expected[kind])
