@@ -8,9 +8,15 @@ from pathlib import Path
 
 import torch
 from fusion_bench.method import TaskArithmeticAlgorithm
+from fusion_bench.method.ties_merging.ties_merging_utils import (
+    disjoint_merge_split,
+    resolve_sign,
+    topk_values_mask,
+)
 from fusion_bench.modelpool import BaseModelPool
 from lightning import Fabric
 from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from fusion_plugins import AdaMergingAlgorithm
 from fusion_plugins.adamerging.algorithm import PRESETS
@@ -80,6 +86,18 @@ def disentangled_models(models: dict, settings: dict) -> dict[str, nn.Module]:
             delta += rows * change
         for task, change in zip(TASKS, changes):
             result[task].state_dict()[key].copy_(base + change - delta)
+    return result
+
+
+def trimmed_models(models: dict, keep: float) -> dict[str, nn.Module]:
+    """The pool with task vectors trimmed and signs elected by FusionBench's functions."""
+    base = parameters_to_vector(models["_pretrained_"].parameters())
+    vectors = [parameters_to_vector(models[t].parameters()) - base for t in TASKS]
+    kept, *_ = topk_values_mask(torch.stack(vectors).detach(), K=keep)
+    selected, _ = disjoint_merge_split(kept, "sum", resolve_sign(kept))
+    result = deepcopy(models)
+    for task, vector in zip(TASKS, selected):
+        vector_to_parameters(base.detach() + vector, result[task].parameters())
     return result
 
 
@@ -235,6 +253,15 @@ class TestAdaMerging(unittest.TestCase):
                     got.result.raw, want.result.raw, rtol=0, atol=1e-6
                 )
                 self.assert_same_model(merged, model, atol=1e-6)
+
+    def test_trim_equals_adamerging_of_experts_trimmed_by_fusion_bench(self):
+        models = {n: model.double() for n, model in toy_models().items()}
+        want, model = run(trimmed_models(models, 0.2), granularity="task")
+        got, merged = run(models, granularity="task", trim=0.2)
+        plain, _ = run(models, granularity="task")
+        self.assertGreater((got.result.raw - plain.result.raw).abs().max().item(), 1e-4)
+        torch.testing.assert_close(got.result.raw, want.result.raw, rtol=0, atol=1e-6)
+        self.assert_same_model(merged, model, atol=1e-6)
 
     def test_only_the_kept_tensors_stay(self):
         algorithm, merged = run(keep=["0.*"])
