@@ -14,8 +14,9 @@ from .schedule import Draws
 if TYPE_CHECKING:
     from .engine import Engine
 
-# Activations of one forward on the CPU: larger batches gain nothing there.
-_CPU_BYTES = 512 * 2**20
+# Activations of one forward on the CPU: half of what the task vectors take, within these
+# bounds. Every further forward adds to all gradients once more, which large models feel.
+_LEAST_CPU_BYTES, _MOST_CPU_BYTES = 128 * 2**20, 2 * 2**30
 _GPU_SHARE = 0.25  # of the memory that is free once the task vectors are loaded
 
 
@@ -56,7 +57,7 @@ def plan_groups(
     if batch_tasks is False or mixes or len(first) == 1:
         return lambda draws: ([draw] for draw in draws)
     per_task = _activation_bytes(engine, first[0])
-    size = max(int(_budget(engine.weights.device) // max(per_task, 1)), 1)
+    size = max(int(_activation_budget(engine) // max(per_task, 1)), 1)
     size = _smallest(engine, min(size, len(first)))
     return lambda draws: (draws[i : i + size] for i in range(0, len(draws), size))
 
@@ -73,10 +74,22 @@ def _mixes_samples(module: nn.Module) -> bool:
     return any(isinstance(m, _BatchNorm) and m.training for m in module.modules())
 
 
+def _activation_budget(engine: Engine) -> float:
+    device = engine.weights.device
+    if device.type == "cuda":
+        return _budget(device)
+    stored = sum(stack.nbytes for stack in engine.weights.stacks)
+    return min(_budget(device), max(stored // 2, _LEAST_CPU_BYTES))
+
+
 def _budget(device: torch.device) -> float:
     if device.type != "cuda":
-        return _CPU_BYTES
-    return _GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+        return _MOST_CPU_BYTES
+    free, total = torch.cuda.mem_get_info(device)
+    share_of = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    if share_of is not None:  # what a process may use can be capped
+        free = min(free, share_of(device) * total - torch.cuda.memory_allocated(device))
+    return _GPU_SHARE * max(free, 0)
 
 
 def _activation_bytes(engine: Engine, draw: tuple[int, list[int]]) -> int:
