@@ -6,8 +6,8 @@ from .gram import GramMatrices, cosine_matrix, gram_matrices
 from .merge import (
     as_coefficients,
     merge_block,
+    merge_each,
     merge_into,
-    merged_blocks,
     merged_state_dict,
 )
 
@@ -22,7 +22,7 @@ __all__ = [
     "cosine_matrix",
     "gram_matrices",
     "merge_block",
+    "merge_each",
     "merge_into",
-    "merged_blocks",
     "merged_state_dict",
 ]

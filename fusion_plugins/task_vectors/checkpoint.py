@@ -50,6 +50,10 @@ class Checkpoint:
         """The tensor, or rows of its first dimension; treat the result as read-only."""
         raise NotImplementedError
 
+    def read_into(self, out: Tensor, name: str, rows: slice | None = None) -> None:
+        """Read into a buffer of the right number of entries, converting the dtype."""
+        out.copy_(self.read(name, rows).reshape(out.shape))
+
     def tied_groups(self) -> list[list[str]]:
         """Groups of two or more names that are one and the same tensor."""
         return []
@@ -98,23 +102,36 @@ class SafetensorsCheckpoint(Checkpoint):
         super().__init__(label, specs)
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
+        shape, dtype = self.specs[name]
+        if rows is not None:
+            first, last, _ = rows.indices(shape[0])
+            shape = (max(last - first, 0), *shape[1:])
+        out = torch.empty(shape, dtype=dtype)
+        self._fill(out, name, rows)
+        return out
+
+    def read_into(self, out: Tensor, name: str, rows: slice | None = None) -> None:
+        if out.dtype == self.specs[name].dtype and out.is_contiguous():
+            self._fill(out, name, rows)
+        else:
+            super().read_into(out, name, rows)
+
+    def _fill(self, out: Tensor, name: str, rows: slice | None) -> None:
         # Plain reads, not a mapping: that costs a page fault for every few pages, and
         # its pages count as this process's memory.
         shape, dtype = self.specs[name]
         file, start = self._place_of[name]
         if rows is not None:
-            first, last, _ = rows.indices(shape[0])
+            first, _, _ = rows.indices(shape[0])
             start += first * _bytes(shape[1:], dtype)
-            shape = (max(last - first, 0), *shape[1:])
-        content = torch.empty(_bytes(shape, dtype), dtype=torch.uint8)
+        content = out.view(-1).view(torch.uint8).numpy()
         with file.open("rb") as stream:
             stream.seek(start)
-            if stream.readinto(content.numpy()) != content.numel():
+            if stream.readinto(content) != content.nbytes:
                 raise ValueError(
                     f"{self.label}: {file} ends inside tensor '{name}'; was it replaced"
                     " while it was read? Save it again."
                 )
-        return content.view(dtype).view(shape)
 
 
 def safetensors_files(path: Path, label: str) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +48,20 @@ def merge_block(block: Block, coefficients: Tensor) -> Tensor:
     return merged.view(block.base.shape)
 
 
-def merged_blocks(
-    task_vectors: TaskVectors, coefficients: Coefficients, progress: bool = False
-):
-    """Walk over all tensors; yield (block, merged rows in the base's dtype).
+def merge_each(
+    task_vectors: TaskVectors,
+    coefficients: Coefficients,
+    write: Callable[[Block, Tensor], None],
+    progress: bool = False,
+) -> None:
+    """Merge tensor by tensor, handing each block's merged rows to `write`.
+
+    Args:
+        task_vectors: Base and experts.
+        coefficients: Tensor name -> (tasks,) or (tasks, rows).
+        write: Called with a block and its merged rows in the base's dtype, from several
+            threads, never twice for one place.
+        progress: Show a progress bar.
 
     Raises:
         ValueError: Coefficients are missing or of another shape, or a checkpoint holds
@@ -62,13 +72,23 @@ def merged_blocks(
     with tqdm(
         total=task_vectors.numel(), desc="Merge", unit_scale=True, disable=not progress
     ) as bar:
-        for block in task_vectors.blocks():
-            merged = merge_block(block, coefficients[block.key])
-            # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
-            if not torch.isfinite(merged.sum()):
-                task_vectors.raise_not_finite(block)
-            yield block, merged.to(task_vectors.dtype(block.key))
-            bar.update(block.base.numel())
+
+        @torch.no_grad()  # threads start with their own mode
+        def merge_tensor(blocks: Iterator[Block]) -> None:
+            for block in blocks:
+                merged = merge_block(block, coefficients[block.key])
+                # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
+                if not torch.isfinite(merged.sum()):
+                    task_vectors.raise_not_finite(block)
+                write(block, merged.to(task_vectors.dtype(block.key)))
+                bar.update(block.base.numel())
+
+        task_vectors.for_each_key(merge_tensor)
+
+
+def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
+    place = tensor if tensor.dim() < 2 else tensor[block.rows]
+    place.copy_(merged.view(place.shape))
 
 
 def _check_coefficients(task_vectors: TaskVectors, key: str, values: Tensor | None):
@@ -132,13 +152,12 @@ def merge_into(
     """
     target = module.state_dict(keep_vars=True)
     _check_target(module, target, task_vectors)
-    for block, merged in merged_blocks(task_vectors, coefficients, progress):
-        tensor = target[block.key].data
-        if tensor.dim() < 2:
-            tensor.copy_(merged.view(tensor.shape))
-        else:
-            rows = tensor[block.rows]
-            rows.copy_(merged.view(rows.shape))
+    merge_each(
+        task_vectors,
+        coefficients,
+        lambda block, merged: _put(target[block.key].data, block, merged),
+        progress,
+    )
     return module
 
 
@@ -154,8 +173,9 @@ def merged_state_dict(
         if owner not in merged:
             merged[owner] = task_vectors.base(owner).detach().clone()
         merged[name] = merged[owner]
-    for block, rows in merged_blocks(task_vectors, coefficients):
-        tensor = merged[block.key]
-        place = tensor if tensor.dim() < 2 else tensor[block.rows]
-        place.copy_(rows.view(place.shape))
+    merge_each(
+        task_vectors,
+        coefficients,
+        lambda block, rows: _put(merged[block.key], block, rows),
+    )
     return merged
