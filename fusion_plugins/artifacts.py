@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+_NAMES = ("tasks", "layers", "meaning")  # metadata of saved coefficients
 _PACKAGES = ("fusion-plugins", "fusion-bench", "torch", "transformers", "lightning")
 
 
@@ -24,19 +25,31 @@ class SavedCoefficients:
         tasks, layers: Names of rows and columns.
         raw: What was learned, (tasks,) or (tasks, layers), before any clamp.
         applied: What the merge used, (tasks, layers).
+        meaning: Options without which the numbers mean something else: clamp, trim,
+            disentangle.
     """
 
     tasks: tuple[str, ...]
     layers: tuple[str, ...]
     raw: Tensor
     applied: Tensor
+    meaning: Mapping[str, object] = field(default_factory=dict)
 
-    def require(self, tasks: Sequence[str], layers: Sequence[str], path) -> None:
-        """Raise unless they belong to these tasks and layers.
+    def require(
+        self, tasks: Sequence[str], layers: Sequence[str], meaning: Mapping, path
+    ) -> None:
+        """Raise unless they belong to these tasks, layers and options.
 
         Raises:
-            ValueError: They were learned on another pool; the message says what differs.
+            ValueError: They were learned on another pool or with other options; the
+                message says what differs.
         """
+        for name, value in self.meaning.items():
+            if meaning.get(name) != value:
+                raise ValueError(
+                    f"coefficients: {path} was learned with {name}={value!r}, this run has"
+                    f" {name}={meaning.get(name)!r}. Use the same method and options."
+                )
         for what, ours, theirs in (
             ("tasks", tasks, self.tasks),
             ("layers", layers, self.layers),
@@ -53,7 +66,7 @@ class SavedCoefficients:
 def save_coefficients(saved: SavedCoefficients, folder: Path) -> Path:
     """Write ``coefficients.safetensors`` (exact) and ``coefficients.json`` (to read)."""
     path = folder / "coefficients.safetensors"
-    names = {"tasks": json.dumps(saved.tasks), "layers": json.dumps(saved.layers)}
+    names = {name: json.dumps(getattr(saved, name)) for name in _NAMES}
     tensors = {"raw": saved.raw, "applied": saved.applied}
     # Cloned: without a clamp both are one tensor, which safetensors refuses to save.
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
@@ -86,7 +99,7 @@ def load_coefficients(path: str | Path) -> SavedCoefficients:
         raise ValueError(f"coefficients: {path} cannot be read: {error}") from error
     with file:
         metadata = file.metadata() or {}
-        known = {"tasks", "layers"} <= metadata.keys()
+        known = set(_NAMES) <= metadata.keys()
         if not known or not {"raw", "applied"} <= set(file.keys()):
             raise ValueError(
                 f"coefficients: {path} holds {sorted(file.keys())[:5]}, not coefficients"
@@ -97,6 +110,7 @@ def load_coefficients(path: str | Path) -> SavedCoefficients:
             tuple(json.loads(metadata["layers"])),
             file.get_tensor("raw"),
             file.get_tensor("applied"),
+            json.loads(metadata["meaning"]),
         )
 
 

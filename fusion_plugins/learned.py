@@ -30,7 +30,7 @@ from .adaptation import (
 from .adaptation.schedule import Schedule
 from .artifacts import SavedCoefficients, load_coefficients
 from .awd.disentangle import Disentanglement
-from .learned_results import save_results
+from .learned_results import results_card, save_results
 from .logging import get_logger
 from .options import reject_unknown_options, require_patterns
 from .pools import PoolAdapter, adapter_for, as_modelpool, load_task_vectors
@@ -166,7 +166,8 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             if saved is None:
                 self.check_model(adapter, module)
             else:
-                saved.require(task_vectors.tasks, task_vectors.keys, self.coefficients)
+                names = task_vectors.tasks, task_vectors.keys
+                saved.require(*names, self._meaning(), self.coefficients)
             self.disentanglement = checks.disentangled(self.disentangle, task_vectors)
             weights = self._weights(module, task_vectors)
             coefficients = self._coefficients(weights)
@@ -223,6 +224,7 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
         guard = self._guard(engine)
         self.prepare_engine(engine)
         self._transform(weights)
+        self.start_engine(engine)
         engine.optimizer = self.optimizer(engine)
         progress = Progress(self.label, self.log_every)
         engine.callbacks = self._callbacks(engine, progress, guard)
@@ -258,6 +260,9 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
 
     def prepare_engine(self, engine: Engine) -> None:
         """A hook for methods, run once while the experts are still untouched."""
+
+    def start_engine(self, engine: Engine) -> None:
+        """A hook for methods, run once the task vectors are what is merged."""
 
     def optimizer(self, engine: Engine) -> torch.optim.Optimizer:
         """Adam over everything that is learned."""
@@ -296,11 +301,19 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             tuple(weights.keys),
             coefficients.raw.detach().cpu(),
             coefficients.applied().detach().cpu(),
+            self._meaning(),
         )
+        if hasattr(merged, "card"):  # models that write their own folder
+            merged.card = results_card(self, modelpool)
         if self.log_dir is not None and self.fabric.is_global_zero:
             with self.profile("save results"):
                 save_results(self, modelpool, merged, Path(self.log_dir))
         self.print_profile_summary()
+
+    def _meaning(self) -> dict:
+        """The options without which saved coefficients mean something else."""
+        disentangle = checks.plain(self.disentangle)
+        return {"clamp": self.clamps, "trim": self.trim, "disentangle": disentangle}
 
     def card_notes(self) -> list[str]:
         """Sentences for the model card."""

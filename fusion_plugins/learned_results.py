@@ -36,7 +36,20 @@ def save_results(owner, modelpool, module: nn.Module, folder: Path) -> None:
         (folder / "history.json").write_text(json.dumps(record))
     if owner.disentanglement is not None:
         awd_report.save(owner.disentanglement, folder)
-    card = model_card(
+    card = results_card(owner, modelpool)
+    if owner.save_model:
+        target = folder / "merged_model"
+        modelpool.save_model(module, str(target))
+        card_folder = target if target.is_dir() else folder
+    else:
+        card_folder = folder
+    (card_folder / "README.md").write_text(card)
+    log.info("Results: %s", folder)
+
+
+def results_card(owner, modelpool) -> str:
+    """The model card of a run, Markdown."""
+    return model_card(
         f"{owner.label} of {', '.join(owner.result.tasks)}",
         owner.settings(),
         (
@@ -46,11 +59,3 @@ def save_results(owner, modelpool, module: nn.Module, folder: Path) -> None:
         ),
         owner.card_notes(),
     )
-    if owner.save_model:
-        target = folder / "merged_model"
-        modelpool.save_model(module, str(target))
-        card_folder = target if target.is_dir() else folder
-    else:
-        card_folder = folder
-    (card_folder / "README.md").write_text(card)
-    log.info("Results: %s", folder)

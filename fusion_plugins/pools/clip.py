@@ -73,8 +73,9 @@ class CLIPAdapter(PoolAdapter):
         std = images.image_std if images.do_normalize else one
         self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(std, device=device).view(3, 1, 1)
-        self._clip = self.modelpool.load_clip_model(PRETRAINED).eval().to(device)
-        self._clip.requires_grad_(False)
+        clip = self.modelpool.load_clip_model(PRETRAINED).eval().requires_grad_(False)
+        clip.vision_model = None  # the merged module takes its place
+        self._clip = clip.to(device)
 
     def encode(self, sample: object) -> Tensor:
         """The resized and cropped image as uint8, shape (3, height, width)."""

@@ -159,7 +159,7 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
         }
 
     def _tint_inner(self, engine: Engine) -> None:
-        """Copy the layers at their start values, then leave them out of the merge."""
+        """Copy the layers as they are in the pretrained model or in each expert."""
         module = self._module = engine.weights.module
         for site in self._inner:
             self._plain[site] = module.get_submodule(site)
@@ -169,18 +169,24 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
             for site in self._inner:
                 layer = sites.trainable_copy(module.get_submodule(site))
                 self._tints[site][task.name] = layer
-        engine.materialise()  # what the untinted layers hold in the saved trunk
+        engine.materialise()
+
+    def _start(self, engine: Engine, index: int) -> Tensor:
+        coefficients = torch.zeros_like(engine.coefficients.effective())
+        coefficients[index] = float(self.tint_init == "expert")
+        return coefficients
+
+    def start_engine(self, engine: Engine) -> None:
+        """Leave tinted inner layers out of the merge, at its start values."""
+        if not self._inner:
+            return
+        engine.materialise()  # also what the saved trunk holds in their places
+        for site in self._inner if self.tint_init == "merged" else ():
+            for tint in self._tints[site].values():
+                tint.load_state_dict(self._plain[site].state_dict())
         inside = tuple(f"{site}." for site in self._inner)
         left_out = [key for key in engine.weights.keys if key.startswith(inside)]
         engine.weights.leave_out(left_out)
-
-    def _start(self, engine: Engine, index: int) -> Tensor:
-        coefficients = engine.coefficients.effective().detach().clone()
-        if self.tint_init != "merged":
-            coefficients.zero_()
-        if self.tint_init == "expert":
-            coefficients[index] = 1
-        return coefficients
 
     def _with_tints(self, task: AdaptationTask) -> AdaptationTask:
         layers = [tints[task.name] for tints in self._tints.values()]

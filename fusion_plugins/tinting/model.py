@@ -32,6 +32,7 @@ class TintedModel(nn.Module):
     Attributes:
         trunk: The trunk, with FusionBench SwitchModules at its tinted places.
         tasks: Task names.
+        card: Markdown for the saved folder's README.md; a short one is made without.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class TintedModel(nn.Module):
                 switch = sites.install(trunk, site, layers.__getitem__, self.tasks)
             self.switches.append(switch)
         self._reference = dict(reference or {})
-        self._maps: dict[str, tuple[Tensor, Tensor]] = {}
+        self._maps: dict[str, tuple] = {}  # task -> (head's version, feature map)
+        self.card: str | None = None
         self.active_task: str | None = None
 
     def set_task(self, task: str | None) -> None:
@@ -142,15 +144,15 @@ class TintedModel(nn.Module):
                 f"The tint of '{task}' is not its head alone, but {list(self.sites)}."
                 f" {advice}"
             )
-        if task not in self._maps:
+        version = head.weight._version, head.bias._version  # new after a load or step
+        if self._maps.get(task, (None,))[0] != version:
             weight, bias = head.weight.detach().cpu(), head.bias.detach().cpu()
             try:
-                self._maps[task] = head_as_feature_map(
-                    weight, bias, self._reference[task].cpu()
-                )
+                found = head_as_feature_map(weight, bias, self._reference[task].cpu())
             except ValueError as error:
                 raise ValueError(f"Task '{task}': {error} {advice}") from error
-        return self._maps[task]
+            self._maps[task] = (version, found)
+        return self._maps[task][1]
 
     # -- numbers and files ----------------------------------------------------------
 
@@ -179,7 +181,10 @@ class TintedModel(nn.Module):
         return sum(p.numel() for layer in layers for p in layer.parameters())
 
     def save_pretrained(self, folder: str | Path, **kwargs) -> None:
-        """Write the trunk as a normal model folder, one file per task, and an index.
+        """Write the trunk as a normal model folder, one file per task, index and card.
+
+        The trunk alone is a plain merged model; where inner layers are tinted, it holds
+        their merge with the coefficients' start values.
 
         Args:
             folder: Created if absent.
@@ -200,6 +205,18 @@ class TintedModel(nn.Module):
         index = {"format": 1, "sites": self.sites, "tasks": self.tasks}
         index["parameters"] = self.parameter_report()
         (folder / _INDEX).write_text(json.dumps(index, indent=2))
+        (folder / "README.md").write_text(self.card or self._short_card())
+
+    def _short_card(self) -> str:
+        report = self.parameter_report()
+        return (
+            f"# Tinted model of {', '.join(self.tasks)}\n\nA merged trunk (an ordinary"
+            f" model folder) and, in `tints/`, one layer per task at"
+            f" {', '.join(self.sites)}: {report['tints']} parameters,"
+            f" {report['percent']:.2f} % of the trunk.\n\n```python\nfrom fusion_plugins"
+            " import TintedModel\n\nmodel = TintedModel.from_pretrained(folder)\n"
+            f'model.set_task("{self.tasks[0]}")\n```\n'
+        )
 
     def _task_tensors(self, task: str) -> dict[str, Tensor]:
         tensors = {}
