@@ -215,3 +215,18 @@ def test_a_resume_of_a_changed_run_names_what_changed(
     again = run(tiny_modelpool, steps=4, log_every=2, cache="none", **options)
     whole = run(tiny_modelpool, steps=4, checkpoint_dir=None)
     assert torch.equal(again.result.raw, whole.result.raw)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("clamp", False), ("trim", 0.2), ("disentangle", {"alpha": 0.1})]
+)
+def test_coefficients_of_other_options_are_refused(tmp_path, name, value):
+    meaning = {"clamp": True, "trim": None, "disentangle": None}
+    saved = SavedCoefficients(
+        ("a", "b"), ("w",), torch.ones(2, 1), torch.ones(2, 1), meaning
+    )
+    path = save_coefficients(saved, tmp_path)
+    loaded = load_coefficients(path)
+    loaded.require(("a", "b"), ("w",), meaning, path)
+    with pytest.raises(ValueError, match=f"learned with {name}=.*same method"):
+        loaded.require(("a", "b"), ("w",), meaning | {name: value}, path)

@@ -366,3 +366,30 @@ def test_a_missing_tint_file_is_named(saved, tmp_path):
     ):
         TintedModel.from_pretrained(tmp_path)
     assert TintedModel.from_pretrained(tmp_path, ["stanford-cars"]).tasks
+
+
+def test_the_folder_has_a_card_and_the_runs_own_card_wins(tmp_path):
+    model = tinted("head")
+    model.save_pretrained(tmp_path / "short")
+    card = (tmp_path / "short" / "README.md").read_text()
+    assert "stanford-cars" in card and "TintedModel.from_pretrained" in card
+    model.card = "# Mine\n"
+    model.save_pretrained(tmp_path / "own")
+    assert (tmp_path / "own" / "README.md").read_text() == "# Mine\n"
+
+
+def test_the_feature_map_follows_a_changed_head():
+    torch.manual_seed(5)
+    weights = {"one": torch.randn(4, FEATURES), "two": torch.randn(3, FEATURES)}
+    heads = {
+        t: ClassificationHead(torch.randn_like(w), torch.randn(len(w)))
+        for t, w in weights.items()
+    }
+    model = TintedModel(trunk(), {"head": heads}, weights)
+    features = F.normalize(torch.randn(6, FEATURES), dim=-1)
+    for _ in range(2):
+        mapped = model.compute_surgery_features(features, "one")[0]
+        got = mapped @ weights["one"].t()
+        torch.testing.assert_close(got, model.head("one")(features), atol=1e-5, rtol=0)
+        with torch.no_grad():
+            model.head("one").weight.mul_(-2)

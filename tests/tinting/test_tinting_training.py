@@ -6,7 +6,9 @@ import pytest
 import torch
 from toy_tinting import BLOCK, TASKS, ToyNet, Watch, make, tint, toy_pool, watched
 
-from fusion_plugins.adaptation import SampleOrder
+from fusion_plugins.adaptation import MergedWeights, SampleOrder
+from fusion_plugins.task_vectors import TaskVectors
+from fusion_plugins.task_vectors.ties import ties_trim_
 from fusion_plugins.tinting import functional
 
 INNER_KEYS = [f"{BLOCK}.{n}" for n, _ in ToyNet().blocks[1].named_parameters()]
@@ -415,3 +417,19 @@ def test_misspelt_options_are_refused():
 def test_one_forward_for_all_tasks_is_refused_for_inner_tints():
     with pytest.raises(ValueError, match="each task has layers of its own inside"):
         watched(tint=BLOCK, schedule_kind="joint", batch_tasks=True)
+
+
+def test_a_merged_start_is_of_the_trimmed_task_vectors():
+    algorithm = make(tint=BLOCK, tint_init="merged", trim=0.2, rounds=1)
+    tint(algorithm)
+    pool = toy_pool()
+    experts = {name: pool[name] for name in pool if name != "_pretrained_"}
+    vectors = TaskVectors.from_modules(pool["_pretrained_"], experts)
+    weights = MergedWeights(toy_pool()["_pretrained_"], vectors)
+    ties_trim_(weights.stacks, 0.2)
+    merged = weights.materialise(torch.full((len(experts), len(weights.keys)), 0.3))
+    want = merged.get_submodule(BLOCK).state_dict()
+    start = algorithm.watch.tints(0)
+    for task in experts:
+        for name, value in want.items():
+            torch.testing.assert_close(start[f"{task}/{BLOCK}/{name}"], value)
