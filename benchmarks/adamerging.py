@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _default_batch(size: str, device: str) -> int:
-    return 4 if device == "cpu" and size != "small" else 16
+    return 4 if device == "cpu" and not size.startswith("small") else 16
 
 
 def measure(job: dict, repeats: int) -> dict:

@@ -27,8 +27,8 @@ def _config(size: str) -> CLIPVisionConfig:
         return vit_b32_config()
     if size == "vit-l14":
         shape = (1024, 4096, 24, 16, 224, 14)
-    else:  # small: 10.7M parameters, the demo pool's images of 32 pixels
-        shape = (384, 1536, 6, 6, 32, 8)
+    else:  # 10.7M parameters; images of 32 pixels as in the demo pool, or of 24
+        shape = (384, 1536, 6, 6, 32 if size == "small" else 24, 8)
     names = ("hidden_size", "intermediate_size", "num_hidden_layers")
     names += ("num_attention_heads", "image_size", "patch_size")
     return CLIPVisionConfig(**dict(zip(names, shape)))

@@ -81,7 +81,7 @@ def parser(doc: str, batch_help: str, out: str) -> argparse.ArgumentParser:
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parsed.add_argument
-    sizes = ("small", "vit-b32", "vit-l14")
+    sizes = ("small", "small-24px", "vit-b32", "vit-l14")
     add("--sizes", nargs="+", choices=sizes, default=["small", "vit-b32"])
     add("--tasks", type=int, nargs="+", default=[8])
     add("--batch", type=int, nargs="+", help=batch_help)
