@@ -10,6 +10,7 @@ from pathlib import Path
 from fusion_bench.method import SimpleAverageAlgorithm, TaskArithmeticAlgorithm
 from fusion_bench.modelpool import CLIPVisionModelPool
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
+from rich import box
 from rich.table import Table
 from torch import nn
 from tqdm import tqdm
@@ -128,10 +129,11 @@ def mean(scores: Scores) -> float:
 def make_table(results: dict[str, Scores], title: str) -> Table:
     """Rows methods, columns tasks and their average, in percent with one decimal."""
     tasks = list(next(iter(results.values())))
-    table = Table(title=title)
-    table.add_column("method")
+    # Narrow enough for six tasks in a terminal of 80 columns, names whole.
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
     for name in [*tasks, "average"]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for method, scores in results.items():
         numbers = [scores[task] for task in tasks] + [mean(scores)]
         table.add_row(method, *(f"{100 * number:.1f}" for number in numbers))

@@ -29,7 +29,9 @@ def made(name: str) -> nn.Module:
 @pytest.fixture
 def pool() -> OwnPool:
     models = {"_pretrained_": linear(0), "a": linear(1), "b": linear(2)}
-    return OwnPool(models, test_datasets=OmegaConf.create({"a": {"_target_": "builtins.list"}}))
+    return OwnPool(
+        models, test_datasets=OmegaConf.create({"a": {"_target_": "builtins.list"}})
+    )
 
 
 def weights(pool: BaseModelPool) -> dict[str, float]:
