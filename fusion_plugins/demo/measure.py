@@ -130,7 +130,7 @@ def make_table(results: dict[str, Scores], title: str) -> Table:
     """Rows methods, columns tasks and their average, in percent with one decimal."""
     tasks = list(next(iter(results.values())))
     # Narrow enough for six tasks in a terminal of 80 columns, names whole.
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
     table.add_column("method", no_wrap=True)
     for name in [*tasks, "average"]:
         table.add_column(name, justify="right", no_wrap=True)
