@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from fusion_bench.utils.pylogger import get_rankzero_logger
 from platformdirs import user_cache_dir
 from tqdm import tqdm
+
+from fusion_plugins.logging import get_logger
 
 from .builtin import builtin_tasks
 from .clip import make_model, make_processor
@@ -20,7 +21,7 @@ from .recipe import FORMAT_VERSION, DemoInputError, DemoRecipe, TaskData
 from .tensors import to_tensors
 from .training import accuracy, pretrain, train_experts
 
-log = get_rankzero_logger(__name__)
+log = get_logger(__name__)
 
 ROOT_VARIABLE = "FUSION_PLUGINS_DEMO_ROOT"
 POOL_FILE = "pool.json"

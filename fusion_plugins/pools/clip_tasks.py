@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
-from fusion_bench.utils.pylogger import get_rankzero_logger
 
-log = get_rankzero_logger(__name__)
+from fusion_plugins.logging import get_logger
+
+log = get_logger(__name__)
 
 
 class PromptTemplate:
