@@ -162,10 +162,6 @@ class _Restorer(Callback):
         self._checkpoints.restore_if_wanted(engine)
 
 
-def _parameters(engine: Engine) -> list[Tensor]:
-    return [p for group in engine.optimizer.param_groups for p in group["params"]]
-
-
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): value
@@ -181,7 +177,7 @@ def _tensors(engine: Engine, extra: Mapping[str, object]) -> dict[str, Tensor]:
             tensors |= {
                 f"{name}.{key}": value for key, value in owner.tensors().items()
             }
-    for index, parameter in enumerate(_parameters(engine)):
+    for index, parameter in enumerate(engine.learned):
         tensors[f"parameter.{index}"] = parameter.detach()
         for name, value in engine.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
@@ -189,7 +185,7 @@ def _tensors(engine: Engine, extra: Mapping[str, object]) -> dict[str, Tensor]:
 
 
 def _load_tensors(engine: Engine, tensors: Mapping[str, Tensor]) -> None:
-    for index, parameter in enumerate(_parameters(engine)):
+    for index, parameter in enumerate(engine.learned):
         with torch.no_grad():
             parameter.copy_(tensors[f"parameter.{index}"])
         for name, value in _under(f"optimizer.{index}.", tensors).items():

@@ -150,6 +150,11 @@ class Engine:
         self._stepper = self.fabric.setup_optimizers(self.optimizer)
         self._groups = plan_groups(self, self.batch_tasks)
 
+    @property
+    def learned(self) -> list[Tensor]:
+        """Everything the optimiser moves, in its order."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def materialise(self) -> nn.Module:
         """Merge with the present coefficients; returns the module."""
         return self.weights.materialise(self.coefficients.effective().detach())

@@ -78,9 +78,7 @@ class CollapseGuard(Callback):
     def note_experts(self, engine: Engine) -> None:
         """Each expert's predictions on its own task: the merge with a single 1."""
         for index, task in enumerate(engine.tasks):
-            one = torch.zeros(len(engine.tasks), len(engine.weights.keys))
-            one[index] = 1
-            engine.weights.materialise(one.to(engine.weights.device))
+            engine.weights.materialise_expert(index)
             self._experts[task.name] = self._logits(engine, index).argmax(-1)
         engine.materialise()
 
@@ -104,7 +102,7 @@ class CollapseGuard(Callback):
         engine.fabric.log_dict(metrics, step=engine.step)
         if mean > self.best["agreement"]:
             self.best = {"step": engine.step, "agreement": mean}
-            self._best_state = [p.detach().clone() for p in _learned(engine)]
+            self._best_state = [p.detach().clone() for p in engine.learned]
         self._judge(engine, health, mean)
 
     def _health(self, logits: Tensor, expert: Tensor) -> Health:
@@ -158,7 +156,7 @@ class CollapseGuard(Callback):
     def go_back(self, engine: Engine) -> None:
         """Restore the best state seen and end the run."""
         with torch.no_grad():
-            for parameter, best in zip(_learned(engine), self._best_state):
+            for parameter, best in zip(engine.learned, self._best_state):
                 parameter.copy_(best)
         engine.stopped = True
         log.warning("Stopped; the state of step %d is returned.", self.best["step"])
@@ -175,7 +173,3 @@ class CollapseGuard(Callback):
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         self._best_state = [tensors[str(index)] for index in range(len(tensors))]
-
-
-def _learned(engine: Engine) -> list[Tensor]:
-    return [p for group in engine.optimizer.param_groups for p in group["params"]]

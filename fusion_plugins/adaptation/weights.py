@@ -117,6 +117,12 @@ class MergedWeights:
                 target[part] = torch.addmv(layer.base[part], values.t(), weights)
         return self.module
 
+    def materialise_expert(self, task: int) -> nn.Module:
+        """Write one task's expert into the module: the merge with a single 1."""
+        one = torch.zeros(len(self.tasks), len(self.keys), device=self.device)
+        one[task] = 1
+        return self.materialise(one)
+
     @torch.no_grad()
     def coefficient_gradient(self) -> Tensor:
         """dL/d coefficients from the parameters' gradients, which are then dropped.

@@ -64,7 +64,6 @@ class CLIPAdapter(PoolAdapter):
                 "The pool has no processor to prepare images with. Set"
                 " modelpool.processor to the pretrained model's folder or hub name."
             )
-        self._device = device
         self._processor = self.modelpool.load_processor()
         images = self._processor.image_processor
         self._scale = images.rescale_factor if images.do_rescale else 1.0

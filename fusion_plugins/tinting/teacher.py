@@ -44,9 +44,7 @@ def label_samples(engine: Engine, soft: bool) -> dict[str, TeacherLabels]:
     """
     teachers = {}
     for index, task in enumerate(engine.tasks):
-        one = torch.zeros(len(engine.tasks), len(engine.weights.keys))
-        one[index] = 1
-        engine.weights.materialise(one.to(engine.weights.device))
+        engine.weights.materialise_expert(index)
         teachers[task.name] = _label_task(engine, index, soft)
     engine.materialise()
     return teachers
