@@ -35,6 +35,7 @@ from .logging import get_logger
 from .options import reject_unknown_options, require_patterns
 from .pools import PoolAdapter, adapter_for, as_modelpool, load_task_vectors
 from .pools.tasks import DataOptions, build_tasks, prepare_tasks
+from .task_heads import with_task_heads
 from .task_vectors.ties import ties_trim_
 
 log = get_logger(__name__)
@@ -146,7 +147,8 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             adapter: How to get batches, features and heads; found by the pool's class.
 
         Returns:
-            The merged model, on the CPU.
+            The merged model, on the CPU; a tinted one if the pool's experts have
+            heads of their own.
 
         Raises:
             ValueError, TypeError: Pool, data, checkpoints or coefficients do not fit.
@@ -177,7 +179,8 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             weights.materialise(coefficients.effective().detach())
         else:
             self._adapt(adapter, weights, coefficients)
-        merged = self.merged_model(weights).cpu().requires_grad_(True)
+        merged = with_task_heads(self.merged_model(weights).cpu(), modelpool)
+        merged.requires_grad_(True)
         self._finish(modelpool, weights, coefficients, merged)
         return merged
 

@@ -21,7 +21,8 @@ from fusion_plugins.options import (
     require_number,
     require_patterns,
 )
-from fusion_plugins.pools import as_modelpool, load_task_vectors
+from fusion_plugins.pools import as_modelpool, load_task_vectors, with_shared_heads
+from fusion_plugins.task_heads import with_task_heads
 from fusion_plugins.task_vectors import merge_into
 from fusion_plugins.task_vectors.gram import GRANULARITIES
 
@@ -94,7 +95,8 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
             modelpool: A FusionBench pool, a dict of modules, or a dict of model folders.
 
         Returns:
-            The merged model; whatever the base method returns if it is not linear.
+            The merged model; whatever the base method returns if it is not linear. If
+            the pool's experts have heads of their own, a tinted model that holds them.
 
         Raises:
             ValueError, TypeError: The pool or its checkpoints do not fit.
@@ -116,10 +118,11 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
                 }
                 merged = merge_into(module, task_vectors, folded, self._shows_progress)
             else:
-                view = disentangled_pool(modelpool, task_vectors, self.disentanglement)
+                pool = with_shared_heads(modelpool)
+                view = disentangled_pool(pool, task_vectors, self.disentanglement)
                 merged = base_method.run(view)
         self.print_profile_summary()
-        return merged
+        return with_task_heads(merged, modelpool)
 
     @property
     def _shows_progress(self) -> bool:

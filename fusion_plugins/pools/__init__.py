@@ -1,15 +1,20 @@
 """What FusionBench's model pools mean to a merging method; the only code that knows pools."""
 
-from .adapter import ClassificationHead, PoolAdapter, adapter_for
-from .loading import as_modelpool, load_base, load_task_vectors
-from .replaced import with_experts
+from .adapter import ClassificationHead, PoolAdapter
+from .families import adapter_for, family_of, register_adapter
+from .loading import as_modelpool, head_site, load_base, load_task_vectors
+from .replaced import with_experts, with_shared_heads
 
 __all__ = [
     "ClassificationHead",
     "PoolAdapter",
     "adapter_for",
     "as_modelpool",
+    "family_of",
+    "head_site",
     "load_base",
     "load_task_vectors",
+    "register_adapter",
     "with_experts",
+    "with_shared_heads",
 ]

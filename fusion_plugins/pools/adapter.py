@@ -1,9 +1,10 @@
-"""What test-time adaptation needs to know of a family of model pools."""
+"""What a merging method needs to know of a family of model pools."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from fusion_bench.modelpool import BaseModelPool
@@ -33,7 +34,10 @@ class ClassificationHead(nn.Module):
 
 
 class PoolAdapter(ABC):
-    """Batches, features and heads of one pool's tasks.
+    """One family of pools: its models' files and heads, and its tasks' batches.
+
+    The class methods are asked by every method, also by data-free ones; an instance is
+    made only to adapt on data.
 
     Args:
         modelpool: The pool.
@@ -45,6 +49,36 @@ class PoolAdapter(ABC):
 
     #: Frozen layers between the merged module and the heads that may be tinted.
     outer_layers: tuple[str, ...] = ()
+    #: Whether :meth:`heads` are layers that can be learned (``tint=head``).
+    heads_are_layers: bool = True
+
+    @classmethod
+    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
+        """Safetensors that hold what loading the model gives, if there are such.
+
+        Returns:
+            A file or folder that may be read in place of loading, or None.
+        """
+        return None
+
+    @classmethod
+    def adopt(cls, module: nn.Module) -> nn.Module:
+        """Undo what the pool has tacked onto a module while loading it."""
+        return module
+
+    @classmethod
+    def head_site(cls, module: nn.Module) -> str | None:
+        """Module path of the classification head that every expert has of its own.
+
+        It is not merged: each task keeps its expert's. None where heads are outside the
+        merged module.
+        """
+        return None
+
+    @classmethod
+    def load_head(cls, modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
+        """The head of one expert."""
+        return modelpool.load_model(task).get_submodule(site)
 
     def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         if not isinstance(task_info or {}, Mapping):
@@ -102,31 +136,12 @@ class PoolAdapter(ABC):
 
     @abstractmethod
     def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        """What the heads take, shape (samples, features)."""
+        """What the heads take, shape (samples, ...)."""
 
     @abstractmethod
-    def heads(self) -> dict[str, ClassificationHead]:
-        """A frozen head per task, on the device given to :meth:`prepare`."""
+    def heads(self) -> dict[str, nn.Module]:
+        """A frozen head per task: features -> logits, shape (samples, classes).
 
-
-def adapter_for(
-    modelpool: BaseModelPool, task_info: Mapping | None = None
-) -> PoolAdapter:
-    """The adapter of a pool's family.
-
-    Raises:
-        TypeError: No family knows this pool.
-    """
-    from fusion_bench.modelpool import CLIPVisionModelPool
-
-    from .clip import CLIPAdapter
-
-    families = {CLIPVisionModelPool: CLIPAdapter}
-    for pool_class, adapter in families.items():
-        if isinstance(modelpool, pool_class):
-            return adapter(modelpool, task_info)
-    raise TypeError(
-        f"Adaptation does not know the pool class {type(modelpool).__name__}; it knows"
-        f" {[c.__name__ for c in families]}. Data-free methods such as method=awd take"
-        " any pool."
-    )
+        Where they are outside the merged module, a :class:`ClassificationHead`; where
+        :meth:`head_site` names a place, what :meth:`load_head` gives.
+        """

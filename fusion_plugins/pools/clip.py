@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from fusion_bench.modelpool import CLIPVisionModelPool
 from fusion_bench.models.hf_clip import HFCLIPClassifier
 from fusion_bench.tasks.clip_classification import (
     CLIPTemplateFactory,
     get_classnames_and_templates,
 )
+from fusion_bench.utils.modelscope import resolve_repo_path
 from torch import Tensor, nn
 
 from .adapter import ClassificationHead, PoolAdapter
@@ -48,6 +51,15 @@ class CLIPAdapter(PoolAdapter):
             )
 
     outer_layers = ("visual_projection",)
+
+    @classmethod
+    def files(cls, modelpool, name: str) -> Path | None:
+        config = modelpool._models[name]
+        # A subclass may change what is loaded.
+        if type(modelpool) is not CLIPVisionModelPool or not isinstance(config, str):
+            return None
+        platform = modelpool._platform
+        return Path(resolve_repo_path(config, repo_type="model", platform=platform))
 
     @property
     def outer_module(self) -> nn.Module:

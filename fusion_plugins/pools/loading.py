@@ -8,9 +8,8 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from fusion_bench.modelpool import BaseModelPool, CLIPVisionModelPool
+from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import LazyStateDict
-from fusion_bench.utils.modelscope import resolve_repo_path
 from safetensors.torch import save_model
 from torch import nn
 
@@ -22,15 +21,12 @@ from fusion_plugins.task_vectors import (
     TaskVectors,
 )
 
+from .families import family_of
 from .folders import FolderModelPool
 
 log = get_logger(__name__)
 
 PRETRAINED = "_pretrained_"
-
-# Pools that load a string as `from_pretrained(path)` and change nothing on the way, so
-# that reading the files gives what loading the model gives.
-_STREAMED_POOLS = (CLIPVisionModelPool, FolderModelPool)
 
 
 def as_modelpool(models) -> BaseModelPool:
@@ -78,7 +74,9 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
     model = modelpool.load_model(name)
     if isinstance(model, LazyStateDict):
         return _materialise(model)
-    return deepcopy(model) if is_instance(modelpool, name) else model
+    model = deepcopy(model) if is_instance(modelpool, name) else model
+    family = family_of(modelpool)
+    return model if family is None else family.adopt(model)
 
 
 def _materialise(lazy: LazyStateDict) -> nn.Module:
@@ -111,13 +109,39 @@ def load_task_vectors(
 
     Returns:
         The module shares its tensors with the task vectors' base, so
-        :func:`~fusion_plugins.task_vectors.merge_into` may overwrite it, once.
+        :func:`~fusion_plugins.task_vectors.merge_into` may overwrite it, once. Heads that
+        the experts have of their own are not merged.
     """
     pool = as_modelpool(models)
     module = load_base(pool)
+    site = head_site(pool, module)
+    if site is not None:
+        keep = (*keep, f"{site}.*")
     base = StateDictCheckpoint(module.state_dict(), "the base ('_pretrained_')")
     experts = {name: expert_checkpoint(pool, name, base) for name in pool.model_names}
     return module, TaskVectors(base, experts, keep)
+
+
+def head_site(modelpool: BaseModelPool, module: nn.Module) -> str | None:
+    """Where in the module every expert has a head of its own, if its family has such."""
+    family = family_of(modelpool)
+    return None if family is None else family.head_site(module)
+
+
+def load_own_head(modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
+    """The frozen head of one expert, a module of the caller's own.
+
+    Raises:
+        ValueError: The expert has no such layer.
+    """
+    try:
+        head = family_of(modelpool).load_head(modelpool, task, site)
+    except AttributeError as error:
+        raise ValueError(
+            f"expert '{task}' has no layer '{site}', where the pretrained model has its"
+            " classification head. Base and experts must be of one model class."
+        ) from error
+    return deepcopy(head).eval().requires_grad_(False)
 
 
 def expert_checkpoint(pool: BaseModelPool, name: str, base: Checkpoint) -> Checkpoint:
@@ -135,15 +159,11 @@ def expert_checkpoint(pool: BaseModelPool, name: str, base: Checkpoint) -> Check
 
 
 def _stream_files(pool, name: str, base: Checkpoint, label: str) -> Checkpoint | None:
-    config = pool._models[name]
-    if type(pool) not in _STREAMED_POOLS or not isinstance(config, str):
+    source = _files(pool, name)
+    if source is None:
         return None
-    folder = Path(config)
-    if isinstance(pool, CLIPVisionModelPool):  # may name a model on a hub
-        platform = pool._platform
-        folder = Path(resolve_repo_path(config, repo_type="model", platform=platform))
     try:
-        checkpoint = SafetensorsCheckpoint(folder, label)
+        checkpoint = SafetensorsCheckpoint(source, label)
     except ValueError as error:  # pickles only: transformers knows how to load them
         log.info("%s is loaded whole: %s", label, error)
         return None
@@ -151,6 +171,14 @@ def _stream_files(pool, name: str, base: Checkpoint, label: str) -> Checkpoint |
     if any(n not in checkpoint.specs and n not in tied for n in base.specs):
         return None  # transformers renames keys while loading; let it
     return _only_base_names(checkpoint, base)
+
+
+def _files(pool: BaseModelPool, name: str) -> Path | None:
+    config = pool._models[name]
+    if type(pool) is FolderModelPool:
+        return Path(config) if isinstance(config, str) else None
+    family = family_of(pool)
+    return None if family is None else family.files(pool, name)
 
 
 def _only_base_names(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:

@@ -8,7 +8,7 @@ from copy import copy, deepcopy
 from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
-from .loading import is_instance
+from .loading import head_site, is_instance, load_base, load_module
 
 
 def with_experts(
@@ -40,3 +40,24 @@ def with_experts(
     view = copy(modelpool)
     view.__class__ = View
     return view
+
+
+def with_shared_heads(modelpool: BaseModelPool) -> BaseModelPool:
+    """The same pool, whose experts all have the pretrained model's head.
+
+    Methods that merge every tensor can then merge experts whose own heads differ in
+    shape. A pool without such heads is returned as it is.
+    """
+    base = load_base(modelpool)
+    site = head_site(modelpool, base)
+    if site is None:
+        return modelpool
+    parent, _, child = site.rpartition(".")
+    head = base.get_submodule(site)
+
+    def make_expert(name: str) -> nn.Module:
+        expert = load_module(modelpool, name)
+        setattr(expert.get_submodule(parent), child, deepcopy(head))
+        return expert
+
+    return with_experts(modelpool, make_expert)

@@ -122,10 +122,21 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
     def check_model(self, adapter, module: nn.Module) -> None:
         """Find the tinted places before anything slow."""
         sites.check_task_names(adapter.tasks)
+        self._own_heads = adapter.head_site(module)
+        if sites.HEAD in self.patterns and not adapter.heads_are_layers:
+            raise ValueError(
+                f"tint: the models of a {type(adapter.modelpool).__name__} have no head"
+                " per task. Tint a layer of the model instead: tint=<module path>."
+            )
         inner = [
             p for p in self.patterns if p not in (sites.HEAD, *adapter.outer_layers)
         ]
         self._inner = sites.find_sites(module, inner) if inner else []
+        if self._own_heads in self._inner:
+            raise ValueError(
+                f"tint: '{self._own_heads}' is the tasks' own head: write tint="
+                f"{sites.HEAD}. It starts from each expert's head."
+            )
 
     def prepare_engine(self, engine: Engine) -> None:
         """Label the samples with the experts, then put the tints in place."""
@@ -134,8 +145,8 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
         self._selection = SelectionLog(self.log_every)
         self._tints: dict[str, dict[str, nn.Module]] = {}  # site -> task -> layer
         self._plain: dict[str, nn.Module] = {}  # inner site -> the layer it replaces
-        self._reference = {t.name: t.head.weight.detach().clone() for t in engine.tasks}
-        if sites.HEAD in self.patterns:
+        self._reference: dict[str, Tensor] = {}  # task -> its frozen head, if outside
+        if sites.HEAD in self.patterns or self._own_heads:
             self._tint_heads(engine)
         for name in self.patterns:
             if name in self.adapter.outer_layers:
@@ -145,9 +156,17 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
         engine.tasks = [self._with_tints(task) for task in engine.tasks]
 
     def _tint_heads(self, engine: Engine) -> None:
+        if self._own_heads:
+            module = engine.weights.module
+            self._plain[self._own_heads] = module.get_submodule(self._own_heads)
+            self._tints[self._own_heads] = {
+                task.name: sites.trainable_copy(task.head) for task in engine.tasks
+            }
+            return
         self._tints[sites.HEAD] = {}
         for task in engine.tasks:
             head = task.head
+            self._reference[task.name] = head.weight.detach().clone()
             zeros = head.weight.new_zeros(len(head.weight))
             bias = zeros if head.bias is None else head.bias
             self._tints[sites.HEAD][task.name] = ClassificationHead(head.weight, bias)
@@ -189,21 +208,24 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
         engine.weights.leave_out(left_out)
 
     def _with_tints(self, task: AdaptationTask) -> AdaptationTask:
-        layers = [tints[task.name] for tints in self._tints.values()]
-        for layer in layers:
-            layer.requires_grad_(self.learn_tints)
-        parameters = tuple(p for layer in layers for p in layer.parameters())
-        placed = [site for site in self._tints if site != sites.HEAD]
+        head_place = self._own_heads or sites.HEAD
+        learned = []
+        for site, tints in self._tints.items():
+            # Heads of the experts' own are here in any case, to be part of the result.
+            chosen = site != self._own_heads or sites.HEAD in self.patterns
+            layer = tints[task.name].requires_grad_(self.learn_tints and chosen)
+            learned += [p for p in layer.parameters() if p.requires_grad]
+        placed = [site for site in self._tints if site != head_place]
         return replace(
             task,
-            head=self._tints.get(sites.HEAD, {}).get(task.name, task.head),
-            parameters=parameters if self.learn_tints else (),
+            head=self._tints.get(head_place, {}).get(task.name, task.head),
+            parameters=tuple(learned),
             activate=(lambda: self._place(task.name)) if placed else None,
         )
 
     def _place(self, task: str) -> None:
         for site, tints in self._tints.items():
-            if site == sites.HEAD:
+            if site in (sites.HEAD, self._own_heads):
                 continue
             if site.startswith("outer:"):
                 owner, path = self.adapter.outer_module, site.removeprefix("outer:")
@@ -250,8 +272,7 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
             sites.replace(weights.module, site, layer)
         for layer in (la for tints in self._tints.values() for la in tints.values()):
             layer.requires_grad_(True)
-        reference = self._reference if sites.HEAD in self._tints else None
-        return TintedModel(weights.module, self._tints, reference)
+        return TintedModel(weights.module, self._tints, self._reference)
 
 
 def _require_tint(tint: object) -> None:

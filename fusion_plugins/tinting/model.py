@@ -1,4 +1,7 @@
-"""The tinted model: one merged trunk and a small task-specific layer per task."""
+"""The tinted model: one merged trunk and a small task-specific layer per task.
+
+It also holds merged models whose tasks keep their experts' own, unlearned heads.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from fusion_bench.models.wrappers.switch import SwitchModule
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ class TintedModel(nn.Module):
         reference: Task -> the frozen head that training started from, for a head tint.
 
     Attributes:
-        trunk: The trunk, with FusionBench SwitchModules at its tinted places.
+        trunk: The trunk, with FusionBench's SwitchModules at its tinted places.
         tasks: Task names.
         card: Markdown for the saved folder's README.md; a short one is made without.
     """
@@ -50,7 +52,7 @@ class TintedModel(nn.Module):
         self._plain = {}
         for site, layers in tints.items():
             if not _in_trunk(site):
-                switch = SwitchModule(dict(layers))
+                switch = sites.TaskSwitch(layers, site)
             else:  # a plain tuple keeps the plain layer out of the state dict
                 self._plain[site] = (trunk.get_submodule(site),)
                 switch = sites.install(trunk, site, layers.__getitem__, self.tasks)
@@ -58,7 +60,13 @@ class TintedModel(nn.Module):
         self._reference = dict(reference or {})
         self._maps: dict[str, tuple] = {}  # task -> (head's version, feature map)
         self.card: str | None = None
-        self.active_task: str | None = None
+
+    @property
+    def active_task(self) -> str | None:
+        """The task whose layers are in use; also FusionBench's pools may set it."""
+        active = self.switches[0]._active_option
+        names = {sites.option_name(task): task for task in self.tasks}
+        return names.get(active)
 
     def set_task(self, task: str | None) -> None:
         """Choose the task; None (its state at first) allows only a head tint.
@@ -70,8 +78,7 @@ class TintedModel(nn.Module):
             raise ValueError(
                 f"there is no tint for task '{task}', only for {list(self.tasks)}."
             )
-        self.active_task = task
-        for switch in self.switches if task is not None else ():
+        for switch in self.switches:
             switch.set_active_option(task)
 
     @property
@@ -85,12 +92,6 @@ class TintedModel(nn.Module):
         Raises:
             RuntimeError: A layer of the trunk is tinted and no task is set.
         """
-        if self.active_task is None and self.needs_task:
-            raise RuntimeError(
-                f"The layer(s) {list(self.sites)} differ between tasks, but no task is set:"
-                " call set_task(name), or evaluate with the task pool class"
-                " fusion_plugins.CLIPTaskPool, which does."
-            )
         return self.trunk(*args, **kwargs)
 
     def head(self, task: str) -> ClassificationHead | None:
@@ -310,6 +311,6 @@ def _layer(trunk: nn.Module, site: str, state: Mapping[str, Tensor]) -> nn.Modul
         classes, features = state["weight"].shape
         layer = nn.Linear(features, classes, bias="bias" in state)
     else:
-        layer = sites.trainable_copy(trunk.get_submodule(site))
+        layer = sites.fitting_copy(trunk.get_submodule(site), state)
     layer.load_state_dict(dict(state))
     return layer

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
 
 from fusion_bench.models.wrappers.switch import SwitchModule, _standardize_option_name
-from torch import nn
+from torch import Tensor, nn
 
 HEAD = "head"
 
@@ -83,11 +83,45 @@ def check_task_names(tasks: Sequence[str]) -> None:
         seen[option] = task
 
 
+class TaskSwitch(SwitchModule):
+    """FusionBench's SwitchModule, with no option chosen at first.
+
+    The original starts with the first task's layer, which would give every other task
+    wrong results without a word.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], site: str):
+        super().__init__(dict(modules))
+        self._active_option, self._site = None, site
+
+    def set_active_option(self, option_name: str | None) -> None:
+        """Choose a task's layer; None for none."""
+        if option_name is None:
+            self._active_option = None
+        else:
+            super().set_active_option(option_name)
+
+    def __getattr__(self, name: str):
+        if self.__dict__.get("_active_option") is None:
+            return nn.Module.__getattr__(self, name)
+        return super().__getattr__(name)
+
+    def forward(self, *args, **kwargs):
+        if self._active_option is None:
+            raise RuntimeError(
+                f"The layer '{self._site}' differs between the tasks"
+                f" {list(self._option_modules)}, but no task is set: call set_task(name) on the tinted model, or evaluate"
+                " with a task pool that does (fusion_plugins.CLIPTaskPool, FusionBench's"
+                " ImageClassificationTaskPool)."
+            )
+        return super().forward(*args, **kwargs)
+
+
 def install(
     module: nn.Module, site: str, make: Callable[[str], nn.Module], tasks: Sequence[str]
-) -> SwitchModule:
-    """Put a SwitchModule with one layer per task where the layer `site` was."""
-    switch = SwitchModule({task: make(task) for task in tasks})
+) -> TaskSwitch:
+    """Put a switch with one layer per task where the layer `site` was."""
+    switch = TaskSwitch({task: make(task) for task in tasks}, site)
     replace(module, site, switch)
     return switch
 
@@ -101,6 +135,28 @@ def replace(module: nn.Module, site: str, layer: nn.Module) -> None:
 def option(switch: SwitchModule, task: str) -> nn.Module:
     """The layer of one task."""
     return switch._option_modules[_standardize_option_name(task)]
+
+
+def option_name(task: str) -> str:
+    """A task's name as SwitchModule spells it."""
+    return _standardize_option_name(task)
+
+
+def fitting_copy(layer: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """A copy whose linear layers have the shapes of `state`: heads differ in classes."""
+    layer = trainable_copy(layer)
+    if isinstance(layer, nn.Linear):
+        return _linear_like(state, "")
+    for name, part in list(layer.named_modules()):
+        if isinstance(part, nn.Linear) and name:
+            replace(layer, name, _linear_like(state, f"{name}."))
+    return layer
+
+
+def _linear_like(state: Mapping[str, Tensor], prefix: str) -> nn.Linear:
+    classes, features = state[f"{prefix}weight"].shape
+    dtype = state[f"{prefix}weight"].dtype
+    return nn.Linear(features, classes, bias=f"{prefix}bias" in state, dtype=dtype)
 
 
 def trainable_copy(layer: nn.Module) -> nn.Module:

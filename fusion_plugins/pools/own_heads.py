@@ -1,0 +1,69 @@
+"""Families whose models carry a classification head of their own inside."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import PoolAdapter
+from .loading import load_base, load_own_head
+
+
+class OwnHeadsAdapter(PoolAdapter):
+    """Pools such as ``*ForImageClassification`` and ``*ForSequenceClassification``.
+
+    The trunk is merged; every task keeps its expert's head, so that tasks may differ in
+    their classes. A head may be any module, not only a linear layer.
+    """
+
+    #: Where such heads may be; the first that a model has is taken.
+    head_names: tuple[str, ...] = ("classifier",)
+
+    @classmethod
+    def head_site(cls, module: nn.Module) -> str:
+        names = dict(module.named_modules())
+        for name in cls.head_names:
+            if name in names:
+                return name
+        raise ValueError(
+            f"The pretrained model is a {type(module).__name__} without a classification"
+            f" head: it has none of {list(cls.head_names)}. Load it as the class that the"
+            " experts are of; its head may have any number of classes."
+        )
+
+    def prepare(self, device: torch.device) -> None:
+        self.device = device
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Each expert's head; one expert at a time is loaded for it."""
+        site = self.head_site(load_base(self.modelpool))
+        return {
+            task: load_own_head(self.modelpool, task, site).to(self.device)
+            for task in self.tasks
+        }
+
+    def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        """What the model hands to its head."""
+        with without_head(module, self.head_site(module)):
+            return self.outputs(module, inputs)
+
+    @abstractmethod
+    def outputs(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        """The model's logits; its head may be an identity while this is called."""
+
+
+@contextmanager
+def without_head(module: nn.Module, site: str) -> Iterator[None]:
+    """Put an identity in the place of a layer for a while."""
+    parent_name, _, child = site.rpartition(".")
+    parent = module.get_submodule(parent_name)
+    head = getattr(parent, child)
+    setattr(parent, child, nn.Identity())
+    try:
+        yield
+    finally:
+        setattr(parent, child, head)
