@@ -155,6 +155,26 @@ def disentangle(
     """
     keys = task_vectors.select(include, exclude)
     gram = gram_matrices(task_vectors, granularity, keys, progress)
+    return disentangle_gram(
+        task_vectors.tasks, gram, settings, scale_free=scale_free, on_step=on_step
+    )
+
+
+def disentangle_gram(
+    tasks: Sequence[str],
+    gram: GramMatrices,
+    settings: Descent,
+    *,
+    scale_free: bool = False,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Disentanglement:
+    """:func:`disentangle` from inner products that are known already.
+
+    Args:
+        tasks: Task names, the order of the tasks dimensions of `gram`.
+        gram: Inner products of the task vectors.
+        settings, scale_free, on_step: As for :func:`disentangle`.
+    """
     values = functional.scale_free(gram.values) if scale_free else gram.values
     parts, thresholds = [], []
     for part, weight in _parts(gram, values):
@@ -168,7 +188,7 @@ def disentangle(
         _summed([part.losses for part in parts]),
     )
     result = Disentanglement(
-        task_vectors.tasks, gram, solution, torch.cat(thresholds), settings
+        tuple(tasks), gram, solution, torch.cat(thresholds), settings
     )
     _warn_if_stationary(result, scale_free)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -94,7 +95,7 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, path: str | Path, label: str):
         self.path = Path(path)
-        specs, self._place_of = {}, {}
+        specs, self._place_of, self._own = {}, {}, threading.local()
         for file in safetensors_files(self.path, label):
             specs |= _read_header(file, label)
             for name, start in _data_starts(file).items():
@@ -125,13 +126,41 @@ class SafetensorsCheckpoint(Checkpoint):
             first, _, _ = rows.indices(shape[0])
             start += first * _bytes(shape[1:], dtype)
         content = out.view(-1).view(torch.uint8).numpy()
-        with file.open("rb") as stream:
-            stream.seek(start)
-            if stream.readinto(content) != content.nbytes:
-                raise ValueError(
-                    f"{self.label}: {file} ends inside tensor '{name}'; was it replaced"
-                    " while it was read? Save it again."
-                )
+        if self._opened(file).readinto(start, content) != content.nbytes:
+            raise ValueError(
+                f"{self.label}: {file} ends inside tensor '{name}'; was it replaced"
+                " while it was read? Save it again."
+            )
+
+    def _opened(self, file: Path) -> _OpenFile:
+        """The file, kept open by each thread until it turns to another one."""
+        held = getattr(self._own, "file", None)
+        if held is None or held.path != file:
+            held = self._own.file = _OpenFile(file)
+        return held
+
+
+class _OpenFile:
+    """A file that stays open: the system reads ahead only behind one handle."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stream = path.open("rb", buffering=0)
+
+    def readinto(self, start: int, content) -> int:
+        """Fill `content` from byte `start`; returns how much there was."""
+        self._stream.seek(start)
+        got, view = 0, memoryview(content)
+        while got < content.nbytes:  # one call gives 2 GiB at most
+            count = self._stream.readinto(view[got:])
+            if not count:
+                break
+            got += count
+        return got
+
+    def __del__(self):
+        if hasattr(self, "_stream"):
+            self._stream.close()
 
 
 def safetensors_files(path: Path, label: str) -> list[Path]:

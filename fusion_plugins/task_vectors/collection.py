@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from . import checks
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
@@ -153,6 +154,25 @@ class TaskVectors:
     def numel(self) -> int:
         """Entries of one task vector."""
         return sum(torch.Size(self.shape(key)).numel() for key in self.keys)
+
+    def entry_bytes(self, key: str) -> int:
+        """Bytes that one entry of a tensor takes in the base and all experts."""
+        experts = (e.specs[self._names_in[t][key]] for t, e in self._experts.items())
+        return sum(s.dtype.itemsize for s in (self._base.specs[key], *experts))
+
+    def progress(self, what: str, keys: Sequence[str], shown: bool) -> tqdm:
+        """A bar in bytes read, for one walk over `keys`."""
+        total = sum(
+            torch.Size(self.shape(key)).numel() * self.entry_bytes(key) for key in keys
+        )
+        return tqdm(
+            total=total,
+            desc=what,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            disable=not shown,
+        )
 
     def select(self, include: Sequence[str], exclude: Sequence[str]) -> tuple[str, ...]:
         """Keys that match an `include` pattern (all if empty) and no `exclude` one.

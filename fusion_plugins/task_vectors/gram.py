@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .collection import Block, TaskVectors
 
@@ -60,7 +59,7 @@ def gram_matrices(
         task_vectors: Base and experts.
         granularity: ``model``, ``tensor`` or ``row``.
         keys: Tensors to walk; all by default.
-        progress: Show a progress bar in entries.
+        progress: Show a progress bar in bytes read.
 
     Raises:
         ValueError: Unknown granularity, or a checkpoint holds NaN or Inf.
@@ -70,16 +69,13 @@ def gram_matrices(
             f"granularity is {granularity!r}, expected one of {GRANULARITIES}."
         )
     keys = task_vectors.keys if keys is None else tuple(keys)
-    total = sum(torch.Size(task_vectors.shape(key)).numel() for key in keys)
-    with tqdm(
-        total=total, desc="Gram matrix", unit_scale=True, disable=not progress
-    ) as bar:
+    with task_vectors.progress("Gram matrix", keys, progress) as bar:
 
         def tensor_gram(blocks: Iterator[Block]) -> Tensor:
             parts = []
             for block in blocks:
                 parts.append(_block_gram(task_vectors, block, granularity))
-                bar.update(block.base.numel())
+                bar.update(block.base.numel() * task_vectors.entry_bytes(block.key))
             gram = torch.cat(parts)
             return gram if granularity == "row" else gram.sum(dim=0, keepdim=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,29 +61,57 @@ def merge_each(
         coefficients: Tensor name -> (tasks,) or (tasks, rows).
         write: Called with a block and its merged rows in the base's dtype, from several
             threads, never twice for one place.
-        progress: Show a progress bar.
+        progress: Show a progress bar in bytes read.
 
     Raises:
         ValueError: Coefficients are missing or of another shape, or a checkpoint holds
             NaN or Inf.
     """
     for key in task_vectors.keys:
-        _check_coefficients(task_vectors, key, coefficients.get(key))
-    with tqdm(
-        total=task_vectors.numel(), desc="Merge", unit_scale=True, disable=not progress
-    ) as bar:
+        check_coefficients(task_vectors, key, coefficients.get(key))
+    with task_vectors.progress("Merge", task_vectors.keys, progress) as bar:
+        apply_rule(
+            task_vectors,
+            lambda block: merge_block(block, coefficients[block.key]),
+            lambda block, merged: write(
+                block, merged.to(task_vectors.dtype(block.key))
+            ),
+            task_vectors.keys,
+            bar,
+        )
 
-        @torch.no_grad()  # threads start with their own mode
-        def merge_tensor(blocks: Iterator[Block]) -> None:
-            for block in blocks:
-                merged = merge_block(block, coefficients[block.key])
-                # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
-                if not torch.isfinite(merged.sum()):
-                    task_vectors.raise_not_finite(block)
-                write(block, merged.to(task_vectors.dtype(block.key)))
-                bar.update(block.base.numel())
 
-        task_vectors.for_each_key(merge_tensor)
+def apply_rule(
+    task_vectors: TaskVectors,
+    rule: Callable[[Block], Tensor],
+    write: Callable[[Block, Tensor], None],
+    keys: Sequence[str],
+    bar: tqdm,
+) -> None:
+    """Hand what `rule` makes of each block to `write`, several tensors at a time.
+
+    Args:
+        task_vectors: Base and experts.
+        rule: A block -> merged rows in the compute dtype.
+        write: Called with a block and its merged rows, from several threads.
+        keys: Tensors to walk.
+        bar: Moved on by the bytes read.
+
+    Raises:
+        ValueError: A checkpoint holds NaN or Inf.
+    """
+
+    @torch.no_grad()  # threads start with their own mode
+    def merge_tensor(blocks: Iterator[Block]) -> None:
+        for block in blocks:
+            merged = rule(block)
+            # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
+            if not torch.isfinite(merged.sum()):
+                task_vectors.raise_not_finite(block)
+            write(block, merged)
+            bar.update(block.base.numel() * task_vectors.entry_bytes(block.key))
+
+    task_vectors.for_each_key(merge_tensor, keys)
 
 
 def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
@@ -91,7 +119,8 @@ def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
     place.copy_(merged.view(place.shape))
 
 
-def _check_coefficients(task_vectors: TaskVectors, key: str, values: Tensor | None):
+def check_coefficients(task_vectors: TaskVectors, key: str, values: Tensor | None):
+    """Raise ValueError unless `values` is (tasks,) or (tasks, rows) of the tensor."""
     if values is None:
         raise ValueError(
             f"There are no coefficients for tensor '{key}'. as_coefficients() spreads"
