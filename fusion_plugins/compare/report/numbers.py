@@ -1,0 +1,96 @@
+"""Mean and spread over seeds, and how numbers are written in the report."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of one figure over the seeds of a method.
+
+    `deviation` is the sample standard deviation (division by n - 1), None for one seed.
+    A value that is not finite makes the mean NaN: it is shown, never dropped.
+    """
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """None when no seed has the figure; seeds without it do not count."""
+        numbers = [float(value) for value in values if value is not None]
+        if not numbers:
+            return None
+        if not all(map(math.isfinite, numbers)):
+            return cls(math.nan, None, len(numbers))
+        deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+        return cls(statistics.fmean(numbers), deviation, len(numbers))
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.mean)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How values of one metric are written: as percent, or as they are."""
+
+    percent: bool
+
+    @property
+    def factor(self) -> float:
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def unit(self) -> str:
+        return "%" if self.percent else ""
+
+    def text(self, value: float | None) -> str:
+        if value is None:
+            return MISSING
+        if not math.isfinite(value):
+            return "NaN"
+        return f"{value * 100:.1f}" if self.percent else f"{value:.4g}"
+
+    def spread(self, spread: Spread | None) -> str:
+        """`88.0 ± 0.4`, `88.0` for one seed, a dash for none."""
+        if spread is None:
+            return MISSING
+        if spread.deviation is None:
+            return self.text(spread.mean)
+        return f"{self.text(spread.mean)} ± {self.text(spread.deviation)}"
+
+
+def seconds_text(value: float | None) -> str:
+    """Seconds with about two digits that matter: 0.42, 3.4, 134."""
+    if value is None:
+        return MISSING
+    if value < 1:
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for a sentence: 42 s, 12 min 5 s, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds_text(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def date_text(iso: str | None) -> str:
+    """`2026-11-22T12:00:00+00:00` as `2026-11-22 12:00 UTC`."""
+    if not iso:
+        return MISSING
+    day, _, clock = iso.partition("T")
+    zone = " UTC" if clock.endswith(("+00:00", "Z")) else ""
+    return f"{day} {clock[:5]}{zone}".strip()

@@ -1,0 +1,100 @@
+"""Read a results folder: `compare.json` and one JSON file per finished cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .results import Comparison, Row, dig
+
+FORMAT = 1
+
+
+def read_results(folder: Path) -> Comparison:
+    """Read `compare.json` and `cells/*.json` of a results folder.
+
+    Raises:
+        ValueError: The folder is none of a comparison, holds no cell, or a file of it is
+            not readable.
+    """
+    folder = Path(folder)
+    if not (folder / "compare.json").is_file():
+        raise ValueError(
+            f"{folder} is not a results folder of a comparison: it has no compare.json."
+            " Pass the folder that `fusion_bench --config-name compare` wrote."
+        )
+    about = _read(folder / "compare.json")
+    cells = [_read(path) for path in sorted((folder / "cells").glob("*.json"))]
+    if not cells:
+        raise ValueError(
+            f"{folder} has no finished cell under cells/, so there is nothing to report."
+            " Run the comparison first."
+        )
+    return _compare(about, cells, folder.name)
+
+
+def _read(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is not readable JSON ({error}); delete it."
+        ) from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} has format {found!r}, expected {FORMAT}: it is not of this"
+            " comparison, or a newer version wrote it."
+        )
+    return content
+
+
+def _compare(about: dict, cells: list[dict], name: str) -> Comparison:
+    rows: dict[str, Row] = {}
+    for cell in cells:
+        row = rows.setdefault(cell["label"], Row(cell["label"], cell["method"]))
+        (row.cells if cell["status"] == "done" else row.failures).append(cell)
+    leading = next((c for c in cells if c["status"] == "done"), cells[0])
+    comparison = Comparison(
+        title=about.get("title") or name,
+        tasks=list(about.get("tasks") or leading.get("tasks") or []),
+        metric=leading.get("metric") or "accuracy",
+        higher_is_better=bool(leading.get("higher_is_better", True)),
+        rows=list(rows.values()),
+        about=about,
+    )
+    for row in comparison.rows:
+        row.cells.sort(key=lambda cell: cell.get("seed") or 0)
+    _add_normalised(comparison)
+    comparison.rows.sort(key=lambda row: _rank(row, comparison))
+    for number, row in enumerate(comparison.rows, start=1):
+        row.number = number
+    return comparison
+
+
+def _rank(row: Row, comparison: Comparison) -> tuple:
+    average = row.average(comparison.metric)
+    if average is None or not average.finite:
+        return (1, 0.0, row.label)
+    sign = -1 if comparison.higher_is_better else 1
+    return (0, sign * average.mean, row.label)
+
+
+def _add_normalised(comparison: Comparison) -> None:
+    """Fill the share of the experts where a cell finished before theirs."""
+    experts = comparison.row("experts")
+    if experts is None or not comparison.higher_is_better:
+        return
+    metric = comparison.metric
+    for cell in (cell for row in comparison.finished for cell in row.cells):
+        if not cell.get("normalised"):
+            cell["normalised"] = {
+                task: value / expert.mean
+                for task in comparison.tasks
+                if (value := dig(cell, ("tasks", task, metric))) is not None
+                and (expert := experts.over_seeds("tasks", task, metric))
+                and expert.mean
+            }
+        if cell.get("normalised_average") is None and cell["normalised"]:
+            shares = cell["normalised"].values()
+            cell["normalised_average"] = sum(shares) / len(shares)
