@@ -26,6 +26,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class TensorSpec(NamedTuple):
@@ -33,6 +34,11 @@ class TensorSpec(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+
+def spec_bytes(spec: TensorSpec) -> int:
+    """How much room the tensor takes in memory or in a file."""
+    return torch.Size(spec.shape).numel() * spec.dtype.itemsize
 
 
 class Checkpoint:
@@ -124,7 +130,7 @@ class SafetensorsCheckpoint(Checkpoint):
         file, start = self._place_of[name]
         if rows is not None:
             first, _, _ = rows.indices(shape[0])
-            start += first * _bytes(shape[1:], dtype)
+            start += first * spec_bytes(TensorSpec(shape[1:], dtype))
         content = out.view(-1).view(torch.uint8).numpy()
         if self._opened(file).readinto(start, content) != content.nbytes:
             raise ValueError(
@@ -231,7 +237,3 @@ def _data_starts(file: Path) -> dict[str, int]:
         header = json.loads(stream.read(length))
     header.pop("__metadata__", None)
     return {name: 8 + length + t["data_offsets"][0] for name, t in header.items()}
-
-
-def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return torch.Size(shape).numel() * dtype.itemsize

@@ -147,9 +147,9 @@ class TaskVectors:
     def dtype(self, key: str) -> torch.dtype:
         return self._base.specs[key].dtype
 
-    def base(self, name: str) -> Tensor:
-        """The base's own tensor, in its own dtype; treat it as read-only."""
-        return self._base.read(name)
+    def base(self, name: str, rows: slice | None = None) -> Tensor:
+        """The base's own tensor or rows of it, in its own dtype; treat it as read-only."""
+        return self._base.read(name, rows)
 
     def numel(self) -> int:
         """Entries of one task vector."""
@@ -212,7 +212,7 @@ class TaskVectors:
     def _blocks_of(self, key: str, buffers: dict[torch.dtype, Tensor]):
         dtype, shape = self.compute_dtype(key), self.shape(key)
         models = len(self._experts) + 1
-        for rows in _row_slices(shape):
+        for rows in row_slices(shape):
             view = None if len(shape) < 2 else rows
             size = _block_shape(shape, view)
             needed = models * size[0] * size[1]
@@ -284,7 +284,7 @@ def _block_shape(shape: tuple[int, ...], rows: slice | None) -> tuple[int, int]:
     return count, torch.Size(shape[1:]).numel()
 
 
-def _row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
+def row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
     """Slices over the first dimension; vectors and scalars are one row."""
     if len(shape) < 2:
         yield slice(0, 1)

@@ -1,0 +1,163 @@
+"""Language models on disk as task vectors: tied weights, vocabularies of other sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fusion_plugins.task_vectors import Checkpoint, SafetensorsCheckpoint, TaskVectors
+from fusion_plugins.task_vectors.checkpoint import TensorSpec
+
+VOCABULARIES = ("equal", "common_rows")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """One model's files and what its config says of them.
+
+    Attributes:
+        path: Folder with safetensors and a ``config.json``.
+        vocabulary: Number of tokens; None if the config does not say.
+        tied: Groups of tensor names that are one tensor.
+    """
+
+    path: Path
+    vocabulary: int | None
+    tied: tuple[tuple[str, ...], ...] = ()
+
+
+class TiedCheckpoint(SafetensorsCheckpoint):
+    """Files that store a tied tensor under one of its names, or under several.
+
+    Args:
+        folder: The model.
+        label: What error messages call it.
+    """
+
+    def __init__(self, folder: ModelFolder, label: str):
+        super().__init__(folder.path, label)
+        self._tied = []
+        for group in folder.tied:
+            stored = next((name for name in group if name in self.specs), None)
+            if stored is None:
+                continue
+            for name in group:  # the config decides, as it does on loading
+                self.alias(name, stored)
+            self._tied.append(list(group))
+
+    def alias(self, name: str, stored: str) -> None:
+        """Let `name` mean the stored tensor."""
+        self.specs[name] = self.specs[stored]
+        self._place_of[name] = self._place_of[stored]
+
+    def tied_groups(self) -> list[list[str]]:
+        return self._tied
+
+
+class CommonRowsCheckpoint(Checkpoint):
+    """An expert whose vocabulary has another size, seen with the base's tokens.
+
+    Rows that both have are the expert's; those it lacks are the base's, so that they do
+    not count in its task vector; rows beyond the base's are dropped.
+
+    Args:
+        expert: The expert.
+        base: The base.
+        names: The tensors with one row (or entry) per token.
+    """
+
+    def __init__(self, expert: Checkpoint, base: Checkpoint, names: Sequence[str]):
+        specs = dict(expert.specs)
+        for name in names:
+            ours = base.specs[name]
+            # Wide enough that the base's rows stay exactly the base's.
+            dtype = torch.promote_types(ours.dtype, specs[name].dtype)
+            specs[name] = TensorSpec(ours.shape, dtype)
+        super().__init__(expert.label, specs)
+        self._expert, self._base, self._names = expert, base, frozenset(names)
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        if name not in self._names:
+            return self._expert.read(name, rows)
+        spec = self.specs[name]
+        first, last, _ = (rows or slice(None)).indices(spec.shape[0])
+        out = self._base.read(name, slice(first, last)).to(spec.dtype)
+        common = min(last, self._expert.specs[name].shape[0])
+        if first < common:
+            out[: common - first] = self._expert.read(name, slice(first, common))
+        return out
+
+
+def open_task_vectors(
+    base: ModelFolder,
+    experts: Mapping[str, ModelFolder],
+    vocabulary: str = "equal",
+    keep: Sequence[str] = (),
+) -> TaskVectors:
+    """Base and experts as task vectors, with nothing read but names and shapes.
+
+    Args:
+        base: The pretrained model.
+        experts: Task name -> fine-tuned model.
+        vocabulary: ``equal`` refuses vocabularies of other sizes; ``common_rows`` merges
+            the tokens that an expert and the base both have.
+        keep: Shell-style patterns of tensors left as in the base.
+
+    Raises:
+        ValueError: Files are missing or do not fit, or vocabularies differ in size.
+    """
+    ours = TiedCheckpoint(base, "the base ('_pretrained_')")
+    theirs = {}
+    for task, folder in experts.items():
+        expert = TiedCheckpoint(folder, f"expert '{task}'")
+        _drop_equal_aliases(expert, ours)
+        differing = _vocabulary_tensors(base, ours, folder, expert)
+        if differing and vocabulary != "common_rows":
+            _refuse_vocabulary(ours, expert, differing)
+        theirs[task] = CommonRowsCheckpoint(expert, ours, differing)
+    return TaskVectors(ours, theirs, keep)
+
+
+def _drop_equal_aliases(expert: TiedCheckpoint, base: TiedCheckpoint) -> None:
+    """Forget an expert's second names of tensors that are tied in the base as well."""
+    base_groups = {tuple(group) for group in base.tied_groups()}
+    for group in expert.tied_groups():
+        if tuple(group) in base_groups:
+            for name in group[1:]:
+                del expert.specs[name]
+
+
+def _vocabulary_tensors(
+    base: ModelFolder, ours: Checkpoint, folder: ModelFolder, theirs: Checkpoint
+) -> tuple[str, ...]:
+    """Names of tensors that differ only in having one row per token of each model."""
+    if None in (base.vocabulary, folder.vocabulary):
+        return ()
+    sizes = (base.vocabulary, folder.vocabulary)
+    found = []
+    for name, spec in theirs.specs.items():
+        shape = ours.specs[name].shape if name in ours.specs else ()
+        differs = shape != spec.shape and len(shape) == len(spec.shape) > 0
+        if (
+            differs
+            and (shape[0], spec.shape[0]) == sizes
+            and shape[1:] == spec.shape[1:]
+        ):
+            found.append(name)
+    return tuple(found)
+
+
+def _refuse_vocabulary(base: Checkpoint, expert: Checkpoint, names: Sequence[str]):
+    ours, theirs = base.specs[names[0]].shape[0], expert.specs[names[0]].shape[0]
+    raise ValueError(
+        f"{expert.label} has a vocabulary of {theirs} tokens, {base.label} one of {ours}"
+        f" (tensors {list(names)}). If the first {min(ours, theirs)} tokens mean the same"
+        " in both, set method.vocabulary=common_rows: these are merged, further tokens of"
+        " the base stay as they are, further ones of the expert are dropped. To leave the"
+        f" tensors as in the base, set method.keep='{json.dumps(names)}'."
+    )

@@ -1,0 +1,62 @@
+"""The merged files as a module that costs no memory until its weights are used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from fusion_plugins.logging import get_logger
+from fusion_plugins.task_vectors import SafetensorsCheckpoint
+from fusion_plugins.task_vectors.collection import row_slices
+
+log = get_logger(__name__)
+
+
+def load_mapped(folder: Path, options: Mapping) -> PreTrainedModel:
+    """The language model in a folder, its weights mapped from the files.
+
+    A weight takes memory once it is touched, and the system may take that back. Saving
+    the model into the same folder does nothing: writing into the files would pull the
+    weights from under the model.
+
+    Args:
+        folder: Config and safetensors.
+        options: Further ones of ``from_pretrained``.
+    """
+    module = AutoModelForCausalLM.from_pretrained(
+        str(folder), torch_dtype="auto", **options
+    )
+    kind = type(module)
+
+    class Mapped(kind):
+        def save_pretrained(self, save_directory, *args, **kwargs):
+            if Path(save_directory).resolve() != folder.resolve():
+                return super().save_pretrained(save_directory, *args, **kwargs)
+            _require_unchanged(self, folder)
+            log.info("The merged model is in %s already.", folder)
+
+    Mapped.__name__, Mapped.__qualname__ = kind.__name__, kind.__qualname__
+    Mapped.__module__ = kind.__module__
+    module.__class__ = Mapped
+    return module.eval()
+
+
+def _require_unchanged(module: PreTrainedModel, folder: Path) -> None:
+    """Raise ValueError if the module's weights are no longer those of the files."""
+    files = SafetensorsCheckpoint(folder, "the merged model")
+    held = module.state_dict()
+    for name, spec in files.specs.items():
+        tensor = held[name]
+        same = tuple(tensor.shape) == spec.shape and tensor.dtype == spec.dtype
+        for rows in row_slices(spec.shape):
+            part = None if len(spec.shape) < 2 else rows
+            ours = tensor if part is None else tensor[part]
+            if not same or not torch.equal(ours.cpu(), files.read(name, part)):
+                raise ValueError(
+                    f"'{name}' is no longer as it was merged into {folder}. Save the"
+                    " changed model to another folder: its weights are mapped from the"
+                    " files in this one."
+                )

@@ -1,0 +1,112 @@
+"""From a FusionBench method to the rule that merges one block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusion_bench import BaseAlgorithm
+from fusion_bench.method import (
+    SimpleAverageAlgorithm,
+    TaskArithmeticAlgorithm,
+    TiesMergingAlgorithm,
+)
+from torch import Tensor
+
+from fusion_plugins.awd.base_method import linear_weights
+from fusion_plugins.awd.disentangle import Disentanglement
+from fusion_plugins.options import require_choice, require_number
+from fusion_plugins.task_vectors import Block, TaskVectors, merge_block
+
+from .merge import Rule
+from .output import OutputFolder
+from .ties import (
+    MERGE_FUNCTIONS,
+    TiesStatistics,
+    task_vectors_of,
+    ties_block,
+    ties_statistics,
+)
+
+_KNOWN = (TaskArithmeticAlgorithm, SimpleAverageAlgorithm, TiesMergingAlgorithm)
+
+
+def check_base_method(method: BaseAlgorithm) -> None:
+    """Raise ValueError unless the method can merge models that are never in memory."""
+    if type(method) not in _KNOWN:
+        raise ValueError(
+            f"{type(method).__name__} needs whole models in memory; merging from files to"
+            " files knows method@method.base=task_arithmetic, simple_average and"
+            " ties_merging. For others use method=awd."
+        )
+    if type(method) is TiesMergingAlgorithm:
+        require_choice("merge_func", _merge_function(method), MERGE_FUNCTIONS)
+        require_number("threshold", method.threshold, 0, 100, open_low=True)
+
+
+def untouched(method: BaseAlgorithm) -> tuple[str, ...]:
+    """Names of tensors that the method itself leaves as in the base."""
+    if type(method) is TiesMergingAlgorithm:
+        return tuple(method.remove_keys or ())
+    return ()
+
+
+def build_rule(
+    method: BaseAlgorithm,
+    task_vectors: TaskVectors,
+    redundant: Disentanglement | None,
+    output: OutputFolder,
+    progress: bool = False,
+) -> Rule:
+    """How a block is merged; walks over the files if the method has to know all of them.
+
+    Args:
+        method: One that :func:`check_base_method` accepts.
+        task_vectors: Base and experts.
+        redundant: What to take from every task vector first; None for nothing.
+        output: Keeps what was counted for a run that continues this one.
+        progress: Show progress bars.
+    """
+    weights = linear_weights(method, None, len(task_vectors.tasks))
+    if weights is not None:
+        return _LinearRule(weights, redundant)
+    held = output.statistics("ties")
+    if held is None:
+        ratio = method.threshold / (100 if method.threshold > 1 else 1)
+        statistics = ties_statistics(task_vectors, ratio, redundant, progress)
+        output.keep_statistics("ties", vars(statistics))
+    else:
+        statistics = TiesStatistics(**held)
+    scaling = float(method.scaling_factor)
+    return _TiesRule(statistics, scaling, _merge_function(method), redundant)
+
+
+def _merge_function(method: TiesMergingAlgorithm) -> str:
+    return method.merge_func.split("-")[-1]  # FusionBench takes "dis-sum" too
+
+
+@dataclass(frozen=True)
+class _LinearRule:
+    """base + sum over tasks of weight * (task vector - what is redundant)."""
+
+    weights: Tensor
+    redundant: Disentanglement | None
+
+    def __call__(self, block: Block) -> Tensor:
+        if self.redundant is None:
+            return merge_block(block, self.weights)
+        return merge_block(block, self.redundant.fold(block.key, self.weights))
+
+
+@dataclass(frozen=True)
+class _TiesRule:
+    """base + scaling * the TIES merge of the task vectors."""
+
+    statistics: TiesStatistics
+    scaling: float
+    merge_function: str
+    redundant: Disentanglement | None
+
+    def __call__(self, block: Block) -> Tensor:
+        stack = task_vectors_of(block, self.redundant)
+        merged = ties_block(stack, self.statistics, self.merge_function)
+        return block.base + self.scaling * merged.view(block.base.shape)

@@ -1,0 +1,148 @@
+"""Writing safetensors shards row by row, in any order, without holding a tensor."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fusion_plugins.task_vectors.checkpoint import DTYPE_NAMES, TensorSpec, spec_bytes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the result.
+
+    Attributes:
+        file: File name.
+        specs: Tensor name -> shape and dtype.
+    """
+
+    file: str
+    specs: dict[str, TensorSpec]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors, without the header."""
+        return sum(map(spec_bytes, self.specs.values()))
+
+
+def plan_shards(specs: Mapping[str, TensorSpec], limit: int) -> list[Shard]:
+    """Split tensors, in their order, into files of at most `limit` bytes.
+
+    A tensor larger than that gets a file of its own.
+    """
+    parts: list[dict[str, TensorSpec]] = [{}]
+    held = 0
+    for name, spec in specs.items():
+        if parts[-1] and held + spec_bytes(spec) > limit:
+            parts.append({})
+            held = 0
+        parts[-1][name] = spec
+        held += spec_bytes(spec)
+    count = len(parts)
+    return [
+        Shard(f"model-{number:05d}-of-{count:05d}.safetensors", part)
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+def index_of(shards: list[Shard]) -> dict:
+    """The content of ``model.safetensors.index.json``."""
+    weight_map = {name: shard.file for shard in shards for name in shard.specs}
+    total = sum(shard.nbytes for shard in shards)
+    return {"metadata": {"total_size": total}, "weight_map": weight_map}
+
+
+class ShardWriter:
+    """A safetensors file whose tensors are filled in any order, by several threads.
+
+    It has its name only once it is complete and on the disk.
+
+    Args:
+        shard: What the file holds.
+        partial: Where it is written.
+        final: Where it stands in the end; on the same disk.
+    """
+
+    def __init__(self, shard: Shard, partial: Path, final: Path):
+        self.shard, self._partial, self._final = shard, partial, final
+        header, self._starts = _header(shard.specs)
+        self._remaining = shard.nbytes
+        self._lock = threading.Lock()
+        self._stream = partial.open("wb", buffering=0)
+        self._write_at(0, header)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every byte has been written."""
+        return self._remaining == 0
+
+    def write(self, name: str, first_row: int, rows: Tensor) -> bool:
+        """Write rows of a tensor, from `first_row` on; they must not overlap others.
+
+        Returns:
+            Whether they were the last ones of the file.
+        """
+        spec = self.shard.specs[name]
+        content = rows.to(spec.dtype).contiguous().view(-1).view(torch.uint8).numpy()
+        start = self._starts[name]
+        if first_row:
+            start += first_row * spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
+        with self._lock:
+            self._write_at(start, memoryview(content))
+            self._remaining -= content.nbytes
+            return self.is_full
+
+    def _write_at(self, start: int, content) -> None:
+        try:
+            self._stream.seek(start)
+            written = 0
+            while written < len(content):
+                written += self._stream.write(content[written:])
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(
+                error.errno,
+                f"The disk of {self._final.parent} is full. Free space and start the same"
+                " command again: shards that are complete are kept",
+            ) from error
+
+    def finish(self) -> None:
+        """Bring the file to the disk, then give it its name."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        os.replace(self._partial, self._final)
+
+    def abandon(self) -> None:
+        """Close an incomplete file; a later run writes it anew."""
+        self._stream.close()
+
+
+def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
+    """The file's first bytes, and where each tensor starts."""
+    # Wide entries first: every tensor then starts at a multiple of its entry's size.
+    ordered = sorted(specs.items(), key=lambda item: -item[1].dtype.itemsize)
+    entries, starts, position = {"__metadata__": {"format": "pt"}}, {}, 0
+    for name, spec in ordered:
+        starts[name], end = position, position + spec_bytes(spec)
+        entries[name] = {
+            "dtype": DTYPE_NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    offset = 8 + len(text)
+    starts = {name: offset + start for name, start in starts.items()}
+    return len(text).to_bytes(8, "little") + text, starts
