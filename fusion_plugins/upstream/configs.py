@@ -1,0 +1,152 @@
+"""A method's configs, moved into a folder of FusionBench's config root."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from .errors import ExportError
+from .rewriting import Names
+
+_ITEM = re.compile(r"(?P<lead>\s*-\s+)(?P<item>.+?)(?P<note>\s+#.*)?")
+_CHOICE = re.compile(r"(?P<key>\b(?:method|modelpool|taskpool)=)(?P<value>[\w/.-]+)")
+# Pools that both sides have, for the commands in comments. Our offline pool has no
+# counterpart: its commands are shown with the smallest pool from the hub.
+_MODELPOOLS = {
+    "b32": "CLIPVisionModelPool/clip-vit-base-patch32_",
+    "b16": "CLIPVisionModelPool/clip-vit-base-patch16_",
+    "l14": "CLIPVisionModelPool/clip-vit-large-patch14_",
+}
+_TASKPOOLS = {"b32": "", "b16": "_B16", "l14": "_L14"}
+
+
+class MethodConfigs:
+    """The configs of one method and the parts they are made of.
+
+    Args:
+        names: Old to new names.
+        upstream: FusionBench's config root.
+
+    Raises:
+        ExportError: A config needs one that neither side has.
+    """
+
+    def __init__(self, names: Names, upstream: Path):
+        self.names, self.upstream = names, upstream
+        self.folder = names.sources.root / "config" / "method"
+        self.chosen = [
+            p.stem for p in sorted(self.folder.glob("*.yaml")) if self._is(p)
+        ]
+        # Name below config/method/ -> name in the method's own folder.
+        self.moved: dict[str, str] = {}
+        for name in self.chosen:
+            self._collect(name)
+
+    def _is(self, path: Path) -> bool:
+        return (
+            self._target(path.stem) == f"fusion_plugins.{self.names.method.class_name}"
+        )
+
+    def _target(self, name: str) -> str | None:
+        content = self._load(name)
+        if "_target_" in content:
+            return content["_target_"]
+        targets = (self._target(base) for base in self._own_bases(content))
+        return next((target for target in targets if target), None)
+
+    def _load(self, name: str) -> dict:
+        return yaml.safe_load((self.folder / f"{name}.yaml").read_text()) or {}
+
+    def _own_bases(self, content: dict) -> Iterator[str]:
+        for item in content.get("defaults", []):
+            name = item.partition("@")[0] if isinstance(item, str) else ""
+            if name and (self.folder / f"{name}.yaml").is_file():
+                yield name
+
+    def _collect(self, name: str) -> None:
+        if name in self.moved:
+            return
+        new = name.rpartition("/")[2]
+        if new in self.moved.values():
+            raise ExportError(f"two configs of the method would be named {new}.yaml.")
+        self.moved[name] = new
+        for base in self._own_bases(self._load(name)):
+            self._collect(base)
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """File name below config/method/ here, and the text to write."""
+        for name in self.moved:
+            yield f"{name}.yaml", self._moved_text(name)
+
+    def _moved_text(self, name: str) -> str:
+        lines, in_defaults = [], False
+        for line in (self.folder / f"{name}.yaml").read_text().splitlines():
+            if not line.startswith((" ", "#", "-")):
+                in_defaults = line.startswith("defaults:")
+            if in_defaults and (match := _ITEM.fullmatch(line)):
+                item = self._default(yaml.safe_load(match["item"]), match["item"])
+                line = match["lead"] + item + (match["note"] or "")
+            lines.append(line)
+        return self._comments("\n".join(lines) + "\n")
+
+    def _default(self, item: str | dict, text: str) -> str:
+        home = self.names.method.home
+        if isinstance(item, str):
+            name, _, package = item.partition("@")
+            if name in self.moved:
+                # Absolute: what a relative name means depends on who includes the file.
+                return f"/method/{home}/{self.moved[name]}@{package or '_here_'}"
+            if name != "_self_":
+                self._require_upstream("method", name)
+            return text
+        for key, value in item.items():
+            group = key.removeprefix("override ").removeprefix("optional ")
+            group = group.partition("@")[0]
+            group = group[1:] if group.startswith("/") else f"method/{group}"
+            if group == "method" and value in self.moved:
+                text = text.replace(value, f"{home}/{self.moved[value]}")
+            elif isinstance(value, str):
+                self._require_upstream(group, value)
+        return text
+
+    def _require_upstream(self, group: str, name: str) -> None:
+        if not (self.upstream / group / f"{name}.yaml").is_file():
+            raise ExportError(
+                f"a config of '{self.names.method.name}' builds on {group}/{name}.yaml,"
+                f" which {self.upstream} does not have. Use one that FusionBench ships."
+            )
+
+    def _comments(self, text: str) -> str:
+        """Names in comments, commands among them, as they are there."""
+        text = self.names.text(self._commands(text))
+        for old, new in self.moved.items():
+            if "/" in old:
+                text = text.replace(f"{old}.yaml", f"{new}.yaml")
+        for old, new in self.names.method.wording.items():
+            text = text.replace(old, new)
+        return text
+
+    def _commands(self, text: str) -> str:
+        """`fusion_bench` commands with this project's names replaced by upstream's."""
+        return _CHOICE.sub(lambda m: m["key"] + self._choice(**m.groupdict()), text)
+
+    def _choice(self, key: str, value: str) -> str:
+        kind = key.rstrip("=")
+        if kind == "method":
+            known = value in self.moved
+            return f"{self.names.method.home}/{self.moved[value]}" if known else value
+        if not (self.folder.parent / kind / f"{value}.yaml").is_file():
+            return value
+        size, tasks = _parts(value)
+        if kind == "modelpool":
+            return f"{_MODELPOOLS[size]}{tasks}"
+        suffix = _TASKPOOLS[size] if tasks == "TA8" else ""
+        return f"CLIPVisionModelTaskPool/clip-vit-classification_{tasks}{suffix}"
+
+
+def _parts(pool: str) -> tuple[str, str]:
+    match = re.fullmatch(r"clip-vit-(b32|b16|l14)_(\w+)", pool)
+    return (match[1], match[2]) if match else ("b32", "TA8")

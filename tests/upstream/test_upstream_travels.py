@@ -1,0 +1,150 @@
+"""Exported methods in a copy of FusionBench where this project cannot be imported."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import isort
+import pytest
+import torch
+from isolated_merge import CONFIGS, PACKAGES, RUNS, merge
+from release_copy import (
+    SITE,
+    contents,
+    copy_release,
+    link_other_packages,
+    run_isolated,
+    upstream_config,
+)
+from safetensors.torch import load_file
+
+from fusion_plugins.upstream import METHODS
+from fusion_plugins.upstream.__main__ import main
+from fusion_plugins.upstream.listing import with_export
+
+pytestmark = pytest.mark.slow
+
+HOMES = {name: method.home for name, method in METHODS.items()}
+CLASSES = {name: method.class_name for name, method in METHODS.items()}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """The release with every method exported to it."""
+    root = copy_release(tmp_path_factory.mktemp("release"))
+    for name in METHODS:
+        assert main([str(root), "--method", name]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def outcome(copy, tmp_path_factory) -> Path:
+    """What one isolated process says of tests and merges."""
+    folder = tmp_path_factory.mktemp("isolated")
+    script = shutil.copy(Path(__file__).with_name("isolated_merge.py"), folder)
+    packages = link_other_packages(folder / "packages")
+    run_isolated(copy, packages, script, copy, folder, json.dumps(HOMES))
+    return folder
+
+
+def exported(copy: Path) -> list[str]:
+    """Files that the release itself does not have."""
+    before = {f"fusion_bench/{p}" for p in contents(SITE / "fusion_bench")}
+    before |= {f"config/{p}" for p in contents(upstream_config())}
+    return sorted(contents(copy).keys() - before - {"mkdocs.yml"})
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_travelling_test_passes_there(outcome, name):
+    result = json.loads((outcome / "tests.json").read_text())[name]
+    assert result["problems"] == []
+    assert result["run"] >= 10
+
+
+@pytest.mark.parametrize("run", sorted(RUNS))
+def test_the_merged_weights_are_the_same_bit_for_bit(outcome, run):
+    here = merge(run, CONFIGS[run], upstream_config(), "fusion_plugins")
+    there = load_file(outcome / "merged.safetensors")
+    there = {k: v for k, v in there.items() if k.startswith(f"{run}/")}
+    assert there.keys() == here.keys()
+    assert len(here) >= 6
+    for name, value in here.items():
+        assert torch.equal(there[name], value), name
+
+
+def test_every_run_merges_something_else(outcome):
+    merged = load_file(outcome / "merged.safetensors")
+    layers = [v for k, v in merged.items() if k.endswith("0.weight")]
+    assert len(layers) == len(RUNS) == len(PACKAGES)
+    for index, layer in enumerate(layers):
+        assert not any(torch.equal(layer, other) for other in layers[index + 1 :])
+
+
+def test_exported_files_are_formatted(copy):
+    files = [path for path in exported(copy) if path.endswith(".py")]
+    assert len(files) > 60
+    files.append("fusion_bench/method/__init__.py")
+    black = [sys.executable, "-m", "black", "--check", "--line-length", "88", *files]
+    sort = [sys.executable, "-m", "isort", "--profile", "black", "--check-only"]
+    # The release's own list is not sorted; that our lines are is tested below.
+    for command in (black, [*sort, *files[:-1]]):
+        run = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_import_is_put_where_isort_would_put_it(name):
+    source = (SITE / "fusion_bench" / "method" / "__init__.py").read_text()
+    settings = isort.Config(profile="black")
+    clean = isort.code(source, config=settings)
+    listed = with_export(clean, HOMES[name], CLASSES[name], "__init__.py")
+    assert isort.code(listed, config=settings) == listed
+    assert listed.count(f'"{HOMES[name]}": ["{CLASSES[name]}"],') == 1
+    assert listed.count(f"from .{HOMES[name]} import {CLASSES[name]}") == 1
+
+
+def test_files_name_their_source_and_nothing_else_of_this_project(copy):
+    version = METHODS and __import__("fusion_plugins").__version__
+    files = exported(copy)
+    for home in HOMES.values():
+        assert f"docs/algorithms/{home}.md" in files
+        assert f"tests/test_{home}.py" in files
+        assert f"fusion_bench/method/{home}/algorithm.py" in files
+        assert any(path.startswith(f"config/method/{home}/") for path in files)
+    for path in files:
+        first, _, rest = (copy / path).read_text().partition("\n")
+        assert f"Source: fusion-plugins {version}, commit " in first, path
+        assert "fusion_plugins" not in rest, path
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_docstrings_of_the_class_travel(copy, name):
+    def documented(path: Path) -> dict[str, str | None]:
+        tree = ast.parse(path.read_text())
+        kinds = (ast.ClassDef, ast.FunctionDef)
+        found = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+        return {node.name: ast.get_docstring(node) for node in found}
+
+    import fusion_plugins
+
+    package = Path(fusion_plugins.__file__).parent
+    home = f"fusion_bench.method.{HOMES[name]}"
+    there = documented(copy / home.replace(".", "/") / "algorithm.py")
+    here = documented(package / name / "algorithm.py")
+    assert len(there[CLASSES[name]]) > 500
+    moved = {
+        k: v and v.replace("fusion_plugins", f"{home}._core") for k, v in here.items()
+    }
+    assert there == moved
+
+
+def test_exporting_again_changes_nothing(copy):
+    before = contents(copy)
+    for name in METHODS:
+        assert main([str(copy), "--method", name, "--force"]) == 0
+    after = contents(copy)
+    assert after.keys() == before.keys()
+    assert [path for path in after if after[path] != before[path]] == []
