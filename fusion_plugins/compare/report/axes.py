@@ -56,14 +56,18 @@ def log_axis(values: Sequence[float]) -> Axis:
     high = 10 ** math.ceil(math.log10(max(values)))
     high = high * 10 if high <= low else high
     decades = round(math.log10(high / low))
-    steps = (1,) if decades > 2 else (1, 2, 5)
-    ticks = [low * 10**d * step for d in range(decades) for step in steps]
-    return Axis(low, high, (*ticks, high), log=True)
+    steps = (1, 2, 5) if decades <= 2 else (1,)
+    every = -(-decades // 6)  # more labels than this overlap on a phone
+    ticks = [low * 10**d * step for d in range(0, decades + 1, every) for step in steps]
+    return Axis(low, high, tuple(t for t in ticks if t <= high * 1.001), log=True)
 
 
 def tick_text(value: float) -> str:
-    """A tick as short as it goes: 0.5, 20, 2,000."""
+    """A tick as short as it goes: 0.5, 20, 2,000, 10⁶."""
     rounded = float(f"{value:.3g}")
+    if rounded >= 1e5 and f"{rounded:e}".startswith("1.000000e"):
+        power = str(round(math.log10(rounded)))
+        return "10" + power.translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
     if abs(rounded) >= 1000:
         return f"{rounded:,.0f}"
     return f"{rounded:g}".replace("-", "−")

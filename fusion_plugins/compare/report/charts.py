@@ -31,6 +31,7 @@ def bar_chart(comparison: Comparison) -> dict | None:
         "zero": axis.place(0),
         "bars": bars,
         "has_published": any(bar["published"] is not None for bar in bars),
+        "has_references": any(bar["row"].is_reference for bar in bars),
         "has_deviation": any(bar["error"] for bar in bars),
     }
 
@@ -110,7 +111,9 @@ def place_labels(dots: list[dict]) -> None:
             at = (x + offset[0], y + offset[1])
             outside = not (8 < at[0] < width - 8 and 8 < at[1] < height - 8)
             near_dots = sum(_near(at, spot, 13, 13) for spot in spots)
-            return 2 * sum(_near(at, t, 19, 15) for t in taken) + near_dots + outside
+            return (
+                2 * sum(_near(at, t, 19, 15) for t in taken) + near_dots + 3 * outside
+            )
 
         dot["dx"], dot["dy"] = min(_OFFSETS[1:], key=crowding)
         taken.append((x + dot["dx"], y + dot["dy"]))

@@ -68,6 +68,11 @@ class Scale:
         return f"{self.text(spread.mean)} ± {self.text(spread.deviation)}"
 
 
+def count_text(number: int, noun: str) -> str:
+    """`1 task`, `6 tasks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def seconds_text(value: float | None) -> str:
     """Seconds with about two digits that matter: 0.42, 3.4, 134."""
     if value is None:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from .charts import bar_chart, time_chart
 from .curves import training_curves
 from .heatmaps import coefficient_maps, cosine_tables
-from .numbers import date_text
+from .numbers import count_text, date_text
 from .published import published_context
 from .radar import radar_chart
 from .reading import read_results
@@ -88,7 +88,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(yaml=_yaml, date=date_text, breakable=_breakable)
+    environment.filters.update(
+        yaml=_yaml, date=date_text, count=count_text, breakable=_breakable
+    )
     return environment
 
 
@@ -114,7 +116,7 @@ def _style(row: Row, places: dict[int, int]) -> str:
 
 def _breakable(text: str) -> list[str]:
     """A name in parts between which a narrow column may break it."""
-    return re.findall(r"[^_/,.=]*[_/,.=]+|[^_/,.=]+", text)
+    return re.findall(r"[^_/,=]*[_/,=]+|[^_/,=]+", text)
 
 
 def _yaml(content) -> str:

@@ -71,5 +71,7 @@ def _figure(published, measured, comparison: Comparison) -> dict:
     return {
         "published": MISSING if published is None else f"{published:.1f}",
         "measured": MISSING if percent is None else f"{percent:.1f}",
-        "difference": f"{percent - published:+.1f}" if known else None,
+        "difference": (
+            f"{percent - published:+.1f}".replace("-", "−") if known else None
+        ),
     }

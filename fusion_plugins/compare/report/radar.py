@@ -9,7 +9,7 @@ from .results import Comparison, Row
 
 RADIUS = 112.0  # in the units of the drawing, which is 360 wide
 SHOWN = 3  # merged methods drawn from the start, next to the references
-LONGEST = 12  # letters of a task's name beside its spoke
+LONGEST = 11  # letters of a task's name beside its spoke
 
 
 def radar_chart(comparison: Comparison) -> dict | None:

@@ -103,7 +103,8 @@ class Comparison:
     def best(self) -> Row | None:
         """The best merged model by average."""
         merged = (row for row in self.finished if not row.is_reference)
-        return next((row for row in merged if row.average(self.metric)), None)
+        averages = ((row, row.average(self.metric)) for row in merged)
+        return next((row for row, mean in averages if mean and mean.finite), None)
 
 
 def dig(cell: dict, path: tuple[str, ...]):

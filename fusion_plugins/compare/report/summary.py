@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .numbers import Scale, date_text, duration_text
+from .numbers import Scale, count_text, date_text, duration_text
 from .results import Comparison, dig
 
 
@@ -21,20 +21,26 @@ def _sentence(comparison: Comparison) -> str:
     if best is None:
         failed = len({row.label for row, _ in comparison.failures})
         return (
-            f"No merged model was measured; {failed} methods failed." if failed else ""
+            f"No merged model was measured; {count_text(failed, 'method')} failed."
+            if failed
+            else ""
         )
-    text = f"{best.label} is best: {_average(comparison, best)} {_what(comparison)}"
+    text = f"{best.label} is best: {_average(comparison, best)}{_what(comparison)}"
     share = best.over_seeds("normalised_average")
     if share and share.finite:
-        text += f", {Scale(percent=True).text(share.mean)} % of the individual experts"
+        text += (
+            f", {Scale(percent=True).text(share.mean)}\u00a0% of the individual experts"
+        )
     return text + "."
 
 
 def _what(comparison: Comparison) -> str:
-    unit = f"{comparison.scale.unit} " if comparison.scale.unit else ""
+    unit = f"\u00a0{comparison.scale.unit}" if comparison.scale.unit else ""
     count = len(comparison.tasks)
-    over = f"on average over {count} tasks" if count != 1 else "on one task"
-    return f"{unit}{comparison.metric} {over}"
+    over = (
+        f"on average over {count_text(count, 'task')}" if count != 1 else "on one task"
+    )
+    return f"{unit} {comparison.metric} {over}"
 
 
 def _average(comparison: Comparison, row) -> str:
@@ -43,7 +49,7 @@ def _average(comparison: Comparison, row) -> str:
 
 def _tiles(comparison: Comparison) -> list[tuple[str, str, str] | None]:
     unit = comparison.scale.unit
-    note = f"average {comparison.metric}" + (f", {unit}" if unit else "")
+    note = f"{unit} average {comparison.metric}".strip()
     best, experts = comparison.best(), comparison.row("experts")
     pretrained = comparison.row("pretrained")
     return [
@@ -62,7 +68,11 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str] | None]:
 def _counts(comparison: Comparison) -> tuple[str, str, str]:
     finished = sum(len(row.cells) for row in comparison.finished)
     failed = len(comparison.failures)
-    note = f"{finished} runs finished" + (f", {failed} failed" if failed else "")
+    note = (
+        count_text(finished, "run")
+        + " finished"
+        + (f", {failed} failed" if failed else "")
+    )
     return ("Methods", str(len(comparison.rows)), note)
 
 

@@ -135,8 +135,8 @@ def cost_entries(row: Row, comparison: Comparison) -> list[Entry]:
     devices = ["cpu"] + ["cuda"] * _uses_gpu(comparison)
     memory = [row.over_seeds("peak_memory_mib", device) for device in devices]
     return [
-        *(_plain(row.over_seeds("seconds", part)) for part in ("merge", "evaluate")),
-        *(_plain(spread, "{:,.0f}".format) for spread in memory),
+        *(_seconds(row.over_seeds("seconds", part)) for part in ("merge", "evaluate")),
+        *map(_memory, memory),
         _parameters(row),
         Entry(str(len(row.cells)), len(row.cells), note=_seeds(row)),
     ]
@@ -160,12 +160,16 @@ def _seeds(row: Row) -> str:
     return "seeds " + ", ".join(map(str, row.seeds)) if row.cells else ""
 
 
-def _plain(spread: Spread | None, text=seconds_text) -> Entry:
+def _seconds(spread: Spread | None) -> Entry:
     if spread is None:
         return Entry(MISSING)
-    entry = Entry(text(spread.mean), spread.mean)
-    entry.deviation = text(spread.deviation) if spread.deviation is not None else ""
-    return entry
+    deviation = seconds_text(spread.deviation) if spread.deviation else ""
+    deviation = "" if deviation == seconds_text(0) else deviation
+    return Entry(seconds_text(spread.mean), spread.mean, deviation)
+
+
+def _memory(spread: Spread | None) -> Entry:
+    return Entry(f"{spread.mean:,.0f}", spread.mean) if spread else Entry(MISSING)
 
 
 def _entry(spread: Spread | None, scale: Scale) -> Entry:

@@ -1,0 +1,102 @@
+"""Means, spreads, scales, axes and label places of the report."""
+
+import math
+
+import pytest
+
+from fusion_plugins.compare.report.axes import linear_axis, log_axis, tick_text
+from fusion_plugins.compare.report.charts import place_labels
+from fusion_plugins.compare.report.curves import MOST_POINTS, thin
+from fusion_plugins.compare.report.heatmaps import cosine_text
+from fusion_plugins.compare.report.numbers import (
+    Scale,
+    Spread,
+    date_text,
+    duration_text,
+    seconds_text,
+)
+
+
+def test_spread_is_the_sample_standard_deviation():
+    spread = Spread.of([0.80, None, 0.84])
+    assert spread.mean == pytest.approx(0.82)
+    assert spread.deviation == pytest.approx(math.sqrt((0.02**2 + 0.02**2) / 1))
+    assert spread.count == 2
+
+
+def test_one_seed_has_no_deviation_and_none_gives_none():
+    assert Spread.of([0.5]) == Spread(0.5, None, 1)
+    assert Spread.of([None]) is None
+
+
+def test_a_seed_that_is_not_finite_is_shown_not_dropped():
+    spread = Spread.of([0.5, math.nan])
+    assert not spread.finite
+    assert Scale(percent=True).spread(spread) == "NaN"
+
+
+def test_numbers_as_text():
+    assert Scale(percent=True).spread(Spread.of([0.80, 0.84])) == "82.0 ± 2.8"
+    assert Scale(percent=False).spread(Spread.of([1.23456])) == "1.235"
+    assert Scale(percent=True).spread(None) == "–"
+    assert [seconds_text(s) for s in (0.2149, 3.44, 133.4, 4000)] == [
+        "0.21",
+        "3.4",
+        "133",
+        "4,000",
+    ]
+    assert duration_text(726) == "12 min 6 s"
+    assert duration_text(12000) == "3 h 20 min"
+    assert date_text("2026-11-22T12:00:00+00:00") == "2026-11-22 12:00 UTC"
+    assert [cosine_text(c) for c in (0.0442, -0.3, 1.0, 0.0)] == [
+        ".044",
+        "−.300",
+        "1",
+        ".000",
+    ]
+
+
+def test_linear_axis_has_round_ends_and_places_values():
+    axis = linear_axis([61.0, 94.9])
+    assert axis.low <= 61.0 and axis.high >= 94.9
+    assert axis.place(axis.low) == 0 and axis.place(axis.high) == 100
+    assert axis.place(1e9) == 100
+    assert linear_axis([3.0, 5.0], zero=True).low == 0
+
+
+def test_equal_values_still_make_an_axis():
+    assert 0 < linear_axis([0.3, 0.3]).place(0.3) < 100
+    assert linear_axis([0.0]).low < 0 < linear_axis([0.0]).high
+
+
+def test_snug_axis_ends_on_the_data():
+    axis = linear_axis([0, 119], snug=True)
+    assert (axis.low, axis.high) == (0, 119)
+    assert all(0 <= tick <= 119 for tick in axis.ticks)
+
+
+def test_log_axis_puts_factors_at_equal_distances():
+    axis = log_axis([0.2, 133.0])
+    assert (axis.low, axis.high) == (0.1, 1000)
+    first = axis.place(1) - axis.place(0.1)
+    assert axis.place(100) - axis.place(10) == pytest.approx(first, abs=0.01)
+    assert log_axis([1.0]).high == 10
+    assert len(log_axis([1.0, 3e7]).ticks) <= 7
+    assert [tick_text(t) for t in (0.5, 2000, -3, 1e6)] == ["0.5", "2,000", "−3", "10⁶"]
+
+
+def test_labels_of_crowded_dots_do_not_lie_on_each_other():
+    dots = [{"x": 20 + index, "y": 50 + index} for index in range(6)]
+    place_labels(dots)
+    spots = [(d["x"] * 2.7 + d["dx"], d["y"] * 3 + d["dy"]) for d in dots]
+    for index, (x, y) in enumerate(spots):
+        for other_x, other_y in spots[:index]:
+            assert abs(x - other_x) >= 19 or abs(y - other_y) >= 15
+
+
+def test_long_curves_are_thinned_and_keep_their_end():
+    points = [(step, step) for step in range(10_001)]
+    kept = thin(points)
+    assert len(kept) <= MOST_POINTS + 1
+    assert kept[0] == points[0] and kept[-1] == points[-1]
+    assert thin(points[:5]) == points[:5]

@@ -1,0 +1,285 @@
+"""The page as text: what it holds, what it must not hold, and odd results folders."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from sample_results import METHODS, TASKS, sample_published, write_sample
+
+from fusion_plugins.compare.report import write_report
+from fusion_plugins.compare.report.reading import read_results
+
+VOID = {"meta", "link", "img", "input", "br", "wbr"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes, ids and visible text; fails on tags that do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+        self.source = text
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text.append(data)
+
+    @property
+    def visible(self):
+        return " ".join(" ".join(self.text).split())
+
+    def ids(self):
+        return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
+
+
+def report(folder, **options):
+    return Page(write_report(write_sample(folder, **options)).read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "results"
+    return report(folder, published=sample_published())
+
+
+def edit_cell(folder, change, pattern="*"):
+    paths = sorted((folder / "cells").glob(pattern))
+    assert paths
+    for path in paths:
+        cell = json.loads(path.read_text())
+        change(cell)
+        path.write_text(json.dumps(cell))
+
+
+def test_every_section_is_there_and_links_lead_somewhere(page):
+    ids = page.ids()
+    assert len(ids) == len(set(ids))
+    assert {"results", "averages", "per-task", "time", "coefficients"} <= set(ids)
+    assert {"cosines", "curves", "methods", "setup", "published"} <= set(ids)
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert links and all(link[0] == "#" and link[1:] in ids for link in links)
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    sources = [a.get("src") or a.get("href") for _, a in page.tags]
+    sources = [source for source in sources if source]
+    assert sources and all(s.startswith(("data:", "#")) for s in sources)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttp", page.source)
+    assert "http" not in re.sub(r"http-equiv", "", page.source)
+
+
+def test_values_mean_and_deviation(page, tmp_path):
+    comparison = read_results(write_sample(tmp_path / "results"))
+    row = next(row for row in comparison.rows if row.label == "tinting_pp")
+    values = [cell["average"]["accuracy"] for cell in row.cells]
+    mean = sum(values) / 3
+    deviation = (sum((v - mean) ** 2 for v in values) / 2) ** 0.5
+    assert f"{mean:.1%}"[:-1] + f" ± {deviation:.1%}"[:-1] in page.visible
+
+
+def test_bold_is_the_best_merged_model_never_the_experts(page):
+    best = [a for tag, a in page.tags if tag == "td" and a.get("class") == "best"]
+    assert len(best) >= 2 * (len(TASKS) + 1)
+    text = write_report_row(page, "experts")
+    assert 'class="best"' not in text
+
+
+def write_report_row(page, label):
+    rows = re.findall(r"<tr.*?</tr>", page.source, re.DOTALL)
+    return next(row for row in rows if f'data-sort="{label}"' in row)
+
+
+def test_failed_method_shows_its_error_once_for_equal_seeds(page):
+    assert page.visible.count("seeds 0, 1, 2: ValueError") == 1
+    assert "Traceback (most recent call last)" in page.visible
+    assert ">failed</a>" in write_report_row(page, "wudi/wudi")
+
+
+def test_published_values_stand_beside_the_measured_ones(page):
+    assert "A made-up paper, table 1" in page.visible
+    assert "measured: tinting_pp" in page.visible
+    assert "70.5 | –" in page.visible  # nobody ran that method
+    assert sum("diamond" in a.get("class", "") for _, a in page.tags) == 2
+
+
+def test_config_versions_and_commit_of_every_method(page):
+    assert page.visible.count("0123456789abcdef0123456789abcdef01234567") == 11
+    assert "scale_free: true" in page.visible
+    assert page.visible.count("transformers 4.50.0") == 11
+
+
+def test_charts_have_a_text_alternative(page):
+    pictures = [a for tag, a in page.tags if a.get("role") == "img"]
+    assert len(pictures) >= 6 and all(a["aria-label"].strip() for a in pictures)
+    images = [a for tag, a in page.tags if tag == "img"]
+    assert images and all(a["alt"] for a in images)
+
+
+@pytest.mark.parametrize("field", ["title", "label", "task", "error", "config", "key"])
+def test_what_looks_like_html_is_text(tmp_path, field):
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
+    tasks = (evil, "shapes", "digits") if field == "task" else TASKS
+    title = evil if field == "title" else "demo"
+    folder = write_sample(tmp_path / "results", tasks=tasks, title=title, layers=12)
+
+    def change(cell):
+        cell["label"] = evil if field == "label" else cell["label"]
+        cell["config"]["note"] = evil if field == "config" else ""
+        if field == "error" and cell["error"]:
+            cell["error"] = {"type": evil, "message": evil, "traceback": evil}
+        if field == "key" and cell["artifacts"]["coefficients"]:
+            cell["artifacts"]["coefficients"]["keys"][0] = evil
+
+    edit_cell(folder, change)
+    text = write_report(folder).read_text("utf-8")
+    got = Page(text)
+    scripts = [a for tag, a in got.tags if tag == "script"]
+    assert all(a.get("type") == "application/json" for a in scripts[:-1])
+    assert scripts[-1] == {}
+    assert not any(a.get("src") == "x" for _, a in got.tags)
+    assert not any(name.startswith("on") for _, a in got.tags for name in a)
+    assert "alert(1)" in text
+
+
+def test_only_the_pages_own_script_may_run(page):
+    policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    assert re.search(r"script-src 'sha256-[\w+/]{43}='(;|$)", policy)
+
+
+def test_file_stays_small_with_large_models(tmp_path):
+    tasks = tuple(f"task_{index}" for index in range(8))
+    methods = [(f"method_{i}", {}, 0.7, 3.0, True, True, True) for i in range(10)]
+    folder = write_sample(tmp_path / "r", methods=methods, tasks=tasks, layers=150)
+    assert write_report(folder).stat().st_size < 3e6
+
+
+def test_report_does_not_import_torch(tmp_path):
+    folder = write_sample(tmp_path / "results", layers=12)
+    code = (
+        "import sys, pathlib; from fusion_plugins.compare.report import write_report;"
+        f"write_report(pathlib.Path({str(folder)!r})); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_writing_again_gives_the_same_page_and_leaves_no_other_file(tmp_path):
+    folder = write_sample(tmp_path / "results", layers=12)
+    first = write_report(folder).read_bytes()
+    assert write_report(folder).read_bytes() == first
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"cells", "compare.json", "report.html"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"methods": METHODS[2:3], "seeds": (0,)},
+        {"methods": METHODS[-1:]},
+        {"methods": METHODS[2:5]},
+        {"tasks": ("digits",)},
+        {"tasks": TASKS[:2]},
+        {"tasks": [f"task_{index}" for index in range(20)], "layers": 12},
+        {"methods": [(f"m{i}", {}, 0.5, i, 1, 1, 1) for i in range(25)], "layers": 3},
+        {"layers": 1},
+    ],
+    ids="one-method all-failed no-references one-task two-tasks 20-tasks 25 one-layer".split(),
+)
+def test_unusual_comparisons_make_a_page(tmp_path, options):
+    page = report(tmp_path / "results", **options)
+    assert "results" in page.ids()
+    failed_only = options.get("methods") == METHODS[-1:]
+    assert ("averages" in page.ids()) is not failed_only
+    assert ("per-task" in page.ids()) is (
+        not failed_only and len(options.get("tasks", TASKS)) > 2
+    )
+
+
+def test_lower_is_better_turns_order_and_best_round(tmp_path):
+    folder = write_sample(tmp_path / "results", methods=METHODS[2:5], layers=12)
+
+    def change(cell):
+        cell.update(metric="loss", higher_is_better=False)
+
+    edit_cell(folder, change)
+    comparison = read_results(folder)
+    losses = [row.average("loss").mean for row in comparison.rows]
+    assert losses == sorted(losses)
+    page = Page(write_report(folder).read_text("utf-8"))
+    assert 'aria-sort="ascending"' in page.source
+    assert "Lower loss is better" in page.visible
+
+
+def test_missing_and_infinite_values(tmp_path):
+    folder = write_sample(tmp_path / "results", layers=12)
+
+    def change(cell):
+        cell["tasks"].pop("digits", None)
+        cell.update(git_commit=None, device=None, versions={}, config=None)
+        cell["seconds"] = {"merge": None, "evaluate": None}
+        cell["peak_memory_mib"] = {"cpu": None, "cuda": 4096.0}
+        cell["parameters"] = {"model": None, "added": None}
+        if cell["tasks"]:
+            cell["tasks"]["shapes"]["loss"] = float("nan")
+            cell["average"]["loss"] = float("inf")
+        if cell["artifacts"]["history"]:
+            cell["artifacts"]["history"]["loss"][:3] = [None, float("nan"), 2.0]
+
+    edit_cell(folder, change)
+    page = Page(write_report(folder).read_text("utf-8"))
+    assert "peak GPU memory" in page.visible and "4,096" in page.visible
+    assert "NaN" in page.visible
+    places = " ".join(a.get("style", "") + a.get("points", "") for _, a in page.tags)
+    assert not re.search(r"nan|inf", places)
+
+
+def test_some_seeds_failed(tmp_path):
+    folder = write_sample(tmp_path / "results", methods=METHODS[2:5], layers=12)
+    path = sorted((folder / "cells").glob("*seed1.json"))[0]
+    cell = json.loads(path.read_text())
+    cell.update(status="failed", error={"type": "KeyError", "message": "x"}, tasks={})
+    path.write_text(json.dumps(cell))
+    page = Page(write_report(folder).read_text("utf-8"))
+    assert "1 of 3 failed" in page.visible
+    assert "seed 1: KeyError" in page.visible
+
+
+def test_share_of_experts_is_filled_in_where_it_is_missing(tmp_path):
+    comparison = read_results(write_sample(tmp_path / "results", layers=12))
+    experts, row = comparison.row("experts"), comparison.row("simple_average")
+    cell, expert = row.cells[0], experts.cells[0]
+    for task in TASKS:
+        want = cell["tasks"][task]["accuracy"] / expert["tasks"][task]["accuracy"]
+        assert cell["normalised"][task] == pytest.approx(want)
+
+
+def test_wrong_folders_say_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="not a results folder of a comparison"):
+        write_report(tmp_path)
+    folder = write_sample(tmp_path / "empty", methods=())
+    with pytest.raises(ValueError, match="Run the comparison first"):
+        write_report(folder)
+    folder = write_sample(tmp_path / "broken", layers=12)
+    cell = sorted((folder / "cells").glob("*.json"))[0]
+    cell.write_text('{"format": 2}')
+    with pytest.raises(ValueError, match="has format 2, expected 1"):
+        write_report(folder)
+    cell.write_text('{"format": ')
+    with pytest.raises(ValueError, match="is not readable JSON"):
+        write_report(folder)
