@@ -46,6 +46,7 @@ def write_sample(
         once = method[0] in ("pretrained", "experts")
         for seed in seeds[:1] if once else seeds:
             cells.append(sample_cell(method, seed, tasks, layers, random))
+    add_shares(cells)
     for number, cell in enumerate(cells):
         _dump(folder / "cells" / f"{number:03d}-seed{cell['seed']}.json", cell)
     _dump(
@@ -66,6 +67,20 @@ def write_sample(
     return folder
 
 
+def add_shares(cells):
+    """Every finished cell as a share of the experts' cell, where there is one."""
+    experts = next((cell for cell in cells if cell["method"] == "experts"), None)
+    for cell in cells if experts else ():
+        if cell["status"] == "done":
+            cell["normalised"] = {
+                task: cell["tasks"][task]["accuracy"] / result["accuracy"]
+                for task, result in experts["tasks"].items()
+            }
+            cell["normalised_average"] = np.mean(
+                list(cell["normalised"].values())
+            ).item()
+
+
 def sample_cell(method, seed, tasks, layers, random):
     name, overrides, level, seconds, has_coefficients, has_cosines, learns = method
     options = ", ".join(f"{key}={value}" for key, value in overrides.items())
@@ -77,8 +92,8 @@ def sample_cell(method, seed, tasks, layers, random):
         "seed": seed,
         "status": "failed" if level is None else "done",
         "error": None,
-        "metric": "accuracy",
-        "higher_is_better": True,
+        "metric": None if level is None else "accuracy",
+        "higher_is_better": None if level is None else True,
         "tasks": {},
         "average": {},
         "normalised": None,

@@ -18,7 +18,7 @@ from fusion_plugins.compare.report.numbers import (
 
 
 def test_spread_is_the_sample_standard_deviation():
-    spread = Spread.of([0.80, None, 0.84])
+    spread = Spread.of([0.80, 0.84])
     assert spread.mean == pytest.approx(0.82)
     assert spread.deviation == pytest.approx(math.sqrt((0.02**2 + 0.02**2) / 1))
     assert spread.count == 2
@@ -26,7 +26,11 @@ def test_spread_is_the_sample_standard_deviation():
 
 def test_one_seed_has_no_deviation_and_none_gives_none():
     assert Spread.of([0.5]) == Spread(0.5, None, 1)
-    assert Spread.of([None]) is None
+    assert Spread.of([]) is None
+
+
+def test_a_seed_without_the_figure_leaves_no_mean():
+    assert Spread.of([0.8, None]) is None
 
 
 def test_a_seed_that_is_not_finite_is_shown_not_dropped():

@@ -260,13 +260,12 @@ def test_some_seeds_failed(tmp_path):
     assert "seed 1: KeyError" in page.visible
 
 
-def test_share_of_experts_is_filled_in_where_it_is_missing(tmp_path):
+def test_shares_of_the_experts_are_shown_where_known(page, tmp_path):
     comparison = read_results(write_sample(tmp_path / "results", layers=12))
-    experts, row = comparison.row("experts"), comparison.row("simple_average")
-    cell, expert = row.cells[0], experts.cells[0]
-    for task in TASKS:
-        want = cell["tasks"][task]["accuracy"] / expert["tasks"][task]["accuracy"]
-        assert cell["normalised"][task] == pytest.approx(want)
+    share = comparison.row("awd").over_seeds("normalised", "shapes")
+    assert f"{100 * share.mean:.1f} ± {100 * share.deviation:.1f}" in page.visible
+    alone = report(tmp_path / "alone", methods=METHODS[2:5], layers=12)
+    assert "of experts" not in alone.visible
 
 
 def test_wrong_folders_say_what_to_do(tmp_path):

@@ -24,10 +24,11 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
-        """None when no seed has the figure; seeds without it do not count."""
-        numbers = [float(value) for value in values if value is not None]
-        if not numbers:
+        """None unless every seed has the figure: seeds must not drop out silently."""
+        found = list(values)
+        if not found or any(value is None for value in found):
             return None
+        numbers = [float(value) for value in found]
         if not all(map(math.isfinite, numbers)):
             return cls(math.nan, None, len(numbers))
         deviation = statistics.stdev(numbers) if len(numbers) > 1 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .results import Comparison, Row, dig
+from .results import Comparison, Row
 
 FORMAT = 1
 
@@ -59,13 +59,12 @@ def _compare(about: dict, cells: list[dict], name: str) -> Comparison:
         title=about.get("title") or name,
         tasks=list(about.get("tasks") or leading.get("tasks") or []),
         metric=leading.get("metric") or "accuracy",
-        higher_is_better=bool(leading.get("higher_is_better", True)),
+        higher_is_better=leading.get("higher_is_better") is not False,
         rows=list(rows.values()),
         about=about,
     )
     for row in comparison.rows:
         row.cells.sort(key=lambda cell: cell.get("seed") or 0)
-    _add_normalised(comparison)
     comparison.rows.sort(key=lambda row: _rank(row, comparison))
     for number, row in enumerate(comparison.rows, start=1):
         row.number = number
@@ -78,23 +77,3 @@ def _rank(row: Row, comparison: Comparison) -> tuple:
         return (1, 0.0, row.label)
     sign = -1 if comparison.higher_is_better else 1
     return (0, sign * average.mean, row.label)
-
-
-def _add_normalised(comparison: Comparison) -> None:
-    """Fill the share of the experts where a cell finished before theirs."""
-    experts = comparison.row("experts")
-    if experts is None or not comparison.higher_is_better:
-        return
-    metric = comparison.metric
-    for cell in (cell for row in comparison.finished for cell in row.cells):
-        if not cell.get("normalised"):
-            cell["normalised"] = {
-                task: value / expert.mean
-                for task in comparison.tasks
-                if (value := dig(cell, ("tasks", task, metric))) is not None
-                and (expert := experts.over_seeds("tasks", task, metric))
-                and expert.mean
-            }
-        if cell.get("normalised_average") is None and cell["normalised"]:
-            shares = cell["normalised"].values()
-            cell["normalised_average"] = sum(shares) / len(shares)

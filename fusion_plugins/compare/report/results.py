@@ -75,7 +75,7 @@ class Comparison:
         return self.scale_of(self.metric, self.higher_is_better)
 
     def scale_of(self, metric: str, is_share: bool = True) -> Scale:
-        """Percent when higher is better and every value is a share of at most 1."""
+        """Percent when higher is better and every value is between 0 and 1."""
         values = [
             value
             for row in self.finished
@@ -83,7 +83,7 @@ class Comparison:
             for result in cell["tasks"].values()
             if (value := result.get(metric)) is not None and math.isfinite(value)
         ]
-        return Scale(is_share and bool(values) and max(map(abs, values)) <= 1)
+        return Scale(is_share and bool(values) and all(0 <= v <= 1 for v in values))
 
     @property
     def other_metrics(self) -> list[str]:

@@ -152,8 +152,9 @@ def _parameters(row: Row) -> Entry:
     whole = row.over_seeds("parameters", "model")
     if added is None:
         return Entry(MISSING)
-    share = f" ({added.mean / whole.mean:.2%})" if whole and added.mean else ""
-    return Entry(f"{added.mean:,.0f}{share}".replace("%)", " %)"), added.mean)
+    base = whole.mean - added.mean if whole else 0
+    share = f" ({100 * added.mean / base:.2f} %)" if base and added.mean else ""
+    return Entry(f"{added.mean:,.0f}{share}", added.mean)
 
 
 def _seeds(row: Row) -> str:
