@@ -15,6 +15,7 @@ from .artifacts import (
 )
 from .awd import report as awd_report
 from .logging import get_logger
+from .pools import PoolAdapter, family_of
 
 log = get_logger(__name__)
 
@@ -39,7 +40,7 @@ def save_results(owner, modelpool, module: nn.Module, folder: Path) -> None:
     card = results_card(owner, modelpool)
     if owner.save_model:
         target = folder / "merged_model"
-        modelpool.save_model(module, str(target))
+        (family_of(modelpool) or PoolAdapter).save_model(modelpool, module, target)
         card_folder = target if target.is_dir() else folder
     else:
         card_folder = folder

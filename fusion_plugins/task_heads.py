@@ -5,6 +5,7 @@ from __future__ import annotations
 from fusion_bench import BaseModelPool
 from torch import nn
 
+from .pools.families import family_of
 from .pools.loading import head_site, load_own_head
 from .tinting.model import TintedModel
 
@@ -24,5 +25,6 @@ def with_task_heads(module: nn.Module, modelpool: BaseModelPool) -> nn.Module:
     site = head_site(modelpool, module)
     if site is None:
         return module
+    family_of(modelpool).adopt(module)
     heads = {t: load_own_head(modelpool, t, site) for t in modelpool.model_names}
     return TintedModel(module, {site: heads})

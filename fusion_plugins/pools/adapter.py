@@ -80,6 +80,11 @@ class PoolAdapter(ABC):
         """The head of one expert."""
         return modelpool.load_model(task).get_submodule(site)
 
+    @classmethod
+    def save_model(cls, modelpool: BaseModelPool, module: nn.Module, path: Path) -> None:
+        """Write a merged model in the pool's own format."""
+        modelpool.save_model(module, str(path))
+
     def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         if not isinstance(task_info or {}, Mapping):
             raise ValueError(

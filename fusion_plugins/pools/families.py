@@ -15,6 +15,22 @@ _POOLS = "fusion_bench.modelpool"
 # them should be imported for the sake of another.
 _FAMILIES: dict[str, str | type[PoolAdapter]] = {
     f"{_POOLS}.clip_vision.modelpool.CLIPVisionModelPool": "clip:CLIPAdapter",
+    f"{_POOLS}.seq_classification_lm.seq_classification_lm.SequenceClassificationModelPool": (
+        "sequence_classification:SequenceClassificationAdapter"
+    ),
+    f"{_POOLS}.huggingface_gpt2_classification.GPT2ForSequenceClassificationPool": (
+        "gpt2:GPT2Adapter"
+    ),
+    f"{_POOLS}.seq2seq_lm.modelpool.Seq2SeqLMPool": "seq2seq:Seq2SeqAdapter",
+    f"{_POOLS}.openclip_vision.modelpool.OpenCLIPVisionModelPool": (
+        "openclip:OpenCLIPAdapter"
+    ),
+    **{
+        f"{_POOLS}.{name.lower()}_for_image_classification.{name}ForImageClassificationPool": (
+            "image_classification:ImageClassificationAdapter"
+        )
+        for name in ("ResNet", "ConvNext", "Dinov2")
+    },
 }
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fusion_plugins.pools.adapter import ClassificationHead
-from fusion_plugins.pools.folders import FolderModelPool
 
 from . import sites
 from .functional import head_as_feature_map
+from .trunks import load_trunk, save_trunk
 
 _INDEX = "tinted.json"
 
@@ -189,14 +189,14 @@ class TintedModel(nn.Module):
 
         Args:
             folder: Created if absent.
-            **kwargs: For the trunk's own save_pretrained.
+            **kwargs: For the trunk's own save_pretrained, if it has one.
         """
         folder = Path(folder)
         (folder / "tints").mkdir(parents=True, exist_ok=True)
         for site, (layer,) in self._plain.items():
             sites.replace(self.trunk, site, layer)
         try:
-            self.trunk.save_pretrained(folder, **kwargs)
+            save_trunk(self.trunk, folder, **kwargs)
         finally:
             for site, switch in zip(self.sites, self.switches):
                 if _in_trunk(site):
@@ -230,17 +230,22 @@ class TintedModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, tasks: Sequence[str] | None = None
+        cls,
+        folder: str | Path,
+        tasks: Sequence[str] | None = None,
+        trunk: nn.Module | None = None,
     ) -> TintedModel:
         """Read what :meth:`save_pretrained` wrote.
 
         Args:
             folder: The model's folder.
             tasks: Load only these tasks' tints; all by default.
+            trunk: A module of the trunk's architecture, to copy and fill; needed for
+                those that transformers cannot build, such as torchvision's.
 
         Raises:
-            ValueError: Not such a folder, it has no tint for a task, or a file of one is
-                missing or damaged.
+            ValueError: Not such a folder, it has no tint for a task, a file of one is
+                missing or damaged, or `trunk` is needed or does not fit.
         """
         folder = Path(folder)
         index = _read_index(folder)
@@ -250,8 +255,7 @@ class TintedModel(nn.Module):
             raise ValueError(
                 f"{folder} has no tint for {missing}; it has {index['tasks']}."
             )
-        pool = FolderModelPool({"_pretrained_": str(folder)})
-        trunk = pool.load_model("_pretrained_")
+        trunk = load_trunk(folder, trunk)
         tints: dict[str, dict[str, nn.Module]] = {site: {} for site in index["sites"]}
         reference = {}
         for task in tasks:
