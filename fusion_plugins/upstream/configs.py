@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
+from omegaconf import OmegaConf
 
 from .errors import ExportError
 from .rewriting import Names
@@ -58,7 +58,7 @@ class MethodConfigs:
         return next((target for target in targets if target), None)
 
     def _load(self, name: str) -> dict:
-        return yaml.safe_load((self.folder / f"{name}.yaml").read_text()) or {}
+        return OmegaConf.to_container(OmegaConf.load(self.folder / f"{name}.yaml"))
 
     def _own_bases(self, content: dict) -> Iterator[str]:
         for item in content.get("defaults", []):
@@ -82,14 +82,18 @@ class MethodConfigs:
             yield f"{name}.yaml", self._moved_text(name)
 
     def _moved_text(self, name: str) -> str:
-        lines, in_defaults = [], False
+        lines, in_defaults, items = [], False, 0
         for line in (self.folder / f"{name}.yaml").read_text().splitlines():
             if not line.startswith((" ", "#", "-")):
                 in_defaults = line.startswith("defaults:")
             if in_defaults and (match := _ITEM.fullmatch(line)):
-                item = self._default(yaml.safe_load(match["item"]), match["item"])
+                (item,) = OmegaConf.to_container(OmegaConf.create(f"- {match['item']}"))
+                item = self._default(item, match["item"])
                 line = match["lead"] + item + (match["note"] or "")
+                items += 1
             lines.append(line)
+        if items != len(self._load(name).get("defaults", [])):
+            raise ExportError(f"{name}.yaml: write its defaults one to a line.")
         return self._comments("\n".join(lines) + "\n")
 
     def _default(self, item: str | dict, text: str) -> str:

@@ -16,8 +16,6 @@ from .plan import Plan
 from .rewriting import Names, mentions, rewritten, without_own_distribution
 from .sources import PACKAGE, Sources
 
-_PAGES = Path(__file__).with_name("pages")
-
 
 def plan_export(
     checkout: Checkout, method: Method, sources: Sources, force: bool = False
@@ -76,7 +74,8 @@ class _Export:
         if self.checkout.nav is None:
             self.plan.notes.append("no page: an installed release has no mkdocs.yml")
             return
-        origin = _PAGES / f"{self.method.name}.md"
+        pages = self.sources.root / PACKAGE / "upstream" / "pages"
+        origin = pages / f"{self.method.name}.md"
         text = origin.read_text(encoding="utf-8").replace("{{home}}", self.method.home)
         path = self.checkout.root / "docs" / "algorithms" / f"{self.method.home}.md"
         self._add(path, text, origin, "<!-- {} -->\n")

@@ -52,8 +52,7 @@ def _make_folders(folder: Path, made: list[Path]) -> None:
 
 def _put_back(path: Path, content: bytes | None) -> None:
     if content is None:
-        path.unlink(missing_ok=True)
-    elif path.is_file() and path.read_bytes() == content:
-        return  # may be the very file that cannot be written
-    else:
-        path.write_bytes(content)
+        if path.is_file():
+            path.unlink()
+    elif not path.is_file() or path.read_bytes() != content:
+        path.write_bytes(content)  # not one that cannot be written: that is unchanged

@@ -63,8 +63,9 @@ class Names:
 
 
 def mentions(text: str) -> list[str]:
-    """Names of this package that are left in a text."""
-    return [match[0] for match in _TOKEN.finditer(text)]
+    """Names of this package, and of its distribution, that are left in a text."""
+    quoted = re.findall(rf"[\"']({PROJECT})[\"']", text)
+    return [match[0] for match in _TOKEN.finditer(text)] + quoted
 
 
 def rewritten(names: Names, module: str, text: str, is_copied: bool = True) -> str:
@@ -157,4 +158,11 @@ def _grouped(found: list[tuple[str, str, str | None]]) -> Iterator[str]:
 
 def without_own_distribution(text: str) -> str:
     """Drop this project from lists of distributions, such as a model card's."""
-    return re.sub(rf"(?<=[(\[ ])[\"']{PROJECT}[\"'],\s*", "", text)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Tuple, ast.List)):
+            kept = [e for e in node.elts if getattr(e, "value", None) != PROJECT]
+            if len(kept) < len(node.elts):
+                old = ast.get_source_segment(text, node)
+                node.elts = kept
+                return without_own_distribution(text.replace(old, ast.unparse(node), 1))
+    return text

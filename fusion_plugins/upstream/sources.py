@@ -91,6 +91,7 @@ class Sources:
 
 def _table(tree: ast.Module, name: str):
     for node in tree.body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == name:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if any(getattr(target, "id", None) == name for target in targets):
             return ast.literal_eval(node.value)
     raise ExportError(f"{PACKAGE}/__init__.py does not set {name}.")

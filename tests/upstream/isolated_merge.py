@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 TASKS = ("one", "two", "three")
-# Here, there, options. Few steps, and an alpha that suits the toy's short task vectors.
+# Few steps, and an alpha that suits the toy's short task vectors.
 _SHORT = [
     "method.checkpoint_dir=null",
     "method.num_workers=0",
@@ -137,7 +137,7 @@ def run_tests(root: Path, homes: dict[str, str]) -> dict[str, dict]:
 def main(root: Path, out: Path, homes: dict[str, str]) -> None:
     torch.set_num_threads(1)
     prove_isolation(root)
-    tensors, classes = {}, {}
+    tensors = {}
     for run in RUNS:
         home = homes[PACKAGES[run]]
         core = f"fusion_bench.method.{home}._core"
@@ -145,7 +145,7 @@ def main(root: Path, out: Path, homes: dict[str, str]) -> None:
         tensors |= merge(run, choice, root / "config", core)
     save_file(tensors, out / "merged.safetensors")
     results = run_tests(root, homes)
-    (out / "tests.json").write_text(json.dumps(results | classes))
+    (out / "tests.json").write_text(json.dumps(results))
     prove_isolation(root)  # nothing has put it on the path meanwhile
 
 
