@@ -1,4 +1,4 @@
-"""`python -m fusion_plugins.demo build|run`: make a demo pool, measure methods on it."""
+"""`python -m fusion_plugins.demo build|build-text|run`: make pools, measure methods."""
 
 import argparse
 import logging
@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .recipe import BUILTIN_TASKS, DemoInputError, DemoRecipe
+from .text_command import add_build_text, build_text_command
 
 _NUMBERS = {
     "pretrain_images": "images per task that pretraining sees",
@@ -58,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
             metavar="N",
             help=f"{text} (default: {default})",
         )
+    add_build_text(commands, _names)
     run = commands.add_parser("run", help="measure merging methods on a pool")
     run.add_argument("--root", help="a pool's folder (default: the built-in pool)")
     run.add_argument("--seed", type=int, default=0, help="seed of the built-in pool")
@@ -143,7 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     # FusionBench and its libraries warn on import about things no user can change.
     logging.basicConfig(level=logging.WARNING)
-    command = {"build": _build_command, "run": _run_command}[options.command]
+    command = {
+        "build": _build_command,
+        "build-text": build_text_command,
+        "run": _run_command,
+    }[options.command]
     try:
         command(options, Console())
     except (DemoInputError, ModuleNotFoundError, PermissionError) as error:

@@ -1,0 +1,127 @@
+"""What all pools of text models share: a tokenizer, and samples to tokenise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from fusion_bench.modelpool import BaseModelPool
+from fusion_bench.utils import instantiate
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .adapter import PoolAdapter
+from .loading import load_base
+from .tokens import TextEncoder, choose_length, position_limit
+
+_KNOWN = {"fields", "max_length"}
+
+
+def load_tokenizer(modelpool: BaseModelPool):
+    """The pool's tokenizer, from its config, a folder or hub name, or an object.
+
+    FusionBench's own ``Seq2SeqLMPool.load_tokenizer`` fails in 0.2.33, and a pool without
+    a tokenizer fails an assertion.
+
+    Raises:
+        ValueError: The pool has none.
+    """
+    given = getattr(modelpool, "_tokenizer", None)
+    if given is None:
+        raise ValueError(
+            f"The {type(modelpool).__name__} has no tokenizer to prepare text with. Set"
+            " modelpool.tokenizer={_target_: transformers.AutoTokenizer.from_pretrained,"
+            " pretrained_model_name_or_path: <folder or hub name>}."
+        )
+    if isinstance(given, str):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(given)
+    return instantiate(given) if isinstance(given, Mapping) else given
+
+
+class TextAdapter(PoolAdapter):
+    """Pools whose samples are text.
+
+    `task_info` of a task, all optional: ``{fields: [review], max_length: 128}``.
+
+    Raises:
+        ValueError: `task_info` holds something else.
+    """
+
+    def __init__(self, modelpool, task_info=None):
+        super().__init__(modelpool, task_info)
+        for task, info in self.task_info.items():
+            if not isinstance(info, Mapping) or set(info) - _KNOWN:
+                raise ValueError(
+                    f"tasks.{task} is {info!r}, expected fields (a list of one or two"
+                    " names of text fields) and max_length (tokens), both optional."
+                )
+            check_fields(task, info.get("fields"))
+
+    def prepare(self, device: torch.device) -> None:
+        self.device = device
+        tokenizer = load_tokenizer(self.modelpool)
+        base = load_base(self.modelpool)
+        self.check_base(base, tokenizer)
+        limit = position_limit(base)
+        self._lengths = {
+            task: choose_length(
+                tokenizer, limit, self.task_info.get(task, {}).get("max_length")
+            )
+            for task in self.tasks
+        }
+        self._encoder = TextEncoder(tokenizer, max(self._lengths.values()))
+
+    def check_base(self, base: nn.Module, tokenizer) -> None:
+        """Whether the pretrained model is one that this family knows."""
+
+    def dataset(self, task: str, split: str) -> Dataset:
+        raw = listed_dataset(self.modelpool, task, split)
+        fields = self.task_info.get(task, {}).get("fields")
+        return _Tokenised(raw, task, self._encoder, fields, self._lengths[task])
+
+    def encode(self, sample: object) -> Tensor:
+        """Shape (rows, max_length), int32; samples of :meth:`dataset` are so already."""
+        return sample if isinstance(sample, Tensor) else self._encoder(sample)
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """Padding is cut off later: tasks' batches must agree in shape until then."""
+        return stored
+
+
+def check_fields(task: str, fields) -> None:
+    """Raise unless `fields` is None or one or two names."""
+    if fields is None:
+        return
+    named = not isinstance(fields, str) and all(isinstance(f, str) for f in fields)
+    if not named or len(fields) not in (1, 2):
+        raise ValueError(
+            f"tasks.{task}.fields is {fields!r}, expected a list of one or two names of"
+            " text fields."
+        )
+
+
+def listed_dataset(modelpool: BaseModelPool, task: str, split: str) -> Dataset:
+    """A split of a task: loaded from its config, or the very object the pool lists."""
+    listed = getattr(modelpool, f"_{split}_datasets")[task]
+    if isinstance(listed, Mapping) and "_target_" in listed:
+        return getattr(modelpool, f"load_{split}_dataset")(task)
+    return listed
+
+
+class _Tokenised(Dataset):
+    """Raw samples of one task, seen through the encoder."""
+
+    def __init__(self, samples, task: str, encoder: TextEncoder, fields, length: int):
+        self._samples, self._task, self._encoder = samples, task, encoder
+        self._fields, self._length = fields, length
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            return self._encoder(self._samples[index], self._fields, self._length)
+        except ValueError as error:
+            raise ValueError(f"Task '{self._task}', sample {index}: {error}") from error

@@ -1,0 +1,178 @@
+"""Text samples as integer tensors of one shape, and back to a model's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+#: Pairs come first: QNLI has `question` and `sentence`.
+TEXT_FIELDS = (
+    ("sentence1", "sentence2"),
+    ("question", "sentence"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text", "text_pair"),
+    ("sentence",),
+    ("text",),
+)
+LONGEST = 512  # tokens, where neither user, tokenizer nor model says less
+
+
+class TextEncoder:
+    """Samples as integer tensors of shape (rows, max_length).
+
+    Rows are `input_ids`, `attention_mask` and, where the tokenizer gives them,
+    `token_type_ids`. Unused places hold the padding token and a mask of 0.
+
+    Args:
+        tokenizer: Of transformers, with a padding token.
+        max_length: Tokens per sample.
+
+    Raises:
+        ValueError: The tokenizer has no padding token.
+    """
+
+    def __init__(self, tokenizer, max_length: int):
+        if tokenizer.pad_token_id is None:
+            raise ValueError(
+                "The tokenizer has no padding token, so sentences cannot share a batch."
+                " Give it one the models know, such as pad_token='<|endoftext|>'."
+            )
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.names = ["input_ids", "attention_mask"]
+        if "token_type_ids" in tokenizer.model_input_names:
+            self.names.append("token_type_ids")
+
+    def __call__(
+        self,
+        sample: object,
+        fields: Sequence[str] | None = None,
+        max_length: int | None = None,
+    ) -> Tensor:
+        """One sample, int32.
+
+        Args:
+            sample: A dict with text in `fields`, or with `input_ids` (and masks).
+            fields: One or two names; found among TEXT_FIELDS by default.
+            max_length: Of this sample, at most that of the encoder; longer texts are cut.
+
+        Raises:
+            ValueError: No such fields, no text in them, or `input_ids` that are too long.
+        """
+        limit = max_length or self.max_length
+        if not isinstance(sample, Mapping):
+            raise ValueError(
+                f"A text sample is a {type(sample).__name__}, expected a dict with text"
+                " fields or input_ids."
+            )
+        if fields is None and "input_ids" in sample:
+            rows = self._tokenised(sample, limit)
+        else:
+            texts = [_text(sample, name) for name in fields or find_fields(sample)]
+            rows = dict(self.tokenizer(*texts, truncation=True, max_length=limit))
+        stored = torch.zeros(len(self.names), self.max_length, dtype=torch.int32)
+        stored[0] = self.tokenizer.pad_token_id
+        for row, name in zip(stored, self.names):
+            values = torch.as_tensor(rows.get(name, []), dtype=torch.int32)
+            row[: len(values)] = values
+        if not stored[1].any():  # an empty text; attention needs something to look at
+            stored[1, 0] = 1
+        return stored
+
+    def _tokenised(self, sample: Mapping, limit: int) -> dict[str, Tensor]:
+        """A sample's own rows without the padding behind them."""
+        ids = torch.as_tensor(sample["input_ids"]).flatten()
+        if "attention_mask" in sample:
+            mask = torch.as_tensor(sample["attention_mask"]).flatten()
+        else:
+            mask = (ids != self.tokenizer.pad_token_id).int()
+        seen = mask.nonzero()
+        length = int(seen[-1]) + 1 if len(seen) else 0
+        if length > limit:
+            raise ValueError(
+                f"A tokenised sample has {length} tokens, but at most {limit} are taken."
+                " Truncate when tokenising, or raise max_length if the model allows it."
+            )
+        rows = {"input_ids": ids[:length], "attention_mask": mask[:length]}
+        if "token_type_ids" in sample:
+            types = torch.as_tensor(sample["token_type_ids"]).flatten()
+            rows["token_type_ids"] = types[:length]
+        return rows
+
+    def unpack(self, stored: Tensor) -> dict[str, Tensor]:
+        """Model inputs without the padding that all samples share.
+
+        Args:
+            stored: Shape (samples, rows, max_length).
+
+        Returns:
+            Name -> int64, shape (samples, longest).
+        """
+        longest = int(stored[:, 1].any(0).nonzero()[-1]) + 1
+        rows = stored[..., :longest].long().unbind(1)
+        return dict(zip(self.names, rows))
+
+
+def find_fields(sample: Mapping) -> tuple[str, ...]:
+    """The text fields of a sample.
+
+    Raises:
+        ValueError: It has none of TEXT_FIELDS.
+    """
+    for fields in TEXT_FIELDS:
+        if all(name in sample for name in fields):
+            return fields
+    known = ", ".join("+".join(fields) for fields in TEXT_FIELDS)
+    raise ValueError(
+        f"A sample has the fields {sorted(sample)}, none of which is known as text."
+        f" Expected input_ids or one of {known}; or name them:"
+        " tasks={my_task: {fields: [review]}}."
+    )
+
+
+def _text(sample: Mapping, field: str) -> str:
+    if field not in sample:
+        raise ValueError(f"A sample has no field '{field}'; it has {sorted(sample)}.")
+    text = sample[field]
+    if not isinstance(text, str):
+        raise ValueError(
+            f"The field '{field}' of a sample is {text!r}, expected text (str)."
+        )
+    return text
+
+
+def position_limit(module: nn.Module) -> int | None:
+    """How many tokens a model has positions for; None where there is no limit."""
+    for name, layer in module.named_modules():
+        place = name.rpartition(".")[2]
+        if isinstance(layer, nn.Embedding) and place in ("position_embeddings", "wpe"):
+            # RoBERTa counts positions from behind the padding token's number.
+            first = 0 if layer.padding_idx is None else layer.padding_idx + 1
+            return layer.num_embeddings - first
+    config = getattr(module, "config", None)
+    return getattr(config, "max_position_embeddings", None)
+
+
+def choose_length(tokenizer, limit: int | None, wanted: int | None) -> int:
+    """Tokens per sample.
+
+    Args:
+        tokenizer: Its `model_max_length` counts if it says one.
+        limit: What the model has positions for; None for no limit.
+        wanted: What the user asks for; None for as many as tokenizer and model take,
+            at most LONGEST.
+
+    Raises:
+        ValueError: The user asks for more than the model takes, or for none.
+    """
+    if wanted is None:
+        return min(tokenizer.model_max_length, limit or LONGEST, LONGEST)
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+        raise ValueError(f"max_length is {wanted!r}, expected a whole number >= 1.")
+    if limit is not None and wanted > limit:
+        raise ValueError(
+            f"max_length is {wanted}, but the model has positions for {limit} tokens only."
+        )
+    return wanted

@@ -1,0 +1,198 @@
+"""A task pool for text classifiers of the BERT and RoBERTa kind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from fusion_bench import BaseTaskPool, LightningFabricMixin, RuntimeConstants
+from fusion_bench.utils import count_parameters
+from torch import nn
+from tqdm.auto import tqdm
+
+from fusion_plugins.logging import get_logger
+from fusion_plugins.options import reject_unknown_options, require_integer
+from fusion_plugins.pools.loading import load_own_head
+from fusion_plugins.pools.sequence_classification import SequenceClassificationAdapter
+from fusion_plugins.pools.text import load_tokenizer
+from fusion_plugins.pools.tokens import position_limit
+from fusion_plugins.tinting.model import TintedModel
+from fusion_plugins.tinting.sites import replace
+
+from .text_inputs import TestSets, check_task, load_head
+from .text_metrics import averages, measure
+
+log = get_logger(__name__)
+
+
+class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
+    """Accuracy, loss and calibration of a merged text classifier on every task.
+
+    A tinted model brings its tasks' heads. For any other model the head of each task
+    comes from `heads`, or from the experts in the running program's model pool.
+
+    Args:
+        test_datasets: Task -> dataset (or its config) of dicts with text and `label`.
+        tokenizer: A config, folder, hub name or object; None: that of the running
+            program's model pool.
+        heads: Task -> folder, hub name, config or model whose head to use.
+        tasks: Task -> ``{fields: [...], max_length: N, metrics: [...]}``, all optional;
+            metrics beside accuracy are GLUE's own by the task's name.
+        batch_size: Samples per forward; changes speed and memory only.
+
+    Raises:
+        TypeError, ValueError: An option is unknown or out of its range.
+    """
+
+    _config_mapping = BaseTaskPool._config_mapping | {
+        "_test_datasets": "test_datasets",
+        "_tokenizer": "tokenizer",
+        "heads": "heads",
+        "tasks": "tasks",
+        "batch_size": "batch_size",
+    }
+
+    def __init__(
+        self,
+        test_datasets: Mapping,
+        tokenizer=None,
+        heads: Mapping | None = None,
+        tasks: Mapping | None = None,
+        batch_size: int = 64,
+        **kwargs,
+    ):
+        reject_unknown_options(self, kwargs)
+        if not test_datasets:
+            raise ValueError("test_datasets is empty: there is no task to evaluate on.")
+        self._test_datasets, self._tokenizer = test_datasets, tokenizer
+        self.heads, self.tasks, self.batch_size = heads, tasks, batch_size
+        require_integer("batch_size", batch_size, 1)
+        self._check_names("heads", heads)
+        self._check_names("tasks", tasks)
+        for task, info in (tasks or {}).items():
+            check_task(task, info)
+        self._sets = TestSets(test_datasets, tasks or {}, self._load_tokenizer)
+        super().__init__(**kwargs)
+
+    def _check_names(self, option: str, given: Mapping | None) -> None:
+        unknown = [task for task in given or {} if task not in self._test_datasets]
+        if unknown:
+            raise ValueError(
+                f"`{option}` names {unknown}, but test_datasets has"
+                f" {list(self._test_datasets)}."
+            )
+
+    def _load_tokenizer(self):
+        if self._tokenizer is not None:
+            return load_tokenizer(self)
+        modelpool = self._program_modelpool()
+        if modelpool is None:
+            raise ValueError(
+                "The task pool has no tokenizer: set taskpool.tokenizer to the one of the"
+                " models, a folder or hub name."
+            )
+        return load_tokenizer(modelpool)
+
+    def _program_modelpool(self):
+        return getattr(self._program, "modelpool", None)
+
+    # -- heads --------------------------------------------------------------------
+
+    @contextmanager
+    def _with_head(self, model: nn.Module, task: str) -> Iterator[None]:
+        """The model with one task's head in place, as it was afterwards."""
+        if isinstance(model, TintedModel):
+            model.set_task(task)
+            try:
+                yield
+            finally:
+                model.set_task(None)
+            return
+        site = SequenceClassificationAdapter.head_site(model)
+        own = model.get_submodule(site)
+        head = self._head(task, site)
+        replace(model, site, own if head is None else self.fabric.to_device(head))
+        try:
+            yield
+        finally:
+            replace(model, site, own)
+
+    def _head(self, task: str, site: str) -> nn.Module | None:
+        """A task's head; None to take the model's own, of a single task."""
+        modelpool = self._program_modelpool()
+        if self.heads and task in self.heads:
+            return load_head(task, self.heads[task])
+        if modelpool is not None and task in modelpool.model_names:
+            return load_own_head(modelpool, task, site)
+        if len(self._test_datasets) == 1 and not self.heads:
+            return None
+        raise ValueError(
+            f"There is no head for task '{task}': a merged trunk needs the experts' heads."
+            " Set taskpool.heads={"
+            f"{task}: <the expert's folder or hub name>"
+            "}, run with a model pool that has this expert, or evaluate a tinted model."
+        )
+
+    # -- numbers ------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, name: str | None = None, **kwargs) -> dict:
+        """Report per task, `average` and `model_info`, as FusionBench's pools do.
+
+        Args:
+            model: A tinted model, or any ``*ForSequenceClassification``; not changed.
+            name: Noted in `model_info`.
+
+        Returns:
+            Task -> scores (see :func:`~.text_metrics.measure`); `average` also has
+            `score`, the mean of what GLUE counts of each task.
+
+        Raises:
+            ValueError: Head, tokenizer or data are missing or do not fit.
+        """
+        trained, everything = count_parameters(model)
+        info = {
+            "trainable_params": trained,
+            "all_params": everything,
+            "trainable_percentage": trained / everything,
+        }
+        if name is not None:
+            info["name"] = name
+        if isinstance(model, TintedModel):
+            info["tints"] = model.parameter_report()
+        model = self.fabric.to_device(model).eval()
+        scores = {}
+        for task in tqdm(self._test_datasets, desc="Evaluating tasks", leave=False):
+            with self._with_head(model, task):
+                scores[task] = self._evaluate_task(task, model)
+        report = {"model_info": info, **scores, "average": averages(scores)}
+        log.info("Evaluation result: %s", report)
+        self._save(report)
+        return report
+
+    def _evaluate_task(self, task: str, model: nn.Module) -> dict[str, float]:
+        encoder, samples, labels = self._sets.encoded(task, position_limit(model))
+        starts = range(0, len(samples), self.batch_size)
+        if RuntimeConstants.debug:
+            starts = starts[:1]
+        logits = []
+        for at in tqdm(starts, desc=f"Evaluating {task}", leave=False):
+            part = samples[at : at + self.batch_size].to(self.fabric.device)
+            logits.append(model(**encoder.unpack(part)).logits.cpu())
+        found = torch.cat(logits)
+        metrics = (self.tasks or {}).get(task, {}).get("metrics")
+        return measure(task, found, labels[: len(found)], metrics)
+
+    def _save(self, report: dict) -> None:
+        """Into the log folder, like FusionBench's pools, never over an older report."""
+        if not (self.fabric.is_global_zero and self.fabric._loggers):
+            return
+        folder = Path(self.log_dir)
+        names = (f"report_{n}.json" if n else "report.json" for n in itertools.count())
+        path = next(folder / name for name in names if not (folder / name).exists())
+        path.write_text(json.dumps(report))
+        log.info("Evaluation report saved to %s", path)
