@@ -11,7 +11,10 @@ from torch import nn
 
 
 class FolderModelPool(BaseModelPool):
-    """Models given as folder paths; each loads as the class its ``config.json`` names."""
+    """Models given as folder paths; each loads as the class its ``config.json`` names.
+
+    Those are transformers' classes, and our image encoder of OpenCLIP pools.
+    """
 
     def load_model(self, model_name_or_config: str, *args, **kwargs) -> nn.Module:
         config = self._models.get(model_name_or_config)
@@ -29,6 +32,10 @@ def _model_class(folder: Path):
         )
     names = json.loads(config_file.read_text()).get("architectures") or []
     for name in names:
+        if name == "OpenCLIPImageEncoder":
+            from fusion_plugins.openclip import OpenCLIPImageEncoder
+
+            return OpenCLIPImageEncoder
         if hasattr(transformers, name):
             return getattr(transformers, name)
     raise ValueError(

@@ -1,0 +1,42 @@
+"""Turn checkpoints into safetensors once, so that nothing is unpickled afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .checkpoints import encoder_from, head_from, is_head, save_encoder, save_head
+from .trust import SAFE_SUFFIX, read
+
+
+def convert_checkpoint(
+    source: str | Path,
+    target: str | Path,
+    model_name: str | None = None,
+    trust_pickle: bool = False,
+) -> str:
+    """Write an encoder or a classification head as safetensors.
+
+    Args:
+        source: A state dict or a pickled module.
+        target: The new file, ending in ``.safetensors``.
+        model_name: The encoder's architecture; needed for a state dict.
+        trust_pickle: Read pickled modules.
+
+    Returns:
+        ``image encoder`` or ``classification head``.
+
+    Raises:
+        ValueError: `target` has another ending or exists, or `source` cannot be read.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix != SAFE_SUFFIX:
+        raise ValueError(f"{target} must end in {SAFE_SUFFIX}.")
+    if target.exists():
+        raise ValueError(f"{target} exists already. Remove it, or choose another name.")
+    content = read(source, trust_pickle)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if is_head(content.tensors):
+        save_head(head_from(content, source), target)
+        return "classification head"
+    save_encoder(encoder_from(content, source, model_name), target)
+    return "image encoder"

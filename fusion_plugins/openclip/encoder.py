@@ -1,0 +1,94 @@
+"""FusionBench's OpenCLIP image encoder, built without downloading any weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fusion_bench.models.open_clip import ImageEncoder
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .architecture import CONFIG_FILES, Architecture
+
+CONFIG_FILE = CONFIG_FILES[0]
+WEIGHTS_FILE = "model.safetensors"
+_UNUSED = ("model.transformer.", "model.attn_mask")  # of the text tower
+
+
+class OpenCLIPImageEncoder(ImageEncoder):
+    """Images -> embeddings, shape (samples, features), not normalised.
+
+    FusionBench's class downloads OpenAI's weights before it loads others, and leaves the
+    activation to open_clip, whose newer releases take GELU where OpenAI's weights need
+    QuickGELU.
+
+    Args:
+        architecture: What to build.
+        tensors: All its tensors, names as in FusionBench (``model.visual...``). Those of
+            a text transformer are left out; all are kept in float32.
+
+    Raises:
+        ValueError: Tensors are missing, left over, or of other shapes.
+    """
+
+    def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor]):
+        nn.Module.__init__(self)  # upstream's own __init__ downloads
+        self.architecture = architecture
+        self.cache_dir = None
+        self.model = architecture.build()
+        self.train_preprocess, self.val_preprocess = architecture.transforms()
+        kept = {k: _float32(v) for k, v in tensors.items() if not _is_unused(k)}
+        _check_shapes(self.state_dict(), kept)
+        self.load_state_dict(kept, assign=True)
+        self.requires_grad_(True)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights and config; :meth:`from_pretrained` and the pools read them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()
+        }
+        save_file(tensors, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(self.architecture.to_json() + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> OpenCLIPImageEncoder:
+        """Read a folder that :meth:`save_pretrained` wrote.
+
+        Raises:
+            ValueError: The folder lacks a file, or they do not fit each other.
+        """
+        files = Path(folder, CONFIG_FILE), Path(folder, WEIGHTS_FILE)
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise ValueError(
+                f"{folder} is not the folder of an OpenCLIP image encoder: it has no"
+                f" {' and no '.join(missing)}."
+            )
+        return cls(Architecture.from_json(files[0].read_text()), load_file(files[1]))
+
+
+def _is_unused(name: str) -> bool:
+    return name.startswith(_UNUSED)
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    missing = [name for name in wanted if name not in given]
+    extra = [name for name in given if name not in wanted]
+    if missing or extra:
+        raise ValueError(
+            f"The tensors are not those of this architecture: {len(missing)} are missing"
+            f" {missing[:3]}, {len(extra)} have no place {extra[:3]}."
+        )
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            raise ValueError(
+                f"The tensor '{name}' has shape {tuple(tensor.shape)}, the architecture"
+                f" has {tuple(wanted[name].shape)}. Is model_name right?"
+            )

@@ -1,0 +1,178 @@
+"""FusionBench's OpenCLIP task pool for tinted models, with calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from fusion_bench.dataset.clip_dataset import ImageClassificationDataset
+from fusion_bench.models.open_clip import ClassificationHead, ImageClassifier
+from fusion_bench.utils import instantiate
+from lightning.fabric import is_wrapped
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from fusion_plugins.compat import import_upstream
+from fusion_plugins.openclip.architecture import named_architecture
+from fusion_plugins.openclip.checkpoints import load_head
+from fusion_plugins.tinting.model import TintedModel
+
+from .clip import _Recorder
+
+_upstream = import_upstream("fusion_bench.taskpool.openclip_vision.openclip_taskpool")
+OpenCLIPVisionModelTaskPool = _upstream.OpenCLIPVisionModelTaskPool
+
+
+class OpenCLIPTaskPool(OpenCLIPVisionModelTaskPool):
+    """Evaluates plain models as upstream does, and tinted ones with their own layers.
+
+    Adds `ece`, the expected calibration error with 15 bins, to every task's result and to
+    the average.
+
+    Args:
+        test_datasets: Task -> dataset or config.
+        classification_heads: Task -> path (as the model pool's), module or config.
+        dataloader_kwargs: For torch's DataLoader.
+        model_name: Tells the preprocessing where no model pool does; a model of open_clip
+            or a folder with its config. Nothing is downloaded.
+        trust_pickle: Read heads that are pickles of whole modules.
+        **kwargs: See upstream's task pool.
+
+    Raises:
+        ValueError: `trust_pickle` is not true or false.
+    """
+
+    def __init__(
+        self,
+        test_datasets,
+        classification_heads: Mapping,
+        dataloader_kwargs: Mapping,
+        model_name: str | None = None,
+        trust_pickle: bool = False,
+        **kwargs,
+    ):
+        if not isinstance(trust_pickle, bool):
+            raise ValueError(
+                f"trust_pickle is {trust_pickle!r}, expected true or false."
+            )
+        super().__init__(
+            test_datasets, classification_heads, dataloader_kwargs, model_name, **kwargs
+        )
+        self.trust_pickle = trust_pickle
+
+    def setup(self) -> None:
+        """As upstream's, with heads from any file and no download.
+
+        Raises:
+            ValueError: Neither a model pool nor `model_name` tells the preprocessing, or
+                a head cannot be read.
+        """
+        self.classifier_heads = {
+            name: self._head(head).to(self.fabric.device)
+            for name, head in self._classifier_heads.items()
+        }
+        self.processor = self._find_processor()
+        self.test_datasets, self.test_dataloaders = {}, {}
+        for name, dataset in self._test_datasets.items():
+            raw = instantiate(dataset) if isinstance(dataset, DictConfig) else dataset
+            prepared = ImageClassificationDataset(raw, self.processor)
+            self.test_datasets[name] = prepared
+            self.test_dataloaders[name] = self.fabric.setup_dataloaders(
+                DataLoader(prepared, **self._dataloader_kwargs)
+            )
+        self._is_setup = True
+
+    def _head(self, head) -> ClassificationHead:
+        if isinstance(head, str):
+            return load_head(head, self.trust_pickle)
+        return _upstream.load_classifier_head(head)
+
+    def _find_processor(self) -> Callable:
+        modelpool = getattr(self._program, "modelpool", None)
+        if hasattr(type(modelpool), "test_processor"):
+            return modelpool.test_processor
+        if self._model_name is None:
+            raise ValueError(
+                "How to prepare images is not known: run the task pool together with an"
+                " OpenCLIP model pool, or set taskpool.model_name, for example ViT-B-32."
+            )
+        return named_architecture(self._model_name).transforms()[1]
+
+    def evaluate(self, model: nn.Module, **kwargs) -> dict:
+        """As upstream's, with ECE; a tinted model has no task set afterwards."""
+        inner = model.module if is_wrapped(model) else model
+        self._tinted = inner if isinstance(inner, TintedModel) else None
+        with _transforms_of_trunk(self._tinted):
+            report = super().evaluate(model, **kwargs)
+        errors = [r["ece"] for r in report.values() if "ece" in r]
+        report["average"]["ece"] = sum(errors) / len(errors)
+        if self._tinted is not None:
+            report["model_info"]["tints"] = self._tinted.parameter_report()
+        return report
+
+    @torch.no_grad()
+    def _evaluate(
+        self,
+        classifier: ImageClassifier,
+        test_loader: Iterable,
+        num_classes: int,
+        task_name: str,
+    ) -> dict[str, float]:
+        head = self._begin_task(task_name)
+        recorder = _LogitsRecorder(_TaskClassifier(classifier, head), num_classes)
+        batches = recorder.noting_targets(test_loader)
+        try:
+            result = super()._evaluate(recorder, batches, num_classes, task_name)
+        finally:
+            if self._tinted is not None:
+                self._tinted.set_task(None)
+        return result | {"ece": recorder.error.compute().item()}
+
+    def _begin_task(self, task: str) -> nn.Module | None:
+        """Put the task's layers in place; its head, if that is tinted."""
+        tinted = self._tinted
+        if tinted is None or not (task in tinted.tasks or tinted.needs_task):
+            return None
+        tinted.set_task(task)  # says so if there is no tint for the task
+        return tinted.head(task)
+
+
+class _TaskClassifier:
+    """Upstream's classifier, with another head if there is one."""
+
+    def __init__(self, classifier: ImageClassifier, head: nn.Module | None):
+        self._classifier, self._head = classifier, head
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        if self._head is None:
+            return {"logits": self._classifier(images)}
+        features = self._classifier.image_encoder(images)
+        if self._classifier.classification_head.normalize:
+            features = features / features.norm(dim=-1, keepdim=True)
+        return {"logits": self._head(features)}
+
+    def eval(self) -> None:
+        self._classifier.eval()
+
+
+class _LogitsRecorder(_Recorder):
+    """Gives logits alone, as upstream's OpenCLIP task pool expects them."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return super().__call__(images)["logits"]
+
+
+@contextmanager
+def _transforms_of_trunk(model: TintedModel | None) -> Iterator[None]:
+    """Upstream's classifier asks its encoder for transforms, without using them."""
+    names = ("train_preprocess", "val_preprocess")
+    added = [] if model is None else [n for n in names if not hasattr(model, n)]
+    for name in added:
+        setattr(model, name, getattr(model.trunk, name, None))
+    try:
+        yield
+    finally:
+        for name in added:
+            delattr(model, name)
