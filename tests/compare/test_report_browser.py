@@ -202,6 +202,20 @@ def test_theme_button_turns_the_system_theme_round_and_is_remembered(browser, pa
     assert background() == dark
 
 
+def test_a_dark_page_prints_light_on_paper_and_stays_dark(browser, pages):
+    def colour():
+        return run(browser, "return getComputedStyle(document.body).backgroundColor")
+
+    show(browser, pages["usual"], theme="dark")
+    dark = colour()
+    run(browser, "dispatchEvent(new Event('beforeprint'))")
+    assert colour() != dark
+    run(browser, "dispatchEvent(new Event('afterprint'))")
+    assert colour() == dark
+    pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
+    assert len(pdf["data"]) > 50_000
+
+
 CONTRAST = """
   const canvas = document.createElement('canvas');
   canvas.width = canvas.height = 1;

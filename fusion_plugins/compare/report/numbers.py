@@ -69,6 +69,13 @@ class Scale:
         return f"{self.text(spread.mean)} ± {self.text(spread.deviation)}"
 
 
+def heading_text(metric: str) -> str:
+    """A metric's name at the start of a heading."""
+    if metric == "ece":
+        return "Expected calibration error (ECE)"
+    return metric[:1].upper() + metric[1:]
+
+
 def count_text(number: int, noun: str) -> str:
     """`1 task`, `6 tasks`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

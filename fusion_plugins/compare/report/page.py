@@ -16,7 +16,7 @@ from markupsafe import Markup
 from .charts import bar_chart, time_chart
 from .curves import training_curves
 from .heatmaps import coefficient_maps, cosine_tables
-from .numbers import count_text, date_text
+from .numbers import count_text, date_text, heading_text
 from .published import published_context
 from .radar import radar_chart
 from .reading import read_results
@@ -89,7 +89,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        yaml=_yaml, date=date_text, count=count_text, breakable=_breakable
+        yaml=_yaml,
+        date=date_text,
+        count=count_text,
+        heading=heading_text,
+        breakable=_breakable,
     )
     return environment
 

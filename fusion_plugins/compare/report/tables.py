@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .numbers import MISSING, Scale, Spread, seconds_text
+from .numbers import MISSING, Scale, Spread, heading_text, seconds_text
 from .results import Comparison, Row
 
 
@@ -45,6 +45,10 @@ class Table:
     columns: list[Column]
     lines: list[Line]
 
+    @property
+    def has_deviation(self) -> bool:
+        return any(entry.deviation for line in self.lines for entry in line.entries)
+
 
 def results_table(comparison: Comparison) -> Table:
     """The main table: the metric, what it cost, and which methods failed."""
@@ -67,7 +71,7 @@ def results_table(comparison: Comparison) -> Table:
         lines.append(Line(row, entries + cost_entries(row, comparison)))
     table = Table(
         "results",
-        f"{_title(metric)} per task"
+        f"{heading_text(metric)} per task"
         + (" in percent" if comparison.scale.percent else "")
         + ", with what each method cost",
         columns,
@@ -93,7 +97,7 @@ def share_table(comparison: Comparison) -> Table | None:
         )
         for row in comparison.finished
     ]
-    caption = f"{_title(comparison.metric)} as a share of each task's expert"
+    caption = f"{heading_text(comparison.metric)} as a share of each task's expert"
     return _mark_best(Table("shares", caption, columns, lines))
 
 
@@ -114,7 +118,7 @@ def metric_tables(comparison: Comparison) -> list[Table]:
             )
             for row in comparison.finished
         ]
-        caption = f"{_title(metric)} per task"
+        caption = f"{heading_text(metric)} per task"
         tables.append(Table(f"metric-{len(tables) + 1}", caption, columns, lines))
     return tables
 
@@ -193,8 +197,3 @@ def _mark_best(table: Table) -> Table:
             for entry in entries:
                 entry.best = entry.sort == best
     return table
-
-
-def _title(metric: str) -> str:
-    names = {"ece": "Expected calibration error (ECE)", "loss": "Loss"}
-    return names.get(metric, metric[:1].upper() + metric[1:])

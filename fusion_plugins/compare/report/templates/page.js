@@ -22,6 +22,15 @@
     label();
   });
   system.addEventListener("change", label);
+  let shown; // paper is white: print in the light theme
+  window.addEventListener("beforeprint", () => {
+    shown = root.dataset.theme;
+    root.dataset.theme = "light";
+  });
+  window.addEventListener("afterprint", () => {
+    if (shown) root.dataset.theme = shown;
+    else delete root.dataset.theme;
+  });
   label();
 })();
 
