@@ -1,0 +1,184 @@
+"""Any FusionBench task pool's report as tasks, metrics and one main metric."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+from torch import nn
+
+Tasks = dict[str, dict[str, float]]  # task -> metric -> value
+
+_NOT_TASKS = ("model_info", "average")
+# The first of these that a task reports is its main metric.
+_MAIN = (
+    "accuracy acc exact_match f1 f1_score macro_f1 matthews_correlation mcc spearman_rho"
+    " spearman pearson mIoU miou auroc bleu rougeL rouge_l"
+).split()
+_LOWER_IS_BETTER = ("loss", "error", "err", "perplexity", "ppl", "ece", "mse", "mae")
+SCORE = "score"  # name of the main metric where tasks have different ones
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model reached.
+
+    Attributes:
+        tasks: Every number of every task; with `SCORE` added where main metrics differ.
+        metric: Name of the main metric.
+        higher_is_better: Its direction.
+    """
+
+    tasks: Tasks
+    metric: str
+    higher_is_better: bool
+
+    def average(self) -> dict[str, float]:
+        """Plain mean over the tasks of every metric that all tasks report."""
+        results = list(self.tasks.values())
+        common = [m for m in results[0] if all(r.get(m) is not None for r in results)]
+        return {m: sum(r[m] for r in results) / len(results) for m in common}
+
+
+def read_tasks(report: object) -> Tasks:
+    """The tasks of a report with their numbers; model information and averages left out.
+
+    Raises:
+        ValueError: The report holds no task with a number.
+    """
+    entries = report.items() if isinstance(report, Mapping) else ()
+    tasks = {
+        str(task): numbers
+        for task, result in entries
+        if task not in _NOT_TASKS and (numbers := _numbers(result))
+    }
+    if not tasks:
+        raise ValueError(
+            "The task pool reported no task with a number, but"
+            f" {str(report)[:200]!r}; expected {{task: {{metric: value}}}}."
+        )
+    return tasks
+
+
+def _numbers(result: object) -> dict[str, float]:
+    if not isinstance(result, Mapping):
+        return {}
+    found = {}
+    for name, value in result.items():
+        value = value.item() if hasattr(value, "item") else value
+        if isinstance(value, Real) and not isinstance(value, bool):
+            found[str(name)] = float(value)
+    return found
+
+
+def score(tasks: Tasks, metric: str | Mapping | None = None) -> Scores:
+    """Choose the main metric of every task.
+
+    Args:
+        tasks: As `read_tasks` gives them.
+        metric: A metric's name, a mapping from task to metric, or None to find it.
+
+    Raises:
+        ValueError: A task lacks the metric, its value is not finite, or the tasks' metrics
+            point in different directions.
+    """
+    main = {
+        task: _main_metric(task, numbers, metric) for task, numbers in tasks.items()
+    }
+    for task, name in main.items():
+        if not math.isfinite(tasks[task][name]):
+            raise ValueError(
+                f"{task}: {name} is {tasks[task][name]}, not a finite number."
+            )
+    directions = {_higher_is_better(name) for name in main.values()}
+    if len(directions) > 1:
+        raise ValueError(
+            f"The tasks' metrics {main} point in different directions and cannot be"
+            " averaged; give metric={task: name, ...}."
+        )
+    names = set(main.values())
+    if len(names) == 1:
+        return Scores(tasks, names.pop(), directions.pop())
+    tasks = {t: numbers | {SCORE: numbers[main[t]]} for t, numbers in tasks.items()}
+    return Scores(tasks, SCORE, directions.pop())
+
+
+def _main_metric(task: str, numbers: Mapping, metric: str | Mapping | None) -> str:
+    wanted = metric.get(task) if isinstance(metric, Mapping) else metric
+    if wanted is not None:
+        if wanted not in numbers:
+            raise ValueError(f"metric={wanted}: {task} reports only {list(numbers)}.")
+        return wanted
+    found = [name for name in _MAIN if name in numbers]
+    if found:
+        return found[0]
+    return next((n for n in numbers if _higher_is_better(n)), next(iter(numbers)))
+
+
+def _higher_is_better(metric: str) -> bool:
+    words = metric.lower().replace("-", "_").split("_")
+    return not any(word in _LOWER_IS_BETTER for word in words)
+
+
+def evaluate_experts(modelpool, taskpool) -> Tasks:
+    """Each expert on its own task, one after the other.
+
+    Tasks without an expert are left out.
+
+    Raises:
+        ValueError: No expert has the name of a task.
+    """
+    tasks: Tasks = {}
+    seen: Sequence[str] = ()
+    for name in modelpool.model_names:
+        known = task_names(taskpool)
+        if known is not None and name not in known:
+            seen = known
+            continue
+        with only_task(taskpool, name):
+            found = read_tasks(taskpool.evaluate(modelpool.load_model(name)))
+        seen = list(found)
+        tasks |= {name: found[name]} if name in found else {}
+    if not tasks:
+        raise ValueError(
+            f"The model pool's experts {modelpool.model_names} have no task of the same"
+            f" name; the task pool has {list(seen)}."
+        )
+    return tasks
+
+
+def evaluate_model(model: nn.Module, taskpool) -> Tasks:
+    """One model on every task."""
+    return read_tasks(taskpool.evaluate(model))
+
+
+def task_names(taskpool) -> list[str] | None:
+    """The pool's tasks before any evaluation; None where it does not say."""
+    datasets = getattr(taskpool, "_test_datasets", None)
+    return [str(name) for name in datasets] if isinstance(datasets, Mapping) else None
+
+
+@contextlib.contextmanager
+def only_task(taskpool, task: str) -> Iterator[None]:
+    """Let the pool evaluate one task only, where it keeps its tasks in mappings.
+
+    Other pools evaluate all their tasks as ever, which costs time but no result.
+    """
+    if getattr(taskpool, "_is_setup", True) is False:
+        taskpool.setup()  # else it would fill the mappings again
+    names = ("_test_datasets", "test_datasets", "test_dataloaders")
+    whole = {n: v for n in names if _has(v := getattr(taskpool, n, None), task)}
+    for name, mapping in whole.items():
+        setattr(taskpool, name, {task: mapping[task]})
+    try:
+        yield
+    finally:
+        for name, mapping in whole.items():
+            setattr(taskpool, name, mapping)
+
+
+def _has(mapping: object, task: str) -> bool:
+    return isinstance(mapping, Mapping) and task in mapping

@@ -1,0 +1,217 @@
+"""`fusion_bench --config-name compare`: one run, many methods."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from functools import partial
+
+from fusion_bench.programs import FabricModelFusionProgram
+from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
+from lightning.fabric.loggers import CSVLogger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from fusion_plugins.logging import get_logger
+
+from .adding import add_results, check_tasks, read_added
+from .cells import Cell, plain_config, read_seeds, resolve_method
+from .evaluation import task_names
+from .execution import Bench, run_cell
+from .gathering import gather
+from .methods import read_methods
+from .plan import Plan
+from .records import slug
+from .store import Results
+from .tables import terminal_tables
+
+log = get_logger(__name__)
+
+
+class CompareProgram(FabricModelFusionProgram):
+    """Measure many methods with many seeds on one model pool and one task pool.
+
+    Args:
+        modelpool, taskpool: Configs, loaded once.
+        methods: Rows of the comparison; see :func:`~.methods.read_methods`.
+        seeds: One run of every method for each.
+        overrides: Options per method for all its rows.
+        results: The results folder; finished cells in it are not run again.
+        add: Results folders of earlier runs whose cells join the tables.
+        title: Of tables and report.
+        metric: Main metric; a name, a mapping from task to name, or None to find it.
+        retry_failed: Run cells again that failed earlier.
+        save_models: Keep every merged model in the results folder.
+        published: Published numbers for the tables; see docs/recipes.md.
+        settings: Values for other entries of the config to refer to; not read here.
+        dry_run: Only list the cells.
+        **kwargs: Of FusionBench's own program: fabric, path, print_config, fast_dev_run.
+
+    Raises:
+        ValueError: A name, an option or a folder does not fit; before any pool is loaded.
+    """
+
+    _config_mapping = FabricModelFusionProgram._config_mapping | {
+        name: name
+        for name in "methods seeds overrides results add title metric published settings".split()
+    }
+
+    def __init__(
+        self,
+        modelpool: DictConfig,
+        taskpool: DictConfig,
+        methods: object,
+        seeds: object = (0,),
+        overrides: object = None,
+        results: str = "outputs/compare/results",
+        add: object = None,
+        title: str = "comparison",
+        metric: str | Mapping | None = None,
+        retry_failed: bool = True,
+        save_models: bool = False,
+        published: Mapping | None = None,
+        settings: Mapping | None = None,
+        dry_run: bool = False,
+        **kwargs,
+    ):
+        super().__init__(None, modelpool, taskpool, **kwargs)
+        self.metric = plain_config(metric)
+        self.retry_failed, self.save_models = retry_failed, save_models
+        self.dry_run, self.title, self.published = dry_run, title, published
+        self.methods, self.seeds, self.overrides = methods, seeds, overrides
+        self.results, self.add, self.settings = results, add, settings
+        set_print_function_call_permeanent(kwargs.get("print_function_call", True))
+
+    # -- before anything is loaded -------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """What there is to do; every mistake in the config shows up here."""
+        surroundings = {
+            "modelpool": self._modelpool,
+            "taskpool": self._taskpool,
+            "path": self.path or {},
+            "fast_dev_run": self.fast_dev_run,
+        }
+        plan = Plan.read(
+            read_methods(self.methods, self.overrides),
+            read_seeds(self.seeds),
+            surroundings,
+            Results(self.results),
+            {"title": str(self.title), "published": plain_config(self.published)},
+        )
+        plan.added = read_added(self.add, plan.results)
+        check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
+        self._check_own_options(plan)
+        return plan
+
+    def _check_own_options(self, plan: Plan) -> None:
+        """Build our own methods once: they refuse wrong values before anything is slow."""
+        for row in plan.methods:
+            if str(row.config.get("_target_", "")).startswith("fusion_plugins."):
+                self._instantiate_and_setup(
+                    resolve_method(row, plan.surroundings, None)
+                )
+
+    # -- the run ---------------------------------------------------------------------------
+
+    def run(self) -> dict:
+        """Run what is missing, then write and show the tables.
+
+        Returns:
+            ``results``: the folder; ``cells``: how many cells this run was asked for.
+        """
+        plan = self.plan()
+        results = plan.results
+        done = {"results": str(results.folder), "cells": len(plan.cells)}
+        console = Console()
+        if self.dry_run:
+            console.print(plan.table(self.retry_failed))
+            return done
+        self._require_one_process()
+        results.describe(plan.description)
+        for moved in results.retire_changed(plan.identities):
+            log.warning("%s: its method's config has changed; moved to stale/", moved)
+        add_results(results, plan.added, plan.description["pools"], plan.identities)
+        self._run_missing(plan)
+        console.print(*terminal_tables(gather(results.folder), console.width))
+        console.print(f"Results: {results.folder}", soft_wrap=True)
+        return done
+
+    def _require_one_process(self) -> None:
+        if self.fabric.world_size > 1:
+            raise ValueError(
+                f"fabric runs {self.fabric.world_size} processes, but cells run in one"
+                " each. Use fabric.devices=1 and --multirun for cells side by side."
+            )
+
+    def _run_missing(self, plan: Plan) -> None:
+        missing = [c for c in plan.cells if not plan.is_finished(c, self.retry_failed)]
+        log.info("%d of %d cells to run", len(missing), len(plan.cells))
+        if not missing:
+            return
+        bench = self._bench(plan)
+        # First what nobody works on; then wait for cells of other processes, and take
+        # over those whose process died.
+        held = [cell for cell in missing if not self._run_cell(cell, plan, bench)]
+        for cell in held:
+            self._run_cell(cell, plan, bench, wait=True)
+
+    def _bench(self, plan: Plan) -> Bench:
+        self.modelpool = self._instantiate_and_setup(
+            self._modelpool,
+            compat_load_fn="fusion_bench.compat.modelpool.load_modelpool_from_config",
+        )
+        self.taskpool = self._instantiate_and_setup(
+            self._taskpool,
+            compat_load_fn="fusion_bench.compat.taskpool.load_taskpool_from_config",
+        )
+        names = task_names(self.taskpool)
+        check_tasks(plan.added, names)
+        plan.results.note_tasks(names or [])
+        return Bench(
+            self.modelpool,
+            self.taskpool,
+            partial(self._build, plan),
+            self.metric,
+            str(self.fabric.device),
+            partial(self._save, plan) if self.save_models else None,
+        )
+
+    def _run_cell(self, cell: Cell, plan: Plan, bench: Bench, wait=False) -> bool:
+        """Run a cell unless it is done; False if another process is at it."""
+        with plan.results.claimed(cell, wait) as mine:
+            if not mine:
+                return False
+            # What another process just tried and failed at is not tried once more.
+            if plan.is_finished(cell, self.retry_failed and not wait):
+                return True
+            log.info("running %s", cell.id)
+            shutil.rmtree(plan.work_folder(cell), ignore_errors=True)
+            common = plan.marks(cell)
+            records = [record | common for record in run_cell(cell, bench)]
+            plan.results.replace(cell, records)
+            for record in records:
+                plan.results.note_tasks(list(record["tasks"]))
+        return True
+
+    def _build(self, plan: Plan, cell: Cell) -> tuple[object, DictConfig]:
+        """The cell's algorithm, whose files go into a folder of the cell's own."""
+        folder = str(plan.work_folder(cell))
+        path = OmegaConf.merge(
+            self.path or {}, {"output_dir": folder, "log_dir": folder}
+        )
+        surroundings = plan.surroundings | {"path": path}
+        config = resolve_method(cell.method, surroundings, cell.seed)
+        if "save_model" in config and "save_model" not in cell.method.overrides:
+            config.save_model = False  # save_models decides for every method
+        self.fabric._loggers = [CSVLogger(folder, name="", version="")]
+        method = self._instantiate_and_setup(
+            config,
+            compat_load_fn="fusion_bench.compat.method.load_algorithm_from_config",
+        )
+        return method, config
+
+    def _save(self, plan: Plan, cell: Cell, part: str | None, model: nn.Module) -> None:
+        name = "merged_model" if part is None else f"merged_model.{slug(part)}"
+        self.modelpool.save_model(model, str(plan.work_folder(cell) / name))

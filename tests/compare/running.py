@@ -1,0 +1,123 @@
+"""Toy pools, and the compare program as the `fusion_bench` command builds it."""
+
+from pathlib import Path
+
+import fusion_bench
+import torch
+from fusion_bench import BaseAlgorithm, BaseModelPool, BaseTaskPool
+from fusion_bench.utils import instantiate
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+SITE = Path(fusion_bench.__file__).resolve().parents[1]
+UPSTREAM = next(
+    folder
+    for folder in (SITE / "fusion_bench_config", SITE / "config")
+    if folder.is_dir()
+)
+
+
+def compose_compare(*overrides: str) -> DictConfig:
+    """The job of `fusion_bench --config-name compare ...`, resolved."""
+    with initialize_config_dir(str(UPSTREAM), version_base=None):
+        job = compose("compare", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(job)
+        try:
+            OmegaConf.set_struct(job, False)
+            del job["hydra"]
+            OmegaConf.resolve(job)
+        finally:
+            HydraConfig.instance().cfg = None
+    return job
+
+
+def make_program(folder, *overrides: str):
+    """The program with its results in `folder`/results."""
+    where = [
+        f"path.output_dir={folder}",
+        f"path.log_dir={folder}/log",
+        f"results={folder}/results",
+        "path.work_dir=.",
+        "fabric.accelerator=cpu",
+    ]
+    return instantiate(compose_compare(*where, *overrides))
+
+
+def linear(values) -> nn.Linear:
+    layer = nn.Linear(len(values), 1, bias=False)
+    layer.weight.data = torch.tensor([values], dtype=torch.float32)
+    return layer
+
+
+def toy_modelpool() -> BaseModelPool:
+    """Weights held in memory: the base is 0, each expert is 1 in its own place."""
+    return BaseModelPool(
+        {
+            "_pretrained_": linear([0.0, 0.0]),
+            "left": linear([1.0, 0.0]),
+            "right": linear([0.0, 1.0]),
+        }
+    )
+
+
+class ToyTaskPool(BaseTaskPool):
+    """A task's accuracy is its own weight; counts what it evaluated."""
+
+    def __init__(self, tasks=("left", "right"), metric: str = "accuracy", **kwargs):
+        self._test_datasets = {task: index for index, task in enumerate(tasks)}
+        self.metric = metric
+        self.evaluated: list[str] = []
+        super().__init__(**kwargs)
+
+    def evaluate(self, model):
+        report = {"model_info": {"all_params": 2}, "average": {self.metric: 0.5}}
+        for task, index in self._test_datasets.items():
+            self.evaluated.append(task)
+            weight = model.weight[0, index].item()
+            report[task] = {self.metric: weight, "loss": 1 - weight}
+        return report
+
+
+class DrawWeights(BaseAlgorithm):
+    """A method whose result depends on the seed alone."""
+
+    def run(self, modelpool):
+        model = modelpool.load_pretrained_model()
+        nn.init.uniform_(model.weight)
+        return model
+
+
+class SpoilPool(BaseAlgorithm):
+    """A method that changes every model and every entry it can reach."""
+
+    def run(self, modelpool):
+        merged = modelpool.load_pretrained_model()
+        for name in modelpool.all_model_names:
+            modelpool.load_model(name).weight.data.fill_(7.0)
+        del modelpool._models["right"]
+        torch.set_grad_enabled(False)
+        return merged
+
+
+class Broken(BaseAlgorithm):
+    """A method that fails."""
+
+    def run(self, modelpool):
+        raise RuntimeError("no_weights & 100% broken")
+
+
+class Several(BaseAlgorithm):
+    """A method that returns one model per expert."""
+
+    def run(self, modelpool):
+        models = {name: modelpool.load_model(name) for name in modelpool.model_names}
+        return {"models": models, "metadata": None}
+
+
+class Nothing(BaseAlgorithm):
+    """A method that returns no model."""
+
+    def run(self, modelpool):
+        return None

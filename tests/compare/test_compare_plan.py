@@ -1,0 +1,163 @@
+"""What is asked for: methods, options, seeds, and the mistakes in them."""
+
+import pytest
+from omegaconf import OmegaConf
+from running import make_program
+
+from fusion_plugins.compare.cells import make_cells, read_seeds, resolve_method
+from fusion_plugins.compare.methods import read_methods
+
+DEMO = ("modelpool=demo", "taskpool=demo")
+
+
+def options(method) -> dict:
+    return OmegaConf.to_container(method.config)
+
+
+def test_entries_are_names_or_names_with_options():
+    listed = [
+        "pretrained",
+        "wudi/wudi",
+        {"awd": {"alpha": 0.2}},
+        {"ties_merging": None},
+    ]
+    pretrained, wudi, awd, ties = read_methods(listed)
+    assert pretrained.is_reference and not options(pretrained)
+    assert options(wudi)["_target_"] == "fusion_bench.method.WUDIMerging"
+    assert options(awd)["alpha"] == 0.2 and options(awd)["iterations"] == 300
+    assert ties.label == ties.slug == "ties_merging"
+    assert awd.label == "awd (alpha=0.2)"
+
+
+def test_options_reach_into_parts_and_common_ones_yield_to_an_entrys_own():
+    listed = [
+        {"awd": {"base.scaling_factor": 0.4}},
+        {"awd": {"base": {"scaling_factor": 0.5}, "lr": 0.1}},
+    ]
+    first, second = read_methods(listed, {"awd": {"alpha": 0.3, "lr": 0.2}})
+    assert options(first)["base"]["scaling_factor"] == 0.4
+    assert options(second)["base"]["scaling_factor"] == 0.5
+    assert (options(first)["lr"], options(second)["lr"]) == (0.2, 0.1)
+    assert options(first)["alpha"] == options(second)["alpha"] == 0.3
+    assert first.label == "awd (alpha=0.3, lr=0.2, base.scaling_factor=0.4)"
+
+
+def test_a_method_inside_a_method_is_chosen_by_name():
+    (awd,) = read_methods([{"awd": {"base": "wudi/wudi", "alpha": 0.2}}])
+    assert options(awd)["base"]["_target_"] == "fusion_bench.method.WUDIMerging"
+    assert options(awd)["alpha"] == 0.2
+
+
+def test_ids_tell_rows_apart_and_are_file_names():
+    listed = ["wudi/wudi", "awd", {"awd": {"alpha": 0.2}}, {"awd": {"alpha": 0.3}}]
+    cells = make_cells(read_methods(listed), [0, 1])
+    ids = [cell.id for cell in cells]
+    assert len(set(ids)) == len(ids) == 8
+    assert "awd-seed0" in ids and not any(set(i) & set("/ .*()") for i in ids)
+    again = make_cells(read_methods(listed), [0, 1])
+    assert [cell.id for cell in again] == ids
+
+
+def test_references_run_once_whatever_the_seeds():
+    cells = make_cells(read_methods(["experts", "awd"]), [3, 4])
+    assert [(c.method.name, c.seed) for c in cells] == [
+        ("experts", 0),
+        ("awd", 3),
+        ("awd", 4),
+    ]
+
+
+def test_the_seed_reaches_methods_that_have_one():
+    (tinting,) = read_methods(["tinting_pp"])
+    surroundings = {"path": {"output_dir": "here"}}
+    config = resolve_method(tinting, surroundings, 5)
+    assert config.seed == 5 and config.checkpoint_dir == "here/adaptation"
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ([], "methods is [], expected a list of method names"),
+        ("awd", "methods is 'awd', expected a list"),
+        ([3], "methods holds 3, expected a method's name"),
+        ([{"awd": {}, "ties_merging": {}}], "expected a method's name, or one name"),
+        ([{"awd": 0.2}], "methods holds {'awd': 0.2}"),
+        (["awdd"], "'awdd', which is no method. Did you mean 'awd'"),
+        (["wudi"], "'wudi/wudi'"),
+        (["fusion_plugins/learned"], "its config names no class to run"),
+        ([{"awd": {"alfa": 0.2}}], "awd has no option 'alfa'. Did you mean 'alpha'?"),
+        ([{"awd": {"base.scaling": 1}}], "Did you mean 'base.scaling_factor'?"),
+        (
+            [{"awd": {"base": "wudi/wudy"}}],
+            "awd: base is 'wudi/wudy', which is no method",
+        ),
+        ([{"experts": {"alpha": 1}}], "'experts' is not a method and has no options"),
+        (["awd", "awd"], "lists ['awd'] more than once"),
+    ],
+)
+def test_mistakes_in_methods_are_explained(listed, message):
+    with pytest.raises(ValueError) as raised:
+        read_methods(listed)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("common", "message"),
+    [
+        (3, "overrides is 3, expected a mapping"),
+        ({"awd": 3}, "overrides is {'awd': 3}"),
+        ({"wudi/wudi": {"a": 1}}, "which methods does not list: ['awd']"),
+        ({"awd": {"alfa": 1}}, "Did you mean 'alpha'?"),
+    ],
+)
+def test_mistakes_in_overrides_are_explained(common, message):
+    with pytest.raises(ValueError) as raised:
+        read_methods(["awd"], common)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        (0, "seeds is 0, expected a list"),
+        ([], "seeds is [], expected a list"),
+        (["one"], "seeds: an entry is 'one', expected a whole number >= 0"),
+        ([-1], "expected a whole number >= 0"),
+        ([0, 0], "listed more than once"),
+    ],
+)
+def test_mistakes_in_seeds_are_explained(seeds, message):
+    with pytest.raises(ValueError) as raised:
+        read_seeds(seeds)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("methods=[awdd]", "Did you mean 'awd'"),
+        ("methods=[{awd: {alpha: -1}}]", "alpha is -1, expected a number in [0, inf)"),
+        ("methods=[{tinting: {rounds: some}}]", "rounds is 'some'"),
+        ("seeds=[a]", "seeds: an entry is 'a'"),
+        ("add=somewhere", "add is 'somewhere', expected a list"),
+        ("add=[nowhere]", "add: nowhere is not a results folder"),
+    ],
+)
+def test_mistakes_stop_the_run_before_a_pool_is_loaded(override, message, tmp_path):
+    program = make_program(tmp_path, *DEMO, override)
+    program._bench = lambda plan: pytest.fail("a pool was loaded")
+    with pytest.raises(ValueError) as raised:
+        program.run()
+    assert message in str(raised.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys):
+    program = make_program(
+        tmp_path, *DEMO, "dry_run=true", "methods=[experts,awd]", "seeds=[0,1]"
+    )
+    program._bench = lambda plan: pytest.fail("a pool was loaded")
+    assert program.run()["cells"] == 3
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("experts-seed0", "awd-seed0", "awd-seed1"))
+    assert not (tmp_path / "results").exists()
