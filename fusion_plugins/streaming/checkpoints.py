@@ -119,7 +119,9 @@ def open_task_vectors(
         differing = _vocabulary_tensors(base, ours, folder, expert)
         if differing and vocabulary != "common_rows":
             _refuse_vocabulary(ours, expert, differing)
-        theirs[task] = CommonRowsCheckpoint(expert, ours, differing)
+        if differing:
+            expert = CommonRowsCheckpoint(expert, ours, differing)
+        theirs[task] = expert
     return TaskVectors(ours, theirs, keep)
 
 
