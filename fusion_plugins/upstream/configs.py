@@ -12,15 +12,14 @@ from .errors import ExportError
 from .rewriting import Names
 
 _ITEM = re.compile(r"(?P<lead>\s*-\s+)(?P<item>.+?)(?P<note>\s+#.*)?")
-_CHOICE = re.compile(r"(?P<key>\b(?:method|modelpool|taskpool)=)(?P<value>[\w/.-]+)")
-# Pools that both sides have, for the commands in comments. Our offline pool has no
+_CHOICE = re.compile(r"\b(?P<kind>method|modelpool|taskpool)=(?P<value>[\w/.-]+)")
+# Pools here -> what FusionBench has, for the commands in comments. Our offline pool has no
 # counterpart: its commands are shown with the smallest pool from the hub.
-_MODELPOOLS = {
-    "b32": "CLIPVisionModelPool/clip-vit-base-patch32_",
-    "b16": "CLIPVisionModelPool/clip-vit-base-patch16_",
-    "l14": "CLIPVisionModelPool/clip-vit-large-patch14_",
+_TA8 = {
+    "modelpool": "CLIPVisionModelPool/clip-vit-base-patch32_TA8",
+    "taskpool": "CLIPVisionModelTaskPool/clip-vit-classification_TA8",
 }
-_TASKPOOLS = {"b32": "", "b16": "_B16", "l14": "_L14"}
+_KNOWN_POOLS = ("clip-vit-b32_TA8", "demo")
 
 
 class MethodConfigs:
@@ -125,7 +124,8 @@ class MethodConfigs:
 
     def _comments(self, text: str) -> str:
         """Names in comments, commands among them, as they are there."""
-        text = self.names.text(self._commands(text))
+        lines = [self._command(line) for line in text.splitlines(keepends=True)]
+        text = self.names.text("".join(line for line in lines if line is not None))
         for old, new in self.moved.items():
             if "/" in old:
                 text = text.replace(f"{old}.yaml", f"{new}.yaml")
@@ -133,24 +133,21 @@ class MethodConfigs:
             text = text.replace(old, new)
         return text
 
-    def _commands(self, text: str) -> str:
-        """`fusion_bench` commands with this project's names replaced by upstream's."""
-        return _CHOICE.sub(lambda m: m["key"] + self._choice(**m.groupdict()), text)
+    def _command(self, line: str) -> str | None:
+        """A line with its choices as they are there; None if one does not exist there."""
+        if not line.startswith("#"):
+            return line
+        for match in reversed(list(_CHOICE.finditer(line))):
+            choice = self._choice(match["kind"], match["value"])
+            if choice is None:
+                return None
+            line = line[: match.start("value")] + choice + line[match.end("value") :]
+        return line
 
-    def _choice(self, key: str, value: str) -> str:
-        kind = key.rstrip("=")
-        if kind == "method":
-            known = value in self.moved
-            return f"{self.names.method.home}/{self.moved[value]}" if known else value
-        if not (self.folder.parent / kind / f"{value}.yaml").is_file():
-            return value
-        size, tasks = _parts(value)
-        if kind == "modelpool":
-            return f"{_MODELPOOLS[size]}{tasks}"
-        suffix = _TASKPOOLS[size] if tasks == "TA8" else ""
-        return f"CLIPVisionModelTaskPool/clip-vit-classification_{tasks}{suffix}"
-
-
-def _parts(pool: str) -> tuple[str, str]:
-    match = re.fullmatch(r"clip-vit-(b32|b16|l14)_(\w+)", pool)
-    return (match[1], match[2]) if match else ("b32", "TA8")
+    def _choice(self, kind: str, value: str) -> str | None:
+        if kind == "method" and value in self.moved:
+            return f"{self.names.method.home}/{self.moved[value]}"
+        if kind in _TA8 and value in _KNOWN_POOLS:
+            return _TA8[kind]
+        ours = self.folder.parent / kind / f"{value}.yaml"
+        return None if ours.is_file() else value

@@ -10,7 +10,7 @@ from pathlib import Path
 import isort
 import pytest
 import torch
-from isolated_merge import CONFIGS, PACKAGES, RUNS, merge
+from isolated_merge import CONFIGS, PACKAGES, RUNS, merge, prove_isolation
 from release_copy import (
     SITE,
     contents,
@@ -63,6 +63,11 @@ def test_the_travelling_test_passes_there(outcome, name):
     result = json.loads((outcome / "tests.json").read_text())[name]
     assert result["problems"] == []
     assert result["run"] >= 10
+
+
+def test_the_proof_of_isolation_fails_here():
+    with pytest.raises(AssertionError, match="fusion_plugins can be imported"):
+        prove_isolation(SITE)
 
 
 @pytest.mark.parametrize("run", sorted(RUNS))

@@ -82,7 +82,9 @@ class TestToy(unittest.TestCase):
 """,
     "config/method/awd.yaml": """\
 # Toy.
-#   fusion_bench method=awd modelpool=mine-b16 taskpool=demo
+#   fusion_bench method=awd modelpool=theirs taskpool=demo
+#   fusion_bench method=awd modelpool=mine taskpool=dummy
+#   fusion_bench method=other
 defaults:
   - fusion_plugins/part@_here_ # shared
   - /method@base: task_arithmetic # any
@@ -93,6 +95,7 @@ alpha: 1 # see fusion_plugins/part.yaml
     "config/method/awd_more.yaml": "defaults:\n  - awd\n  - _self_\nalpha: 2\n",
     "config/method/other.yaml": "_target_: fusion_plugins.Other\n",
     "config/method/fusion_plugins/part.yaml": "beta: 3\n",
+    "config/modelpool/mine.yaml": "",
     "config/taskpool/demo.yaml": "",
 }
 
