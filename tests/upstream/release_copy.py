@@ -98,6 +98,6 @@ def run_isolated(root: Path, packages: Path, *arguments: str | Path) -> None:
     }
     command = [sys.executable, "-S", *map(str, arguments)]
     run = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
