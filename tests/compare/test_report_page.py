@@ -277,8 +277,8 @@ def test_wrong_folders_say_what_to_do(tmp_path):
     folder = write_sample(tmp_path / "broken", layers=12)
     cell = sorted((folder / "cells").glob("*.json"))[0]
     cell.write_text('{"format": 2}')
-    with pytest.raises(ValueError, match="has format 2, expected 1"):
+    with pytest.raises(ValueError, match="has format 2, this release reads 1"):
         write_report(folder)
     cell.write_text('{"format": ')
-    with pytest.raises(ValueError, match="is not readable JSON"):
+    with pytest.raises(ValueError, match="is not a file of a comparison"):
         write_report(folder)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import tempfile
 from pathlib import Path
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..files import write_text
 from .charts import bar_chart, time_chart
 from .curves import training_curves
 from .heatmaps import coefficient_maps, cosine_tables
@@ -45,13 +44,8 @@ def write_report(results: Path) -> Path:
         ValueError: The folder is none of a comparison or holds no finished cell.
     """
     results = Path(results)
-    page = render(read_results(results))
     target = results / "report.html"
-    handle, temporary = tempfile.mkstemp(dir=results, prefix=".report", suffix=".html")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(page)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, target)  # a page that somebody reads is never half written
+    write_text(target, render(read_results(results)))
     return target
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from ..files import read_json
 from .results import Comparison, Row
-
-FORMAT = 1
 
 
 def read_results(folder: Path) -> Comparison:
@@ -23,30 +21,14 @@ def read_results(folder: Path) -> Comparison:
             f"{folder} is not a results folder of a comparison: it has no compare.json."
             " Pass the folder that `fusion_bench --config-name compare` wrote."
         )
-    about = _read(folder / "compare.json")
-    cells = [_read(path) for path in sorted((folder / "cells").glob("*.json"))]
+    about = read_json(folder / "compare.json")
+    cells = [read_json(path) for path in sorted((folder / "cells").glob("*.json"))]
     if not cells:
         raise ValueError(
             f"{folder} has no finished cell under cells/, so there is nothing to report."
             " Run the comparison first."
         )
     return _compare(about, cells, folder.name)
-
-
-def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is not readable JSON ({error}); delete it."
-        ) from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise ValueError(
-            f"{path} has format {found!r}, expected {FORMAT}: it is not of this"
-            " comparison, or a newer version wrote it."
-        )
-    return content
 
 
 def _compare(about: dict, cells: list[dict], name: str) -> Comparison:
