@@ -5,23 +5,35 @@ BIN := $(VENV)/bin
 # Re-install only when what is installed could have changed.
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format clean
+.PHONY: install demo compare test unit docs check format clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,dev,docs]"
 	touch $(STAMP)
 
 # Build (once) the offline demo pool, merge it with every method, print the table.
 demo: install
 	$(BIN)/python -m fusion_plugins.demo run
 
+# Every default method on the demo pool; report in outputs/compare (some minutes).
+compare: install
+	$(BIN)/fusion_bench --config-name compare modelpool=demo taskpool=demo
+
 # One process per core, each with one thread: the models of the tests are too small for more.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# Without the tests that start programs, browsers or pdflatex, or run the documentation.
+unit: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+# The documentation site, in site/; warnings are errors.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Formatting and lint; changes nothing.
 check: install
@@ -35,4 +47,4 @@ format: install
 	$(BIN)/ruff check --quiet --fix .
 
 clean:
-	rm -rf $(VENV) build dist outputs
+	rm -rf $(VENV) build dist outputs site

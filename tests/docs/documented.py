@@ -1,0 +1,61 @@
+"""The commands and Python blocks of README and docs, and how each is run.
+
+A block without a mark is run. `<!-- needs: hub -->` or `<!-- needs: gpu -->` on the line
+before it marks one that cannot be run everywhere: its fusion_bench commands must still
+compose. Commands are run as written, but for three reductions: pools are replaced by a tiny
+one of the same kind, learned methods take two steps, and benchmarks only read their options.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+NEEDS = ("hub", "gpu")
+
+_FENCE = re.compile(
+    r"(?:<!-- needs: (?P<needs>[\w, ]+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    page: Path
+    line: int
+    language: str
+    needs: str | None
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(REPOSITORY)}:{self.line}"
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """A shell block as argument lists, without comments."""
+        joined = self.text.replace("\\\n", " ")
+        lines = (shlex.split(line, comments=True) for line in joined.splitlines())
+        return [words for words in lines if words]
+
+
+def examples(language: str) -> list[Example]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in _FENCE.finditer(text):
+            if match["language"] == language:
+                line = text.count("\n", 0, match.start("language")) + 1
+                needs = match["needs"]
+                found.append(Example(page, line, language, needs, match["text"]))
+    return found
+
+
+def languages() -> set[str]:
+    """Every language a block claims to be in, over all pages."""
+    return {
+        match["language"]
+        for page in PAGES
+        for match in _FENCE.finditer(page.read_text())
+    }
