@@ -214,4 +214,6 @@ class CompareProgram(FabricModelFusionProgram):
 
     def _save(self, plan: Plan, cell: Cell, part: str | None, model: nn.Module) -> None:
         name = "merged_model" if part is None else f"merged_model.{slug(part)}"
-        self.modelpool.save_model(model, str(plan.work_folder(cell) / name))
+        folder = plan.work_folder(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.modelpool.save_model(model, str(folder / name))

@@ -1,5 +1,6 @@
 """Toy pools, and the compare program as the `fusion_bench` command builds it."""
 
+import json
 from pathlib import Path
 
 import fusion_bench
@@ -10,6 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+
+from fusion_plugins.compare import CompareProgram, program
+from fusion_plugins.compare.methods import Method
 
 SITE = Path(fusion_bench.__file__).resolve().parents[1]
 UPSTREAM = next(
@@ -121,3 +125,50 @@ class Nothing(BaseAlgorithm):
 
     def run(self, modelpool):
         return None
+
+
+class ToyMethods:
+    """Rows whose classes are in this file, for a program without method configs."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+    def __call__(self, listed, common):
+        return [make_method(name) for name in self.names]
+
+
+def make_method(name: str, **overrides) -> Method:
+    if name in ("pretrained", "experts"):
+        return Method(name)
+    config = {"_target_": f"running.{name}", **overrides}
+    return Method(name, overrides, OmegaConf.create(config))
+
+
+def toy_program(folder, seeds=(0,), taskpool=None, **options) -> CompareProgram:
+    """A program on the toy pools; replace its `read_methods` by `ToyMethods`."""
+    return CompareProgram(
+        OmegaConf.create({"_target_": "running.toy_modelpool"}),
+        OmegaConf.create({"_target_": "running.ToyTaskPool", **(taskpool or {})}),
+        methods=["replaced"],
+        seeds=seeds,
+        results=str(folder),
+        title="toy",
+        fabric=OmegaConf.create(
+            {"_target_": "lightning.Fabric", "accelerator": "cpu", "devices": 1}
+        ),
+        print_config=False,
+        print_function_call=False,
+        **options,
+    )
+
+
+def run_toy(monkeypatch, folder, *names: str, **options) -> dict[str, dict]:
+    """Run a toy comparison; returns its records by id."""
+    monkeypatch.setattr(program, "read_methods", ToyMethods(*names))
+    toy_program(folder, **options).run()
+    return read_cells(folder)
+
+
+def read_cells(folder) -> dict[str, dict]:
+    paths = sorted((Path(folder) / "cells").glob("*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in paths}

@@ -1,0 +1,170 @@
+"""Cells run apart from each other, on any task pool, and say what they cost."""
+
+import math
+
+import pytest
+import running
+import torch
+from running import ToyTaskPool, run_toy, toy_modelpool
+
+from fusion_plugins.compare.evaluation import evaluate_experts, read_tasks, score
+
+
+@pytest.fixture(autouse=True)
+def toys_in_memory(monkeypatch):
+    """One pool object for all programs of a test, as a user's own would be."""
+    pool, taskpools = toy_modelpool(), []
+
+    def make_taskpool(**options):
+        taskpools.append(ToyTaskPool(**options))
+        return taskpools[-1]
+
+    make = ToyTaskPool
+    monkeypatch.setattr(running, "toy_modelpool", lambda: pool)
+    monkeypatch.setattr(make, "made", taskpools, raising=False)
+    return pool
+
+
+def test_references_and_shares(monkeypatch, tmp_path):
+    cells = run_toy(monkeypatch, tmp_path, "pretrained", "experts", "Broken")
+    base, experts = cells["pretrained-seed0"], cells["experts-seed0"]
+    assert base["tasks"] == {
+        "left": {"accuracy": 0.0, "loss": 1.0},
+        "right": {"accuracy": 0.0, "loss": 1.0},
+    }
+    assert experts["tasks"]["left"]["accuracy"] == 1.0
+    assert experts["tasks"]["right"]["accuracy"] == 1.0
+    assert experts["average"] == {"accuracy": 1.0, "loss": 0.0}
+    assert base["metric"] == "accuracy" and base["higher_is_better"] is True
+    assert base["normalised"] == {"left": 0.0, "right": 0.0}
+    assert experts["normalised_average"] == 1.0
+    assert base["parameters"] == {"model": 2, "added": 0}
+    assert experts["parameters"] == {"model": 4, "added": 2}
+    assert (
+        base["peak_memory_mib"]["cpu"] > 50 and base["peak_memory_mib"]["cuda"] is None
+    )
+    assert base["versions"]["fusion-bench"] and base["device"] == "cpu"
+
+
+def test_a_failing_method_is_recorded_and_loses_no_other(monkeypatch, tmp_path, capsys):
+    names = "Broken", "DrawWeights", "Nothing"
+    cells = run_toy(monkeypatch, tmp_path, *names)
+    assert cells["DrawWeights-seed0"]["status"] == "done"
+    broken = cells["Broken-seed0"]
+    assert broken["status"] == "failed" and broken["tasks"] == {}
+    assert broken["error"]["type"] == "RuntimeError"
+    assert broken["error"]["message"] == "no_weights & 100% broken"
+    assert "in run" in broken["error"]["traceback"]
+    assert "returned NoneType" in cells["Nothing-seed0"]["error"]["message"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Failed: Broken, seed 0: RuntimeError: no_weights & 100% broken" in said
+
+
+def test_a_result_does_not_depend_on_what_ran_before(monkeypatch, tmp_path):
+    alone = run_toy(monkeypatch, tmp_path / "a", "DrawWeights", seeds=[3])
+    names = "SpoilPool", "Broken", "pretrained", "DrawWeights"
+    later = run_toy(monkeypatch, tmp_path / "b", *names, seeds=[0, 1, 3])
+    want = alone["DrawWeights-seed3"]["tasks"]
+    assert later["DrawWeights-seed3"]["tasks"] == want
+    assert later["DrawWeights-seed1"]["tasks"] != want
+    assert later["pretrained-seed0"]["average"]["accuracy"] == 0.0
+    assert torch.is_grad_enabled()
+
+
+def test_the_callers_models_are_not_changed(monkeypatch, tmp_path, toys_in_memory):
+    before = {n: m.weight.clone() for n, m in toys_in_memory._models.items()}
+    cells = run_toy(monkeypatch, tmp_path, "SpoilPool", "experts")
+    assert cells["SpoilPool-seed0"]["status"] == "done"
+    assert toys_in_memory.all_model_names == ["_pretrained_", "left", "right"]
+    for name, weight in before.items():
+        assert torch.equal(toys_in_memory._models[name].weight, weight)
+    assert cells["experts-seed0"]["average"]["accuracy"] == 1.0
+
+
+def test_a_method_with_several_models_has_a_record_for_each(monkeypatch, tmp_path):
+    cells = run_toy(monkeypatch, tmp_path, "Several")
+    assert list(cells) == ["Several-seed0.models.left", "Several-seed0.models.right"]
+    left = cells["Several-seed0.models.left"]
+    assert left["label"] == "Several / models.left" and left["cell"] == "Several-seed0"
+    assert left["tasks"]["left"]["accuracy"] == 1.0
+    assert left["tasks"]["right"]["accuracy"] == 0.0
+
+
+def test_merged_models_are_kept_on_request(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        "fusion_bench.BaseModelPool.save_model",
+        lambda self, model, path, **_: torch.save(model.weight, path),
+        raising=False,
+    )
+    run_toy(monkeypatch, tmp_path / "no", "DrawWeights")
+    assert not list((tmp_path / "no").rglob("merged_model*"))
+    run_toy(monkeypatch, tmp_path / "yes", "DrawWeights", save_models=True)
+    assert (tmp_path / "yes/work/DrawWeights-seed0/merged_model").is_file()
+
+
+def test_experts_see_their_own_task_only():
+    taskpool = ToyTaskPool()
+    tasks = evaluate_experts(toy_modelpool(), taskpool)
+    assert taskpool.evaluated == ["left", "right"]
+    assert {task: r["accuracy"] for task, r in tasks.items()} == {"left": 1, "right": 1}
+    assert list(taskpool._test_datasets) == ["left", "right"]
+
+
+def test_tasks_without_an_expert_are_left_out_and_no_match_is_an_error():
+    some = evaluate_experts(toy_modelpool(), ToyTaskPool(tasks=["unseen", "right"]))
+    assert list(some) == ["right"]
+    with pytest.raises(
+        ValueError, match=r"\['left', 'right'\] have no task of the same"
+    ):
+        evaluate_experts(toy_modelpool(), ToyTaskPool(tasks=["unseen"]))
+
+
+def test_a_pool_that_does_not_name_its_tasks_is_evaluated_whole():
+    class Unnamed(ToyTaskPool):
+        def evaluate(self, model):
+            self._test_datasets, tasks = {"left": 0, "right": 1}, None
+            report = super().evaluate(model)
+            self._test_datasets = tasks
+            return report
+
+    taskpool = Unnamed()
+    taskpool._test_datasets = None
+    tasks = evaluate_experts(toy_modelpool(), taskpool)
+    assert taskpool.evaluated == ["left", "right"] * 2
+    assert [r["accuracy"] for r in tasks.values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "metric", "main", "higher"),
+    [
+        ({"a": {"loss": 1.0, "accuracy": 0.5}}, None, "accuracy", True),
+        ({"a": {"loss": 1.0, "made_up": 0.5}}, None, "made_up", True),
+        ({"a": {"perplexity": 9.0}}, None, "perplexity", False),
+        ({"a": {"loss": 1.0, "accuracy": 0.5}}, "loss", "loss", False),
+        ({"a": {"accuracy": 0.5}, "b": {"spearman_rho": 0.7}}, None, "score", True),
+        ({"a": {"x": 0.5, "y": 0.1}, "b": {"x": 0.7}}, {"a": "y"}, "score", True),
+    ],
+)
+def test_the_main_metric_is_found_or_chosen(tasks, metric, main, higher):
+    scores = score(read_tasks(tasks), metric)
+    assert (scores.metric, scores.higher_is_better) == (main, higher)
+    chosen = {"spearman_rho": 0.7}
+    if main == "score" and chosen == tasks["b"]:
+        assert scores.average() == {"score": pytest.approx(0.6)}
+        assert scores.tasks["b"]["score"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("report", "metric", "message"),
+    [
+        ({"model_info": {"n": 1}}, None, "reported no task with a number"),
+        (None, None, "reported no task with a number"),
+        ({"a": {"accuracy": math.nan}}, None, "a: accuracy is nan, not a finite"),
+        ({"a": {"accuracy": 1.0}}, "f1", "metric=f1: a reports only ['accuracy']"),
+        ({"a": {"accuracy": 1.0}, "b": {"mse": 1.0}}, None, "different directions"),
+    ],
+)
+def test_reports_that_cannot_be_compared_are_explained(report, metric, message):
+    with pytest.raises(ValueError) as raised:
+        score(read_tasks(report), metric)
+    assert message in str(raised.value)

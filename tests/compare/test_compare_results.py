@@ -1,0 +1,171 @@
+"""The results folder: resuming, changed configs, several processes, added results."""
+
+import json
+import threading
+import time
+
+import pytest
+from running import make_method, read_cells, run_toy
+
+from fusion_plugins.compare import gather
+from fusion_plugins.compare.cells import Cell
+from fusion_plugins.compare.files import write_text
+from fusion_plugins.compare.store import Results
+
+
+def count_runs(monkeypatch) -> list[str]:
+    from fusion_plugins.compare import program
+
+    ran, real = [], program.run_cell
+
+    def run_cell(cell, bench):
+        ran.append(cell.id)
+        return real(cell, bench)
+
+    monkeypatch.setattr(program, "run_cell", run_cell)
+    return ran
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_finished_cells_do_not_run_again(monkeypatch, tmp_path):
+    ran = count_runs(monkeypatch)
+    run_toy(monkeypatch, tmp_path, "DrawWeights", "Several")
+    assert ran == ["DrawWeights-seed0", "Several-seed0"]
+    first = (tmp_path / "cells/DrawWeights-seed0.json").read_bytes()
+    del ran[:]
+    run_toy(monkeypatch, tmp_path, "DrawWeights", "Several", seeds=[0, 1])
+    assert ran == ["DrawWeights-seed1", "Several-seed1"]
+    assert (tmp_path / "cells/DrawWeights-seed0.json").read_bytes() == first
+
+
+def test_half_of_several_models_is_not_finished(monkeypatch, tmp_path):
+    ran = count_runs(monkeypatch)
+    run_toy(monkeypatch, tmp_path, "Several")
+    (tmp_path / "cells/Several-seed0.models.left.json").unlink()
+    run_toy(monkeypatch, tmp_path, "Several")
+    assert len(ran) == 2 and len(read_cells(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("retry", [True, False])
+def test_failed_cells_run_again_unless_told_not_to(monkeypatch, tmp_path, retry):
+    ran = count_runs(monkeypatch)
+    run_toy(monkeypatch, tmp_path, "Broken")
+    run_toy(monkeypatch, tmp_path, "Broken", retry_failed=retry)
+    assert len(ran) == 1 + retry
+
+
+def test_all_of_a_cell_or_nothing_is_written(tmp_path, monkeypatch):
+    path = tmp_path / "cell.json"
+    write_text(path, "old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_text(path, "new")
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_changed_method_config_is_run_again_and_the_old_cells_set_aside(
+    monkeypatch, tmp_path
+):
+    run_toy(monkeypatch, tmp_path, "DrawWeights", seeds=[0, 1])
+    for seed in (0, 1):  # as if an older release had run them
+        path = tmp_path / f"cells/DrawWeights-seed{seed}.json"
+        identity = json.loads(path.read_text())["identity"]
+        edit(path, identity=identity | {"method": "0123abcd"}, average={"accuracy": 9})
+    cells = run_toy(monkeypatch, tmp_path, "DrawWeights", seeds=[1])
+    assert list(cells) == ["DrawWeights-seed1"]
+    assert cells["DrawWeights-seed1"]["average"]["accuracy"] < 1
+    stale = {path.name for path in (tmp_path / "stale").iterdir()}
+    assert stale == {f"DrawWeights-seed{s}-0123abcd.json" for s in (0, 1)}
+
+
+def test_other_pools_are_refused_with_what_differs(monkeypatch, tmp_path):
+    run_toy(monkeypatch, tmp_path, "pretrained")
+    with pytest.raises(ValueError) as raised:
+        run_toy(monkeypatch, tmp_path, "pretrained", taskpool={"tasks": ["left"]})
+    assert "they differ in ['taskpool.tasks']" in str(raised.value)
+    assert "results=<another folder>" in str(raised.value)
+
+
+def test_a_cell_another_process_works_on_is_waited_for(monkeypatch, tmp_path):
+    ran = count_runs(monkeypatch)
+    cell = Cell(make_method("DrawWeights"), 0)
+    held, seen = threading.Event(), []
+
+    def work_elsewhere():  # until the program is done with the next cell
+        with Results(tmp_path).claimed(cell, wait=False) as mine:
+            assert mine
+            held.set()
+            while not list((tmp_path / "cells").glob("pretrained*")):
+                time.sleep(0.01)
+            seen.extend(ran)
+
+    thread = threading.Thread(target=work_elsewhere)
+    thread.start()
+    held.wait()
+    cells = run_toy(monkeypatch, tmp_path, "DrawWeights", "pretrained")
+    thread.join()
+    assert seen == ["pretrained-seed0"]
+    # The holder left nothing: it died, and its cell is taken over.
+    assert ran == ["pretrained-seed0", "DrawWeights-seed0"]
+    assert cells[cell.id]["status"] == "done"
+
+
+def test_added_results_join_the_tables(monkeypatch, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_toy(monkeypatch, first, "pretrained", "DrawWeights", seeds=[0, 1])
+    cells = run_toy(monkeypatch, second, "experts", "DrawWeights", add=[str(first)])
+    assert set(cells) == {
+        "experts-seed0",
+        "pretrained-seed0",
+        "DrawWeights-seed0",
+        "DrawWeights-seed1",
+    }
+    assert cells["pretrained-seed0"]["added_from"] == str(first)
+    assert cells["pretrained-seed0"]["normalised_average"] == 0.0
+    assert [row.label for row in gather(second).rows] == [
+        "pretrained",
+        "experts",
+        "DrawWeights",
+    ]
+
+
+def test_added_results_with_other_settings_are_rows_of_their_own(monkeypatch, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    # Another setting of the task pool, which does not change the tasks.
+    run_toy(monkeypatch, first, "pretrained", taskpool={"metric": "accuracy"})
+    cells = run_toy(monkeypatch, second, "pretrained", add=[str(first)])
+    assert set(cells) == {"pretrained-seed0", "pretrained-seed0--first"}
+    assert cells["pretrained-seed0--first"]["label"] == "pretrained [first]"
+
+
+def test_added_results_on_other_tasks_are_refused(monkeypatch, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    run_toy(monkeypatch, first, "pretrained", taskpool={"tasks": ["left"]})
+    with pytest.raises(ValueError, match=r"is on the tasks \['left'\]"):
+        run_toy(monkeypatch, second, "pretrained", add=[str(first)])
+
+
+def test_a_folder_cannot_be_added_to_itself(monkeypatch, tmp_path):
+    run_toy(monkeypatch, tmp_path, "pretrained")
+    with pytest.raises(ValueError, match="is the results folder itself"):
+        run_toy(monkeypatch, tmp_path, "pretrained", add=[str(tmp_path)])
+
+
+def test_damaged_and_foreign_files_are_named(monkeypatch, tmp_path):
+    run_toy(monkeypatch, tmp_path, "pretrained")
+    path = tmp_path / "cells/pretrained-seed0.json"
+    edit(path, format=99)
+    with pytest.raises(ValueError, match="has format 99, this release reads 1"):
+        gather(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="pretrained-seed0.json is not a file of a"):
+        gather(tmp_path)
+
+
+def test_gathering_nothing_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="holds no results of a comparison"):
+        gather(tmp_path)
+    assert not list(tmp_path.iterdir())
