@@ -52,7 +52,7 @@ def test_numbers_as_text():
     assert duration_text(726) == "12 min 6 s"
     assert duration_text(12000) == "3 h 20 min"
     assert date_text("2026-11-22T12:00:00+00:00") == "2026-11-22 12:00 UTC"
-    assert [cosine_text(c) for c in (0.0442, -0.3, 1.0, 0.0)] == [
+    assert [cosine_text(c) for c in (0.0442, -0.3, 1.0, -1e-9)] == [
         ".044",
         "−.300",
         "1",

@@ -153,7 +153,7 @@ def _off_diagonal(matrix: np.ndarray) -> np.ndarray:
 
 def cosine_text(value: float) -> str:
     """Three digits without the leading zero, as tables of cosines write them."""
-    text = f"{value:.3f}"
+    text = f"{round(value, 3) + 0.0:.3f}"  # adding zero turns -0.0 into 0.0
     if text in ("1.000", "-1.000"):
         return text[:-4].replace("-", "−")
     return text.replace("0.", ".", 1).replace("-", "−")
