@@ -1,4 +1,4 @@
-"""`python -m fusion_plugins.demo build|build-text|run`: make pools, measure methods."""
+"""`python -m fusion_plugins.demo build|build-text|build-openclip|run`: demo pools."""
 
 import argparse
 import logging
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from .openclip_command import add_build_openclip, build_openclip_command
 from .recipe import BUILTIN_TASKS, DemoInputError, DemoRecipe
 from .text_command import add_build_text, build_text_command
 
@@ -60,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
             help=f"{text} (default: {default})",
         )
     add_build_text(commands, _names)
+    add_build_openclip(commands)
     run = commands.add_parser("run", help="measure merging methods on a pool")
     run.add_argument("--root", help="a pool's folder (default: the built-in pool)")
     run.add_argument("--seed", type=int, default=0, help="seed of the built-in pool")
@@ -148,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = {
         "build": _build_command,
         "build-text": build_text_command,
+        "build-openclip": build_openclip_command,
         "run": _run_command,
     }[options.command]
     try:

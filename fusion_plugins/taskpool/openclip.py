@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from fusion_bench.dataset.clip_dataset import ImageClassificationDataset
+from fusion_bench.dataset.image_dataset import ImageClassificationDataset
 from fusion_bench.models.open_clip import ClassificationHead, ImageClassifier
 from fusion_bench.utils import instantiate
 from lightning.fabric import is_wrapped
