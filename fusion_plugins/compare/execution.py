@@ -72,8 +72,6 @@ def run_cell(cell: Cell, bench: Bench) -> list[dict]:
     except (Exception, SystemExit) as error:
         log.error("%s failed: %s", cell.id, error, exc_info=True)
         records = [failed_record(cell, error, time.perf_counter() - start)]
-    finally:
-        _free_memory()
     peak = memory.read()
     parts = [record["part"] for record in records]
     common = {"parts": parts, "peak_memory_mib": peak, "device": bench.device}

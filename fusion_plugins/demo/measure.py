@@ -15,6 +15,8 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
+from fusion_plugins.compare.evaluation import evaluate_experts
+
 from .pools import demo_modelpool, demo_taskpool
 from .recipe import DemoInputError
 
@@ -72,14 +74,6 @@ def _scores(report: dict, tasks: Sequence[str]) -> Scores:
     return {task: float(report[task]["accuracy"]) for task in tasks}
 
 
-def _measure_experts(root: str | None, seed: int, tasks: Sequence[str]) -> Scores:
-    scores = {}
-    for task in tasks:
-        expert = demo_modelpool(root, seed, [task]).load_model(task)
-        scores |= _scores(demo_taskpool(root, seed, [task]).evaluate(expert), [task])
-    return scores
-
-
 def choose_methods(wanted: Sequence[str] | None) -> list[str]:
     """The rows to measure, in the table's order of `METHODS`, experts second.
 
@@ -113,7 +107,7 @@ def measure(
     for name in tqdm(names, desc="Measuring methods", leave=False):
         with quiet():
             if name == EXPERTS:
-                results[name] = _measure_experts(root, seed, tasks)
+                results[name] = _scores(evaluate_experts(pool, taskpool), tasks)
             else:
                 # A pool of its own: some of FusionBench's methods work in place.
                 model = METHODS[name](demo_modelpool(root, seed))

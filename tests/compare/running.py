@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from fusion_plugins.compare import CompareProgram, program
+from fusion_plugins.compare import CompareProgram, execution, gathering, program
 from fusion_plugins.compare.methods import Method
 
 SITE = Path(fusion_bench.__file__).resolve().parents[1]
@@ -165,6 +165,9 @@ def toy_program(folder, seeds=(0,), taskpool=None, **options) -> CompareProgram:
 def run_toy(monkeypatch, folder, *names: str, **options) -> dict[str, dict]:
     """Run a toy comparison; returns its records by id."""
     monkeypatch.setattr(program, "read_methods", ToyMethods(*names))
+    # Both are slow beside a toy cell: collecting a big process's garbage, and the report.
+    monkeypatch.setattr(execution, "_free_memory", lambda: None)
+    monkeypatch.setattr(gathering, "_write_report", lambda folder: None)
     toy_program(folder, **options).run()
     return read_cells(folder)
 
@@ -172,3 +175,16 @@ def run_toy(monkeypatch, folder, *names: str, **options) -> dict[str, dict]:
 def read_cells(folder) -> dict[str, dict]:
     paths = sorted((Path(folder) / "cells").glob("*.json"))
     return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+class Scaled(BaseAlgorithm):
+    """A method with two options."""
+
+    def __init__(self, scaling: float, power: int, **kwargs):
+        self.scaling, self.power = scaling, power
+        super().__init__(**kwargs)
+
+    def run(self, modelpool):
+        model = modelpool.load_pretrained_model()
+        model.weight.data.fill_(self.scaling**self.power)
+        return model

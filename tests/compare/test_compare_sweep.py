@@ -1,0 +1,65 @@
+"""The response of a result to an option."""
+
+import pytest
+from running import ToyMethods, make_method, run_toy
+
+from fusion_plugins.compare.__main__ import main
+from fusion_plugins.compare.store import Results
+from fusion_plugins.compare.sweep import sweep_lines
+
+
+class Sweep(ToyMethods):
+    """Rows that differ in two options."""
+
+    def __init__(self, *names):
+        self.points = [(0.1, 1), (0.2, 1), (0.4, 1), (0.1, 2), (0.2, 2)]
+
+    def __call__(self, listed, common):
+        rows = [
+            make_method("Scaled", scaling=scaling, power=power)
+            for scaling, power in self.points
+        ]
+        return [make_method("experts"), *rows]
+
+
+@pytest.fixture
+def swept(monkeypatch, tmp_path):
+    monkeypatch.setattr("running.ToyMethods", Sweep)
+    run_toy(monkeypatch, tmp_path, seeds=[0, 1])
+    return tmp_path
+
+
+def test_one_line_for_each_setting_of_the_other_options(swept):
+    records = [r for r in Results(swept).records() if r["method"] == "Scaled"]
+    lines = sweep_lines(records, "scaling")
+    assert set(lines) == {"Scaled (power=1)", "Scaled (power=2)"}
+    points = lines["Scaled (power=2)"]
+    assert list(points) == [0.1, 0.2]
+    assert points[0.2] == [pytest.approx(0.04)] * 2  # two seeds
+    assert (
+        sweep_lines(records, "scaling", "left")["Scaled (power=1)"][0.4]
+        == [pytest.approx(0.4)] * 2
+    )
+
+
+def test_the_command_draws_a_picture(swept, capsys):
+    assert main(["sweep-plot", str(swept), "--x", "scaling", "--log"]) == 0
+    picture = swept / "sweep_scaling.png"
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
+    assert str(picture) in capsys.readouterr().out
+    options = ["--x", "power", "--method", "Scaled", "--out", str(swept / "p.svg")]
+    assert main(["sweep-plot", str(swept), *options]) == 0
+    assert "<svg" in (swept / "p.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--x", "scalin"], "Did you mean 'scaling'?"),
+        (["--x", "scaling", "--method", "other"], "fewer than two finished cells"),
+        (["--x", "scaling", "--task", "up"], "no task 'up'; tasks: ['left', 'right']"),
+    ],
+)
+def test_mistakes_end_with_a_message(swept, capsys, options, message):
+    assert main(["sweep-plot", str(swept), *options]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,197 @@
+"""Means, spreads, shares and failures, in every kind of table."""
+
+import csv
+import io
+import math
+
+import pytest
+from rich.console import Console
+from running import run_toy
+
+from fusion_plugins.compare import gather
+from fusion_plugins.compare.__main__ import main
+from fusion_plugins.compare.latex import latex_escape, latex_table
+from fusion_plugins.compare.spreadsheet import csv_cells, csv_rows
+from fusion_plugins.compare.summary import summarise, with_shares
+from fusion_plugins.compare.tables import markdown_table, terminal_tables
+
+POOLS = {"pools": "p", "method": "m"}
+DESCRIPTION = {"title": "a_title", "tasks": ["x_1", "y"], "published": None}
+
+
+def record(method, seed=0, values=(0.5, 0.7), label=None, metric="accuracy", **changes):
+    done = values is not None
+    tasks = {t: {metric: v} for t, v in zip(("x_1", "y"), values)} if done else {}
+    error = {"type": "ValueError", "message": "50% of {a_b}\nwent | away"}
+    return {
+        "id": f"{method}-seed{seed}",
+        "method": method,
+        "label": label or method,
+        "seed": seed,
+        "status": "done" if done else "failed",
+        "error": None if done else error,
+        "metric": metric if done else None,
+        "higher_is_better": metric != "loss" if done else None,
+        "tasks": tasks,
+        "average": {metric: sum(values) / 2} if done else {},
+        "normalised": None,
+        "normalised_average": None,
+        "seconds": {"merge": 1.25, "evaluate": 2.0},
+        "peak_memory_mib": {"cpu": 100.4, "cuda": None},
+        "parameters": {"model": 10, "added": 12345},
+        "identity": POOLS,
+        **changes,
+    }
+
+
+RECORDS = [
+    record("awd", 0, (0.4, 0.6), label="awd (alpha=0.2)"),
+    record("awd", 1, (0.5, 0.6), label="awd (alpha=0.2)"),
+    record("awd", 2, (0.6, 0.6), label="awd (alpha=0.2)"),
+    record("experts", 0, (0.8, 0.9)),
+    record("broken", 0, None),
+    record("broken", 1, None),
+    record("half", 0, None),
+    record("half", 1, (0.1, 0.2)),
+]
+
+
+def summary(records=RECORDS, **description):
+    return summarise(DESCRIPTION | description, with_shares(records))
+
+
+def text_of(tables, width=200) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(*tables)
+    return console.export_text()
+
+
+def test_mean_and_sample_standard_deviation_over_seeds():
+    rows = {row.method: row for row in summary().rows}
+    awd = rows["awd"]
+    assert awd.seeds == [0, 1, 2]
+    assert awd.tasks["x_1"].mean == pytest.approx(0.5)
+    assert awd.tasks["x_1"].spread == pytest.approx(0.1)  # not 0.0816, the population's
+    assert awd.tasks["y"].spread == 0.0
+    assert awd.average.mean == pytest.approx(0.55)
+    assert rows["experts"].average.spread is None
+
+
+def test_shares_of_the_experts():
+    shares = {r["id"]: r["normalised"] for r in with_shares(RECORDS)}
+    assert shares["experts-seed0"] == {"x_1": 1.0, "y": 1.0}
+    assert shares["awd-seed0"] == {"x_1": 0.5, "y": pytest.approx(2 / 3)}
+    assert shares["broken-seed0"] is None
+    elsewhere = record("other", identity={"pools": "q", "method": "m"})
+    assert with_shares([*RECORDS, elsewhere])[-1]["normalised"] is None
+
+
+def test_shares_where_lower_is_better_and_of_zero():
+    experts = record("experts", values=(1.0, 0.0), metric="loss")
+    worse = record("awd", values=(2.0, 0.0), metric="loss")
+    assert with_shares([experts, worse])[1]["normalised"] == {"x_1": 0.5}
+
+
+def test_experts_come_first_and_numbers_are_percent():
+    grid = markdown_table(summary()).splitlines()
+    assert grid[4].startswith("| experts | 80.0 | 90.0 | 85.0 | 100.0 | 1.2 | 100 |")
+    assert "| awd (alpha=0.2) | 50.0 ± 10.0 | 60.0 ± 0.0 | 55.0 ± 5.0 |" in grid[5]
+    assert "12,345" in grid[4]
+
+
+def test_other_metrics_stay_as_they_are():
+    shown = summary([record("awd", values=(1.5, 2.0), metric="loss")])
+    assert not shown.percent and not shown.higher_is_better
+    text = markdown_table(shown)
+    assert "| 1.5000 | 2.0000 | 1.7500 |" in text and "loss; lower is better" in text
+
+
+def test_cells_of_different_metrics_cannot_share_a_table():
+    mixed = [record("a"), record("b", metric="f1")]
+    with pytest.raises(ValueError, match=r"\['accuracy', 'f1'\]; give metric="):
+        summary(mixed)
+
+
+def test_failures_show_in_every_table():
+    error = "ValueError: 50% of {a_b}"
+    assert r"| broken | failed |" in markdown_table(summary())
+    assert "Failed: broken, seed 1: ValueError: 50% of" in markdown_table(summary())
+    assert r"broken & \multicolumn{7}{l}{failed} \\" in latex_table(summary())
+    shown = text_of(terminal_tables(summary(), 200))
+    assert "failed" in shown and f"Failed: half, seed 0: {error}" in shown
+    lines = {
+        line["label"]: line for line in csv.DictReader(io.StringIO(csv_rows(summary())))
+    }
+    assert lines["broken"]["failed"] == "2" and error in lines["broken"]["error"]
+    assert (
+        lines["half"]["seeds"] == "1"
+        and lines["half"]["average"] == "0.15000000000000002"
+    )
+
+
+def test_csv_is_exact_and_has_every_cell():
+    lines = list(csv.DictReader(io.StringIO(csv_rows(summary()))))
+    awd = next(line for line in lines if line["method"] == "awd")
+    assert math.isclose(float(awd["x_1_std"]), 0.1) and awd["seeds"] == "0 1 2"
+    cells = list(csv.DictReader(io.StringIO(csv_cells(with_shares(RECORDS)))))
+    assert len(cells) == len(RECORDS)
+    assert cells[0]["x_1/accuracy"] == "0.4" and cells[4]["x_1/accuracy"] == ""
+    assert cells[4]["error"].startswith("ValueError: 50%")
+
+
+def test_latex_is_escaped():
+    assert latex_escape("a_b & 5% {c}~^\\ #1 $ <é±漢") == (
+        r"a\_b \& 5\% \{c\}\textasciitilde{}\textasciicircum{}\textbackslash{} \#1 \$"
+        r" \textless{}é$\pm$?"
+    )
+    table = latex_table(summary())
+    assert r"method & x\_1 & y & average" in table and r"50.0$\pm$10.0" in table
+    assert table.count(r"\toprule") == table.count(r"\bottomrule") == 1
+    assert r"\caption{a\_title: accuracy in percent.}" in table
+
+
+def test_markdown_is_escaped():
+    assert r"went \| away" in markdown_table(summary())
+    assert r"| x\_1 |" in markdown_table(summary())
+
+
+def test_a_narrow_terminal_leaves_out_tasks_and_says_so():
+    assert "x_1" in text_of(terminal_tables(summary(), 80), 80)
+    narrow = text_of(terminal_tables(summary(), 40), 40)
+    assert "x_1" not in narrow and "55.0 ± 5.0" in narrow and "results.md" in narrow
+
+
+def test_published_numbers_stand_below_and_name_their_source():
+    published = {
+        "source": "A paper",
+        "checkpoints": "theirs",
+        "differs": ["everything"],
+        "rows": [
+            {"label": "AWD", "method": "awd", "tasks": {"y": 12.3}, "average": 45.6},
+            {"label": "Other", "method": None, "tasks": None, "average": 7.0},
+        ],
+    }
+    shown = summary(published=published)
+    text = markdown_table(shown)
+    assert "| AWD (published) | - | 12.3 | 45.6 | - |" in text
+    assert "| Other (published) | - | - | 7.0 | - |" in text
+    for note in ("Published numbers: A paper.", "theirs", "Differs: everything."):
+        assert note in text and note in text_of(terminal_tables(shown, 200))
+    assert latex_table(shown).count(r"\midrule") == 2
+
+
+def test_the_gather_command(monkeypatch, tmp_path, capsys):
+    run_toy(monkeypatch, tmp_path, "experts", "DrawWeights", "Broken", seeds=[0, 1])
+    names = "results.csv cells.csv results.md results.tex".split()
+    texts = {name: (tmp_path / name).read_text() for name in names}
+    for name in names:
+        (tmp_path / name).unlink()
+    capsys.readouterr()
+    monkeypatch.undo()  # with the report, too
+    assert main(["gather", str(tmp_path)]) == 0
+    assert {name: (tmp_path / name).read_text() for name in names} == texts
+    assert "DrawWeights" in (tmp_path / "report.html").read_text()
+    assert "DrawWeights" in capsys.readouterr().out
+    assert gather(tmp_path).tasks == ["left", "right"]
+    assert main(["gather", str(tmp_path / "cells")]) == 2
+    assert "holds no results of a comparison" in capsys.readouterr().err
