@@ -3,15 +3,15 @@
 from .checkpoints import Checkpoints, fingerprint
 from .coefficients import Coefficients
 from .data import Batch, BatchSource, EncodedDataset, TaskData
-from .engine import (
+from .engine import Engine
+from .guards import CollapseGuard
+from .interfaces import (
     AdaptationDiverged,
     AdaptationTask,
     Callback,
-    Engine,
     SampleLoss,
     StepReport,
 )
-from .guards import CollapseGuard
 from .order import SampleOrder
 from .progress import Progress
 from .schedule import JointSchedule, SequentialSchedule

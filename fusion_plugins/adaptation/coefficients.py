@@ -65,8 +65,16 @@ class Coefficients(nn.Module):
     def applied(self) -> Tensor:
         """Clamped coefficients, shape (tasks, layers): what the method reports."""
         raw = self.raw[:, None] if self.raw.dim() == 1 else self.raw
-        values = _clamp(raw) if self.clamp else raw
-        return values.expand(self.tasks, self.layers)
+        return self.limited(raw).expand(self.tasks, self.layers)
+
+    def limited(self, raw: Tensor) -> Tensor:
+        """These raw values, clamped if that is wanted."""
+        return _clamp(raw) if self.clamp else raw
+
+    @property
+    def separate(self) -> bool:
+        """Whether each effective coefficient depends on one raw value alone."""
+        return self.raw.dim() == 2 and self.mixing is None
 
     def effective(self) -> Tensor:
         """Coefficients of the stored task vectors, shape (tasks, layers)."""

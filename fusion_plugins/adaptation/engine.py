@@ -1,8 +1,8 @@
 """The test-time training loop that all learned merges share.
 
 A step costs one forward and backward of the plain model, plus one pass over the task
-vectors to merge and one to read the coefficients' gradient. It knows no pool and no
-method: they hand in weights, tasks, a forward function and a loss.
+vectors to merge and one to read the coefficients' gradient, or one for both. It knows no
+pool and no method: they hand in weights, tasks, a forward function and a loss.
 """
 
 from __future__ import annotations
@@ -18,72 +18,19 @@ import torch
 from lightning import Fabric
 from torch import Tensor, nn
 
+from . import single_pass
 from .batching import plan_groups
 from .coefficients import Coefficients
-from .data import Batch, BatchSource
+from .data import Batch
+from .interfaces import (
+    AdaptationDiverged,
+    AdaptationTask,
+    Callback,
+    SampleLoss,
+    StepReport,
+)
 from .schedule import Schedule
 from .weights import MergedWeights
-
-
-class AdaptationDiverged(RuntimeError):
-    """A loss or gradient became NaN or Inf; the message says where and what is saved."""
-
-
-@dataclass(frozen=True)
-class AdaptationTask:
-    """One task as the engine sees it.
-
-    Attributes:
-        name: Task name.
-        source: Its unlabelled batches.
-        head: Features -> logits, shape (samples, classes).
-        parameters: The task's own learned parameters, in its head or elsewhere.
-        activate: Puts the task's own layers in place before its forward. Tasks that have
-            it never share a forward with others.
-    """
-
-    name: str
-    source: BatchSource
-    head: Callable[[Tensor], Tensor]
-    parameters: tuple[nn.Parameter, ...] = ()
-    activate: Callable[[], None] | None = None
-
-
-# (task name, logits (samples, classes), batch) -> value and weight of each sample.
-SampleLoss = Callable[[str, Tensor, Batch], tuple[Tensor, Tensor]]
-
-
-@dataclass
-class StepReport:
-    """What a step measured, on the host.
-
-    Attributes:
-        step: Counted from 0.
-        loss, entropy, kept: Task name -> loss (weighted mean, summed over draws), mean
-            entropy of the predictions in nats, and samples with a non-zero weight.
-        seen: Task name -> samples, over all processes.
-    """
-
-    step: int
-    loss: dict[str, float]
-    entropy: dict[str, float]
-    kept: dict[str, float]
-    seen: dict[str, float]
-
-    @property
-    def samples(self) -> int:
-        """Samples of all tasks and processes."""
-        return int(sum(self.seen.values()))
-
-
-class Callback:
-    """Something that watches the loop; every hook is optional."""
-
-    def on_start(self, engine: Engine) -> None: ...
-
-    def on_step(self, engine: Engine, report: StepReport) -> None: ...
-
-    def on_end(self, engine: Engine) -> None: ...
 
 
 @dataclass
@@ -175,8 +122,35 @@ class Engine:
         """One optimiser step; nothing is updated if no sample has a weight."""
         with self._timed("merge"):
             effective = self.coefficients.effective()
-            self.weights.materialise(effective.detach())
+            if not self.weights.holds(effective.detach()):
+                self.weights.materialise(effective.detach())
         report = self._backward(self.schedule.draws(self.step))
+        if any(report.kept.values()) and single_pass.fits(self):
+            self._update_in_one_pass(report)
+        else:
+            self._update_in_two(report, effective)
+        self.step += 1
+        return report
+
+    def _update_in_one_pass(self, report: StepReport) -> None:
+        """Update, and merge for the next step."""
+        with self._timed("coefficients"):
+            self._drop_idle_gradients(report)
+            update = single_pass.SinglePass(
+                self.weights, self.coefficients, self.optimizer
+            )
+        try:
+            self._raise_if_diverged(report, update.gradient)
+        except AdaptationDiverged:
+            self.materialise()  # the merge of the coefficients, which have not changed
+            raise
+        with self._timed("optimizer"):
+            update.commit()
+            self._stepper.step()  # the tasks' parameters; the coefficients have no grad
+            self._stepper.zero_grad()
+
+    def _update_in_two(self, report: StepReport, effective: Tensor) -> None:
+        """Update; the next step merges."""
         with self._timed("coefficients"):
             gradient = self._sum(self.weights.coefficient_gradient())
             if effective.requires_grad:
@@ -188,8 +162,6 @@ class Engine:
             if any(report.kept.values()):
                 self._stepper.step()
             self._stepper.zero_grad()
-        self.step += 1
-        return report
 
     def _backward(self, draws) -> StepReport:
         report = StepReport(self.step, {}, {}, {}, {})
@@ -267,8 +239,9 @@ class Engine:
 
     def _raise_if_diverged(self, report: StepReport, gradient: Tensor) -> None:
         bad = [n for n, loss in report.loss.items() if not math.isfinite(loss)]
-        scaled = getattr(self.fabric._precision, "scaler", None) is not None
-        if not bad and (scaled or self._gradients_are_finite(report, gradient)):
+        if not bad and (
+            self.scales_gradients or self._gradients_are_finite(report, gradient)
+        ):
             return
         where = f"the loss of task(s) {bad}"
         if not bad:
@@ -278,6 +251,11 @@ class Engine:
             " Lower lr, use float32 or bf16-mixed precision, and check these tasks' heads"
             " and samples."
         )
+
+    @property
+    def scales_gradients(self) -> bool:
+        """Whether a gradient scaler skips the steps that overflow (float16)."""
+        return getattr(self.fabric._precision, "scaler", None) is not None
 
     def _gradients_are_finite(self, report: StepReport, gradient: Tensor) -> bool:
         sums = [gradient.sum()]

@@ -7,16 +7,15 @@ gradient off as inner products <task vector, parameter gradient>.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fusion_plugins.task_vectors import TaskVectors
 
-# Entries per task converted at once where the stored dtype is not the computing one.
-_CHUNK = 2**20
+from .layers import Layer, read_stacks
+from .workers import Workers
 
 STORAGE_DTYPES = {
     "float32": torch.float32,
@@ -24,17 +23,6 @@ STORAGE_DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-
-
-@dataclass
-class _Layer:
-    """One merged tensor: where it lives in the module, and what it is merged from."""
-
-    key: str
-    target: Tensor  # the module's parameter or buffer
-    base: Tensor  # (entries,)
-    stack: Tensor  # (tasks, entries), zero rows included
-    merged: bool = True
 
 
 class MergedWeights:
@@ -61,7 +49,7 @@ class MergedWeights:
         self.tasks, self.keys = task_vectors.tasks, task_vectors.keys
         self.device = torch.device(device)
         self._offload = offload and self.device.type != "cpu"
-        stacks, bases = _read(task_vectors, STORAGE_DTYPES[storage_dtype])
+        stacks, bases = read_stacks(task_vectors, STORAGE_DTYPES[storage_dtype])
         module.requires_grad_(False)
         # Already for the experts' own predictions: no dropout, stored batch statistics.
         self.module = module.to(self.device).eval()
@@ -71,7 +59,9 @@ class MergedWeights:
             stack = stacks.pop(key)
             stack = stack.pin_memory() if self._offload else stack.to(self.device)
             base = bases.pop(key).to(self.device)
-            self._layers.append(_Layer(key, targets[key], base, stack))
+            self._layers.append(Layer(key, targets[key], base, stack))
+        self._workers = Workers()
+        self._held: tuple[Tensor, list[int]] | None = None  # see `holds`
 
     def norms(self) -> list[float]:
         """Norm of each task vector as stored."""
@@ -81,10 +71,12 @@ class MergedWeights:
     @property
     def stacks(self) -> list[Tensor]:
         """Task vectors per layer, shape (tasks, entries); may be changed in place."""
+        self._held = None
         return [layer.stack for layer in self._layers]
 
     def leave_out(self, keys: Sequence[str]) -> None:
         """Merge these tensors no more: something else has taken their place."""
+        self._held = None
         for layer in self._layers:
             if layer.key in keys:
                 layer.merged = False
@@ -103,25 +95,24 @@ class MergedWeights:
         Args:
             coefficients: Shape (tasks, layers), layers in the order of `keys`.
         """
-        for column, layer in enumerate(self._layers):
-            if not layer.merged:
-                continue
-            weights = coefficients[:, column].to(layer.base)
-            target = layer.target.data.view(-1)
-            stack = layer.stack
-            if stack.dtype == weights.dtype == target.dtype and not self._offload:
-                torch.addmv(layer.base, stack.t(), weights, out=target)
-                continue
-            for part in _chunks(stack.shape[1]):
-                values = stack[:, part].to(layer.base, non_blocking=True)
-                target[part] = torch.addmv(layer.base[part], values.t(), weights)
+
+        def merge(column: int) -> None:
+            self.merge_layer(column, coefficients[:, column])
+
+        self.each(merge, self._columns(lambda layer: layer.merged))
+        self.note_merged(coefficients)
         return self.module
 
+    @torch.no_grad()
     def materialise_expert(self, task: int) -> nn.Module:
         """Write one task's expert into the module: the merge with a single 1."""
-        one = torch.zeros(len(self.tasks), len(self.keys), device=self.device)
-        one[task] = 1
-        return self.materialise(one)
+        self._held = None
+
+        def write(column: int) -> None:
+            self._layers[column].write_expert(task)
+
+        self.each(write, self._columns(lambda layer: layer.merged))
+        return self.module
 
     @torch.no_grad()
     def coefficient_gradient(self) -> Tensor:
@@ -130,43 +121,70 @@ class MergedWeights:
         Returns:
             Shape (tasks, layers); columns of tensors without a gradient are zero.
         """
-        dtype = torch.promote_types(self._layers[0].base.dtype, torch.float32)
-        gradient = torch.zeros(
-            len(self.tasks), len(self.keys), dtype=dtype, device=self.device
-        )
-        for column, layer in enumerate(self._layers):
-            if layer.target.grad is None:
-                continue
-            grad = layer.target.grad.reshape(-1).to(layer.base)
-            for part in _chunks(grad.numel(), whole=layer.stack.dtype == grad.dtype):
-                values = layer.stack[:, part].to(grad, non_blocking=True)
-                gradient[:, column] += torch.mv(values, grad[part])
-            layer.target.grad = None
+        gradient = self.zero_gradient()
+
+        def take(column: int) -> None:
+            self.take_gradient(column, gradient)
+
+        self.each(take, self._columns(lambda layer: layer.target.grad is not None))
         return gradient
 
+    def merge_layer(self, column: int, weights: Tensor) -> None:
+        """Write one merged tensor; `weights` has the shape (tasks,)."""
+        self._held = None  # until all are written, see `note_merged`
+        if self._layers[column].merged:
+            self._layers[column].merge(weights, self._offload)
 
-def _chunks(entries: int, whole: bool = False) -> Sequence[slice]:
-    if whole:
-        return [slice(0, entries)]
-    return [slice(at, min(at + _CHUNK, entries)) for at in range(0, entries, _CHUNK)]
+    def take_gradient(self, column: int, gradient: Tensor) -> None:
+        """Fill one column of the coefficients' gradient, if there is something for it."""
+        if self._layers[column].target.grad is not None:
+            gradient[:, column] = self._layers[column].take_gradient()
 
+    def column_groups(self, least_bytes: int) -> list[slice]:
+        """Neighbouring columns, each group's task vectors of that size if possible.
 
-def _read(
-    task_vectors: TaskVectors, dtype: torch.dtype
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Stacks (tasks, entries) in `dtype` and bases (entries,) in the computing dtype."""
-    stacks, bases = {}, {}
-    for block in task_vectors.blocks():
-        key, shape = block.key, task_vectors.shape(block.key)
-        if key not in stacks:
-            entries = torch.Size(shape).numel()
-            stacks[key] = torch.empty(len(task_vectors.tasks), entries, dtype=dtype)
-            bases[key] = torch.empty(entries, dtype=block.base.dtype)
-        row_size = block.base.shape[1]
-        place = slice(block.rows.start * row_size, block.rows.stop * row_size)
-        values = block.task_vectors
-        if not torch.isfinite(values.sum()):
-            task_vectors.raise_not_finite(block)
-        stacks[key][:, place] = values.flatten(1)
-        bases[key][place] = block.base.flatten()
-    return stacks, bases
+        The largest groups come first.
+        """
+        groups, start, size = [], 0, 0
+        for column, layer in enumerate(self._layers):
+            size += layer.stack.nbytes
+            if size >= least_bytes or column == len(self._layers) - 1:
+                groups.append((size, slice(start, column + 1)))
+                start, size = column + 1, 0
+        return [group for _, group in sorted(groups, key=lambda g: (-g[0], g[1].start))]
+
+    def zero_gradient(self) -> Tensor:
+        """A gradient of the coefficients to be filled, shape (tasks, layers)."""
+        dtype = torch.promote_types(self._layers[0].base.dtype, torch.float32)
+        shape = len(self.tasks), len(self.keys)
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def note_merged(self, coefficients: Tensor) -> None:
+        """Remember what the module's weights are merged with."""
+        self._held = coefficients.clone(), self._versions()
+
+    def holds(self, coefficients: Tensor) -> bool:
+        """Whether the module's weights are the merge with these coefficients already.
+
+        False once any of them was written to in a way that autograd would notice.
+        """
+        if self._held is None:
+            return False
+        merged, versions = self._held
+        return torch.equal(merged, coefficients) and versions == self._versions()
+
+    def _versions(self) -> list[int]:
+        return [layer.target._version for layer in self._layers]
+
+    def _columns(self, wanted: Callable[[Layer], bool]) -> list[int]:
+        """Columns of the layers that are wanted, the largest first."""
+        found = [c for c, layer in enumerate(self._layers) if wanted(layer)]
+        return sorted(found, key=lambda column: -self._layers[column].stack.nbytes)
+
+    def each(self, work: Callable, items: Sequence) -> None:
+        """Call `work` with every item, on the CPU several at once."""
+        if self.device.type == "cpu":
+            self._workers.each(work, items)
+        else:
+            for item in items:
+                work(item)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_engine import Normed, Plain, Tied, learned, make_engine, models
 
-from fusion_plugins.adaptation import MergedWeights, weights
+from fusion_plugins.adaptation import MergedWeights, layers
 from fusion_plugins.task_vectors import TaskVectors
 from fusion_plugins.task_vectors.ties import magnitude_threshold, ties_trim_
 
@@ -28,7 +28,7 @@ def test_half_precision_task_vectors_stay_close(kind, storage):
 def test_streamed_task_vectors_give_the_resident_result(monkeypatch, storage, chunk):
     """The path of offloaded task vectors, forced on where there is no accelerator."""
     resident = learned(make_engine(storage=storage))
-    monkeypatch.setattr(weights, "_CHUNK", chunk)
+    monkeypatch.setattr(layers, "_CHUNK", chunk)
     engine = make_engine(storage=storage)
     engine.weights._offload = True
     torch.testing.assert_close(learned(engine), resident, rtol=0, atol=1e-6)

@@ -1,0 +1,75 @@
+"""Threads that work on several tensors at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+
+_MOST_WORKERS = 8  # they share the memory's bandwidth
+
+
+class Workers:
+    """Threads that work on several tensors at once, one core each.
+
+    A product of a few rows with a vector runs on one core whatever torch's threads are,
+    and one core does not use the memory's whole bandwidth. What each product gives does
+    not depend on how many run at once. With one thread (`torch.set_num_threads`) all is
+    done by the caller.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._count = 0
+
+    def each(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
+        """Call `work` with every item, in any order.
+
+        Args:
+            work: Must not depend on the others' calls.
+            items: The largest ones first. Half of the threads begin at the other end:
+                two of the largest at once would push each other out of the cache.
+        """
+        left = deque(items)
+        threads = torch.get_num_threads()
+        count = min(threads, _MOST_WORKERS, len(left))
+        if count <= 1:
+            _work_on(work, left.popleft)
+            return
+        pool = self._started(min(threads, _MOST_WORKERS))
+        ends = [left.pop if number % 2 else left.popleft for number in range(count)]
+        try:
+            for result in [pool.submit(_work_on, work, end) for end in ends]:
+                result.result()
+        finally:  # a thread that starts sets what all later threads would take over
+            torch.set_num_threads(threads)
+
+    def _started(self, count: int) -> ThreadPoolExecutor:
+        if self._count != count:
+            if self._pool is not None:
+                self._pool.shutdown()
+            self._count = count
+            self._pool = ThreadPoolExecutor(
+                count, "merge", initializer=torch.set_num_threads, initargs=(1,)
+            )
+        return self._pool
+
+
+@torch.no_grad()  # holds for one thread
+def _work_on(work: Callable[[Item], None], end: Callable[[], Item]) -> None:
+    for item in _taken(end):
+        work(item)
+
+
+def _taken(end: Callable[[], Item]) -> Iterator[Item]:
+    while True:
+        try:
+            item = end()
+        except IndexError:
+            return
+        yield item
