@@ -19,11 +19,13 @@ from torch import Tensor
 # Packages whose classes an image encoder or head may be made of; none is imported.
 _INERT_PACKAGES = {
     "PIL",
+    "argparse",
     "clip",
     "functools",
     "fusion_bench",
     "numpy",
     "open_clip",
+    "pathlib",
     "src",
     "timm",
     "torch",
@@ -91,7 +93,13 @@ def _storage_from_bytes(content: bytes):
     return torch.load(stream, map_location="cpu", weights_only=True)
 
 
+def _encode(text: str, encoding: str = "utf-8") -> bytes:
+    """How old pickle protocols write bytes; Python's own also runs other codecs."""
+    return text.encode(encoding)
+
+
 _REAL = {
+    ("_codecs", "encode"): _encode,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     ("collections", "OrderedDict"): collections.OrderedDict,

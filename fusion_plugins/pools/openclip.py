@@ -44,6 +44,11 @@ class OpenCLIPAdapter(PoolAdapter):
         return modelpool.safetensors_of(name)
 
     def prepare(self, device: torch.device) -> None:
+        if not hasattr(self.modelpool, "test_processor"):
+            raise ValueError(
+                "The pool's pretrained model does not tell how to prepare images: it has no"
+                " val_preprocess and no train_preprocess. Set both to open_clip's transforms."
+            )
         self.device = device
         self._processor = self.modelpool.test_processor
         self._pixels, self._normalise = split_normalisation(self._processor)

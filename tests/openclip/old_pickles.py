@@ -24,7 +24,7 @@ from torchvision.transforms import (
 
 MEAN, STD = (0.4, 0.45, 0.5), (0.2, 0.25, 0.3)  # not OpenAI's, to be told apart
 WIDTH, HEADS, LAYERS, PATCH, IMAGE, EMBEDDING = 16, 2, 2, 4, 16, 8
-FORMATS = ("pickle", "archive", "legacy")
+FORMATS = ("pickle", "protocol 2", "archive", "legacy")
 
 
 class QuickGELU(nn.Module):
@@ -183,10 +183,11 @@ def _authors_environment():
 
 
 def save_old(content, path, form="pickle"):
-    """Write as the authors did (``pickle``), or with torch.save's two formats."""
+    """Write as the authors did (the first two forms), or with torch.save's formats."""
     with _authors_environment(), warnings.catch_warnings():
-        if form == "pickle":
-            path.write_bytes(pickle.dumps(content))
+        if form in FORMATS[:2]:
+            protocol = None if form == "pickle" else 2
+            path.write_bytes(pickle.dumps(content, protocol))
         else:
             warnings.simplefilter("ignore")  # of sources that the old format looks for
             torch.save(content, path, _use_new_zipfile_serialization=form == "archive")

@@ -112,8 +112,9 @@ def test_refused_without_trust_with_risk_and_command(tmp_path, encoder, form):
 
 def harmful(tmp_path, form):
     trace, path = tmp_path / "trace", tmp_path / "harm.pt"
-    if form == "pickle":
-        path.write_bytes(pickle.dumps({"weight": Harm(trace)}))
+    if form in FORMATS[:2]:
+        protocol = None if form == "pickle" else 2
+        path.write_bytes(pickle.dumps({"weight": Harm(trace)}, protocol))
     elif form == "storage":  # inside what torch itself unpickles without a limit
         inner = io.BytesIO()
         torch.save(Harm(trace), inner)

@@ -127,6 +127,14 @@ def test_what_a_pool_must_have(pool):
         adapter_for(pool, {"textures": {}})
 
 
+def test_a_model_in_memory_must_tell_how_to_prepare_images():
+    models = {"_pretrained_": nn.Linear(1, 1), "a": nn.Linear(1, 1)}
+    heads = {"a": ClassificationHead(True, torch.ones(2, 1))}
+    adapter = adapter_for(OpenCLIPModelPool(models, classification_heads=heads))
+    with pytest.raises(ValueError, match="it has no val_preprocess"):
+        adapter.prepare(CPU)
+
+
 # -- streaming --------------------------------------------------------------------------
 
 
