@@ -22,10 +22,9 @@ listed as out of memory.
 
 from __future__ import annotations
 
-import json
-
 import adaptation_timing as timing
 import common
+from adaptation_marks import EngineMarks, Marks
 
 _LEARNING_RATE = 1e-3
 _INITIAL = 0.3
@@ -35,26 +34,7 @@ def main() -> None:
     options = timing.parser(
         __doc__, "per task (default 16; vit-b32 on a CPU 4)", "adamerging.json"
     ).parse_args()
-    if options.worker:
-        job = json.loads(options.worker)
-        if job["worker"] == "probe":
-            print(json.dumps(timing.probe_worker(job)))
-            return
-        import adaptation_stand_ins
-
-        print(json.dumps(adaptation_stand_ins.run_worker(WORKERS, job)))
-        return
-    common.limit_threads(options.threads)
-    report = {"machine": common.machine(), "results": []}
-    common.print_machine(report["machine"])
-    report["device"] = timing.probe(__file__, options.device)
-    for job in timing.jobs(options, report["device"]["device"], _default_batch):
-        print(f"\nMeasuring {timing.title(job)} ...", flush=True)
-        result = measure(job, options.repeats)
-        report["results"].append(result)
-        print_result(result)
-        report["machine"]["load_average_at_end"] = common.machine()["load_average"]
-        common.save(report, options.out)
+    timing.run(__file__, options, WORKERS, _default_batch, measure, print_result)
 
 
 def _default_batch(size: str, device: str) -> int:
@@ -134,8 +114,8 @@ def ours_worker(job: dict) -> dict:
         values = prediction_entropy(logits, 1e-8)
         return values, torch.ones_like(values)
 
-    marks = timing.Marks(given.device)
-    watch = timing.EngineMarks(marks, job["steps"])
+    marks = Marks(given.device)
+    watch = EngineMarks(marks, job["steps"])
     Engine(
         weights=weights,
         coefficients=coefficients,
@@ -170,7 +150,7 @@ def plain_worker(job: dict, at_once: bool = False) -> dict:
     size = job["tasks"] if at_once else job["tasks_per_forward"]
     groups = [given.names[i : i + size] for i in range(0, job["tasks"], size)]
     sources = {name: given.source(name) for name in given.names}
-    marks = timing.Marks(given.device)
+    marks = Marks(given.device)
     marks.mark()
     for step in range(timing.WARM_UP + job["steps"]):
         for group in groups:
@@ -204,7 +184,7 @@ def upstream_worker(job: dict) -> dict:
     from omegaconf import DictConfig
 
     given = StandIn(job)
-    marks = timing.Marks(given.device)
+    marks = Marks(given.device)
 
     class Timed(CLIPLayerWiseAdaMergingAlgorithm):
         fabric = given.fabric

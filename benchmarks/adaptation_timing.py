@@ -1,78 +1,16 @@
-"""Timing steps: marks inside workers; jobs, rounds and rows in the measuring process."""
+"""Timing steps of adaptation: jobs, workers, rounds, and rows of the tables."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
 import json
-import statistics
-import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import common
 
 WARM_UP = 2
-_MIB = 2**20
-
-
-class Marks:
-    """Notes the moments between steps, of a worker that may run on a GPU.
-
-    Args:
-        device: Where the steps run.
-    """
-
-    def __init__(self, device):
-        self._device, self._moments = device, []
-
-    def mark(self) -> None:
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(self._device)
-        self._moments.append((time.perf_counter(), time.process_time()))
-
-    def figures(self, steps: int) -> dict:
-        """Seconds of each of the last `steps` steps, and the peak memory so far."""
-        moments = self._moments[-steps - 1 :]
-        seconds, cpu = (
-            [later[i] - earlier[i] for earlier, later in itertools.pairwise(moments)]
-            for i in (0, 1)
-        )
-        return {
-            "seconds": statistics.median(seconds),
-            "least_seconds": min(seconds),
-            "cpu_seconds": statistics.median(cpu),
-            "peak_mib": self.peak_mib(),
-        }
-
-    def peak_mib(self) -> float:
-        if self._device.type != "cuda":
-            return common.peak_memory_mib()
-        import torch
-
-        return torch.cuda.max_memory_allocated(self._device) / _MIB
-
-
-class EngineMarks:
-    """A callback of the engine: marks, and seconds per part once it is warm."""
-
-    def __init__(self, marks: Marks, steps: int):
-        self._marks, self._steps = marks, steps
-        self.parts: dict[str, float] = {}
-
-    def on_start(self, engine) -> None:
-        self._first = engine.schedule.steps - self._steps
-        self._marks.mark()
-
-    def on_step(self, engine, report) -> None:
-        self._marks.mark()
-        if engine.step == self._first:
-            engine.seconds.clear()
-
-    def on_end(self, engine) -> None:
-        for part, seconds in engine.seconds.items():
-            self.parts[f"part/{part}"] = seconds / self._steps
 
 
 def parser(doc: str, batch_help: str, out: str) -> argparse.ArgumentParser:
@@ -146,6 +84,48 @@ def probe_worker(job: dict) -> dict:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "the processor"
     return {"device": device, "name": name}
+
+
+def run(
+    script: str,
+    options: argparse.Namespace,
+    workers: Mapping[str, Callable[[dict], dict]],
+    default_batch: Callable[[str, str], int],
+    measure: Callable[[dict, int], dict],
+    print_result: Callable[[dict], None],
+) -> None:
+    """Measure every job and save its figures; in a worker's process, be that worker.
+
+    Args:
+        script: The benchmark's own file, which workers are started from.
+        options: What :func:`parser` gave.
+        workers: Name -> function from a job to its figures.
+        default_batch: (size, device) -> samples of a batch where no option says so.
+        measure: (job, repeats) -> result.
+        print_result: Shows one result.
+    """
+    if options.worker:
+        print(json.dumps(_worker_figures(workers, json.loads(options.worker))))
+        return
+    common.limit_threads(options.threads)
+    report = {"machine": common.machine(), "results": []}
+    common.print_machine(report["machine"])
+    report["device"] = probe(script, options.device)
+    for job in jobs(options, report["device"]["device"], default_batch):
+        print(f"\nMeasuring {title(job)} ...", flush=True)
+        result = measure(job, options.repeats)
+        report["results"].append(result)
+        print_result(result)
+        report["machine"]["load_average_at_end"] = common.machine()["load_average"]
+        common.save(report, options.out)
+
+
+def _worker_figures(workers: Mapping[str, Callable], job: dict) -> dict:
+    if job["worker"] == "probe":
+        return probe_worker(job)
+    import adaptation_stand_ins
+
+    return adaptation_stand_ins.run_worker(workers, job)
 
 
 def rounds(script: str, names, job: dict, repeats: int) -> dict:

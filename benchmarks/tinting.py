@@ -18,10 +18,9 @@ On a GPU (with one, --device auto takes it):
 
 from __future__ import annotations
 
-import json
-
 import adaptation_timing as timing
 import common
+from adaptation_marks import EngineMarks, Marks
 
 _LEARNING_RATE = 1e-2
 _INITIAL = 0.3
@@ -30,26 +29,7 @@ _NAMES = ("ours", "plain", "teacher_in_every_step")
 
 def main() -> None:
     options = timing.parser(__doc__, "default 32", "tinting.json").parse_args()
-    if options.worker:
-        job = json.loads(options.worker)
-        if job["worker"] == "probe":
-            print(json.dumps(timing.probe_worker(job)))
-            return
-        import adaptation_stand_ins
-
-        print(json.dumps(adaptation_stand_ins.run_worker(WORKERS, job)))
-        return
-    common.limit_threads(options.threads)
-    report = {"machine": common.machine(), "results": []}
-    common.print_machine(report["machine"])
-    report["device"] = timing.probe(__file__, options.device)
-    for job in timing.jobs(options, report["device"]["device"], lambda *_: 32):
-        print(f"\nMeasuring {timing.title(job)} ...", flush=True)
-        result = measure(job, options.repeats)
-        report["results"].append(result)
-        print_result(result)
-        report["machine"]["load_average_at_end"] = common.machine()["load_average"]
-        common.save(report, options.out)
+    timing.run(__file__, options, WORKERS, lambda *_: 32, measure, print_result)
 
 
 def measure(job: dict, repeats: int) -> dict:
@@ -91,8 +71,8 @@ def ours_worker(job: dict) -> dict:
     engine, algorithm = _engine(job)
     algorithm.prepare_engine(engine)
     engine.optimizer = algorithm.optimizer(engine)
-    marks = timing.Marks(engine.weights.device)
-    watch = timing.EngineMarks(marks, job["steps"])
+    marks = Marks(engine.weights.device)
+    watch = EngineMarks(marks, job["steps"])
     engine.callbacks = [*algorithm.extra_callbacks(), watch]
     engine.run()
     return marks.figures(job["steps"]) | watch.parts
@@ -115,7 +95,12 @@ def _engine(job: dict):
     given = StandIn(job)
     rounds = -(-(timing.WARM_UP + job["steps"]) // job["tasks"])
     algorithm = TintingAlgorithm(rounds=rounds, batch_size=job["batch"])
-    algorithm.adapter = SimpleNamespace(tasks=given.names, outer_layers=())
+    algorithm.adapter = SimpleNamespace(
+        tasks=given.names,
+        outer_layers=(),
+        heads_are_layers=True,
+        head_site=lambda module: None,
+    )
     algorithm.check_model(algorithm.adapter, given.tower)
     weights = MergedWeights(
         given.tower, given.task_vectors(), given.device, job["task_vector_dtype"]
@@ -149,8 +134,9 @@ def labelling_worker(job: dict) -> dict:
                 engine.forward(module, task.source.monitored(128))
 
     def merges():
-        for _ in range(job["tasks"] + 1):  # every expert, and the merged model again
-            engine.materialise()
+        for index in range(job["tasks"]):
+            engine.weights.materialise_expert(index)
+        engine.materialise()
 
     calls = {
         "teacher": lambda: label_samples(engine, False),
@@ -160,7 +146,7 @@ def labelling_worker(job: dict) -> dict:
     forwards()
     seconds = {name: [] for name in calls}
     for name, call in [*calls.items(), *reversed(calls.items())]:
-        marks = timing.Marks(device)
+        marks = Marks(device)
         marks.mark()
         call()
         marks.mark()
@@ -178,7 +164,7 @@ def plain_worker(job: dict) -> dict:
     module = given.tower.to(given.device)
     heads = {name: given.head(name) for name in given.names}
     sources = {name: given.source(name) for name in given.names}
-    marks = timing.Marks(given.device)
+    marks = Marks(given.device)
     marks.mark()
     for step in range(timing.WARM_UP + job["steps"]):
         draw, number = divmod(step, job["tasks"])
@@ -229,7 +215,7 @@ def teacher_in_every_step_worker(job: dict) -> dict:
             experts[task].to("cpu")
         return chosen
 
-    marks = timing.Marks(device)
+    marks = Marks(device)
     marks.mark()
     for step in range(timing.WARM_UP + job["steps"]):
         draw, task = divmod(step, job["tasks"])
