@@ -6,8 +6,8 @@ import pytest
 
 from fusion_plugins.compare.report.axes import linear_axis, log_axis, tick_text
 from fusion_plugins.compare.report.charts import place_labels
-from fusion_plugins.compare.report.curves import MOST_POINTS, thin
-from fusion_plugins.compare.report.heatmaps import cosine_text
+from fusion_plugins.compare.report.curves import MOST_POINTS, running_mean, thin
+from fusion_plugins.compare.report.heatmaps import coefficient_range, cosine_text
 from fusion_plugins.compare.report.numbers import (
     Scale,
     Spread,
@@ -96,6 +96,22 @@ def test_labels_of_crowded_dots_do_not_lie_on_each_other():
     for index, (x, y) in enumerate(spots):
         for other_x, other_y in spots[:index]:
             assert abs(x - other_x) >= 19 or abs(y - other_y) >= 15
+
+
+def test_running_mean_of_a_turn_hides_which_task_a_step_saw():
+    points = [(step, 10.0 * (step % 3) + 3) for step in range(30)]
+    means = running_mean(points, 3)
+    assert [value for _, value in means] == pytest.approx([13.0] * 28)
+    assert (means[0][0], means[-1][0]) == (1, 28)
+    assert running_mean(points, 1) == points
+    assert running_mean(points[:2], 3) == points[:2]
+
+
+def test_colours_start_at_zero_unless_all_values_would_look_alike():
+    assert coefficient_range([[0.1, 0.6]])[:2] == (0.0, 0.6)
+    assert coefficient_range([[0.4, 0.6]])[:2] == (0.4, 0.6)
+    assert coefficient_range([[0.3, 0.3]])[:2] == (0.0, 0.3)
+    assert coefficient_range([[-0.2, 0.6]])[:2] == (-0.6, 0.6)
 
 
 def test_long_curves_are_thinned_and_keep_their_end():

@@ -37,7 +37,7 @@ def _coefficient_map(row: Row) -> dict | None:
     values = np.atleast_2d(stack.mean(axis=0))
     if not values.size or not np.isfinite(values).all():
         return None
-    low, high, name = _range(values)
+    low, high, name = coefficient_range(values)
     return {
         "row": row,
         "tasks": first["tasks"],
@@ -56,12 +56,16 @@ def _coefficient_map(row: Row) -> dict | None:
     }
 
 
-def _range(values: np.ndarray) -> tuple[float, float, str]:
-    """Ends of the colours: from 0 up, or as far below 0 as above where some are < 0."""
+def coefficient_range(values: np.ndarray) -> tuple[float, float, str]:
+    """Ends of the colours: as far below 0 as above where some are below 0; else from 0,
+    or from the smallest where all are so large that they would look alike."""
+    values = np.asarray(values)
     largest = float(np.abs(values).max()) or 1.0
     if values.min() < 0:
         return -largest, largest, DIVERGING
-    return 0.0, largest, SEQUENTIAL
+    smallest = float(values.min())
+    alike = 0.5 * largest < smallest < 0.99 * largest
+    return smallest if alike else 0.0, largest, SEQUENTIAL
 
 
 def _picture(shares: np.ndarray, name: str) -> str:
