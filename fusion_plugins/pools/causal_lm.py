@@ -1,117 +1,123 @@
-"""FusionBench's pools of causal language models: where their files are."""
+"""FusionBench's pools of causal language models: adaptation on unlabelled prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from fusion_bench.modelpool import BaseModelPool, CausalLMPool
-from fusion_bench.modelpool.causal_lm import CausalLMBackbonePool
-from fusion_bench.utils import parse_dtype
-from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
-from omegaconf import DictConfig
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from .folders import FolderModelPool
-from .loading import PRETRAINED
-
-# Options of `from_pretrained` that say what class or code a folder is loaded as.
-_CODE_OPTIONS = ("trust_remote_code", "attn_implementation")
+from .causal_lm_files import local_folder, tokenizer_of
+from .loading import load_base
+from .text import TextAdapter, listed_dataset
+from .tokens import LONGEST, TextEncoder, choose_length, position_limit
 
 
-def language_model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
-    """Model name -> folder of its files, the pretrained model included.
+class CausalLMAdapter(TextAdapter):
+    """For :class:`fusion_bench.modelpool.CausalLMPool`.
 
-    Models named on a hub are downloaded.
+    Samples have a text field (``text``, ``prompt``, or those named in `task_info`) or are
+    tokenised already (``input_ids``); then the pool needs no tokenizer. The whole model
+    is merged. The classes are the vocabulary: logits are those of the token that would
+    follow the last one of the prompt, so that AdaMerging makes the model sure of how each
+    answer starts.
 
-    Raises:
-        ValueError: The pool is of another family, or a model is no folder of files.
+    Deviation: FusionBench's LayerWiseAdaMergingForLlamaSFT minimises the cross-entropy of
+    labelled samples over all positions and merges the decoder layers alone; the entropy
+    needs no labels.
     """
-    known = isinstance(modelpool, (CausalLMPool, FolderModelPool))
-    if not known or isinstance(modelpool, CausalLMBackbonePool):
+
+    heads_are_layers = False
+
+    @classmethod
+    def files(cls, modelpool, name: str) -> Path | None:
+        return local_folder(modelpool, name)
+
+    def prepare(self, device: torch.device) -> None:
+        self.device = device
+        base = load_base(self.modelpool)
+        if getattr(base, "get_output_embeddings", lambda: None)() is None:
+            raise ValueError(
+                f"The pool is a {type(self.modelpool).__name__}, but its pretrained model"
+                f" is a {type(base).__name__} without an output layer over the vocabulary."
+            )
+        tokenizer = tokenizer_of(self.modelpool) or _NoTokenizer()
+        self._unmasked = tokenizer.pad_token_id is None
+        if self._unmasked:  # any token can fill places that nothing looks at
+            tokenizer.pad_token_id = 0
+        limit = position_limit(base)
+        self._lengths = {
+            task: choose_length(
+                tokenizer, limit, self.task_info.get(task, {}).get("max_length")
+            )
+            for task in self.tasks
+        }
+        self._encoder = TextEncoder(tokenizer, max(self._lengths.values()))
+
+    def dataset(self, task: str, split: str) -> Dataset:
+        raw = listed_dataset(self.modelpool, task, split)
+        return _Prompts(raw, lambda sample: self._encode_prompt(task, sample), task)
+
+    def _encode_prompt(self, task: str, sample: object) -> Tensor:
+        fields = self.task_info.get(task, {}).get("fields")
+        if isinstance(sample, Mapping) and fields is None:
+            if "input_ids" in sample:
+                ids = torch.as_tensor(sample["input_ids"]).flatten()
+                if self._unmasked and "attention_mask" not in sample:
+                    sample = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            elif "prompt" in sample and "text" not in sample:
+                fields = ["prompt"]
+        return self._encoder(sample, fields, self._lengths[task])
+
+    def heads(self) -> dict[str, nn.Module]:
+        return {task: nn.Identity() for task in self.tasks}
+
+    def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        """Logits behind each prompt's last token, shape (samples, vocabulary)."""
+        texts = self._encoder.unpack(inputs)
+        ids, mask = texts["input_ids"], texts["attention_mask"]
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        options = {"attention_mask": mask, "use_cache": False}
+        if _can_choose_places(module):  # all places would cost vocabulary * length each
+            places, last = last.unique(return_inverse=True)
+            options["logits_to_keep"] = places
+        logits = module(ids, **options).logits
+        return logits[torch.arange(len(logits), device=logits.device), last]
+
+
+def _can_choose_places(module: nn.Module) -> bool:
+    compiled_from = getattr(module, "_orig_mod", module)
+    return "logits_to_keep" in inspect.signature(compiled_from.forward).parameters
+
+
+class _NoTokenizer:
+    """Stands for the tokenizer of a pool whose samples are tokenised already."""
+
+    pad_token_id = None
+    model_input_names = ("input_ids", "attention_mask")
+    model_max_length = LONGEST
+
+    def __call__(self, *texts, **options):
         raise ValueError(
-            f"Merging from files to files needs a CausalLMPool or a dict of folders, got a"
-            f" {type(modelpool).__name__}. For other pools use method=awd."
+            "The samples hold text, but the pool has no tokenizer. Set modelpool.tokenizer"
+            " to the model's folder or hub name, or give samples with input_ids."
         )
-    return {
-        name: _folder(name, modelpool._models[name])
-        for name in (PRETRAINED, *modelpool.model_names)
-    }
 
 
-def _folder(name: str, config) -> Path:
-    path = config
-    if isinstance(config, (Mapping, DictConfig)):
-        path = config.get("pretrained_model_name_or_path")
-    if not isinstance(path, str):
-        raise ValueError(
-            f"model '{name}' is {config!r}, expected a folder, a hub name, or a mapping"
-            " with pretrained_model_name_or_path. Adapters (LoRA) must be merged into"
-            " their model and saved first."
-        )
-    try:
-        return Path(resolve_checkpoint_path(path))
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"model '{name}': {path} is neither a folder nor a model that can be"
-            f" downloaded. {error}"
-        ) from error
+class _Prompts(Dataset):
+    """Raw samples of one task, encoded."""
 
+    def __init__(self, samples, encode: Callable[[object], Tensor], task: str):
+        self._samples, self._encode, self._task = samples, encode, task
 
-def pool_dtype(modelpool: BaseModelPool) -> torch.dtype | None:
-    """The dtype that the pool loads its models in; None if it does not say."""
-    options = _model_options(modelpool)
-    named = options.get("torch_dtype", options.get("dtype"))
-    return None if named in (None, "auto") else parse_dtype(named)
+    def __len__(self) -> int:
+        return len(self._samples)
 
-
-def _model_options(modelpool: BaseModelPool) -> Mapping:
-    return getattr(modelpool, "model_kwargs", None) or {}
-
-
-def code_options(modelpool: BaseModelPool) -> dict:
-    """The pool's options that say what code its folders are loaded with."""
-    options = _model_options(modelpool)
-    return {name: options[name] for name in _CODE_OPTIONS if name in options}
-
-
-def vocabulary_size(folder: Path, modelpool: BaseModelPool) -> int | None:
-    """Tokens of a model, as its config says; None if it does not."""
-    config = _config(folder, modelpool)
-    return getattr(config.get_text_config(), "vocab_size", None)
-
-
-def _config(folder: Path, modelpool: BaseModelPool):
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} is not a HuggingFace model folder: it has no config.json. Save the"
-            " model with model.save_pretrained(folder)."
-        )
-    return AutoConfig.from_pretrained(str(folder), **code_options(modelpool))
-
-
-def tied_names(folder: Path, modelpool: BaseModelPool) -> tuple[tuple[str, ...], ...]:
-    """Groups of tensor names that the model's class makes one tensor."""
-    config = _config(folder, modelpool)
-    with torch.device("meta"):  # shapes and names only
-        module = AutoModelForCausalLM.from_config(config, **code_options(modelpool))
-    names_of: dict[int, list[str]] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        names_of.setdefault(id(tensor), []).append(name)
-    return tuple(tuple(names) for names in names_of.values() if len(names) > 1)
-
-
-def tokenizer_source(modelpool: BaseModelPool) -> Path | object | None:
-    """Where the pool's tokenizer comes from.
-
-    Returns:
-        A folder of its files; a tokenizer where the pool describes how to make one; None
-        where it names none.
-    """
-    tokenizer = getattr(modelpool, "tokenizer", None)
-    if tokenizer is None:
-        return None
-    return (
-        Path(tokenizer) if Path(str(tokenizer)).is_dir() else modelpool.load_tokenizer()
-    )
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            return self._encode(self._samples[index])
+        except ValueError as error:
+            raise ValueError(f"Task '{self._task}', sample {index}: {error}") from error

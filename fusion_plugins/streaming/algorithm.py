@@ -19,7 +19,7 @@ from fusion_plugins.awd.functional import Descent
 from fusion_plugins.logging import get_logger
 from fusion_plugins.options import require_choice, require_number, require_patterns
 from fusion_plugins.pools import as_modelpool
-from fusion_plugins.pools.causal_lm import (
+from fusion_plugins.pools.causal_lm_files import (
     code_options,
     language_model_folders,
     pool_dtype,

@@ -68,62 +68,70 @@ def ties_statistics(
     weights count once.
     """
 
+    thresholds = _thresholds(task_vectors, keep_ratio, redundant, progress)
+
+    def count_signs(block: Block, counts: Tensor) -> None:
+        stack = trimmed(task_vectors_of(block, redundant), thresholds)
+        counts += stack.sum(dim=0).sign().sum().long()
+
+    balance = _counted(task_vectors, count_signs, (), "TIES signs", progress)
+    return TiesStatistics(thresholds, balance.sign().float())
+
+
+def _thresholds(
+    task_vectors: TaskVectors,
+    keep_ratio: float,
+    redundant: Disentanglement | None,
+    progress: bool,
+) -> Tensor:
+    """The k-th smallest magnitude of each task vector, exactly; two walks."""
+    tasks, entries = len(task_vectors.tasks), task_vectors.numel()
+    rank = max(entries - int(entries * keep_ratio), 1)
+
     def bits_of(block: Block) -> Tensor:
         return task_vectors_of(block, redundant).abs().view(torch.int32)
 
-    rank = max(task_vectors.numel() - int(task_vectors.numel() * keep_ratio), 1)
-    high = _counted(
-        task_vectors,
-        lambda block: _histogram(bits_of(block) >> _LOW_BITS, _BUCKETS[0]),
-        "TIES thresholds, upper bits" if progress else None,
-    )
-    bucket, ranks = _bucket_of(high, torch.full((len(high),), rank))
+    def count_high(block: Block, counts: Tensor) -> None:
+        high = (bits_of(block) >> _LOW_BITS).long()
+        counts.scatter_add_(1, high, counts.new_ones(()).expand(high.shape))
 
-    def low_counts(block: Block) -> Tensor:
+    def count_low(block: Block, counts: Tensor) -> None:
         bits = bits_of(block)
         inside = (bits >> _LOW_BITS) == bucket[:, None].int()
-        chosen = [row[mask] & (_BUCKETS[1] - 1) for row, mask in zip(bits, inside)]
-        return _histogram(chosen, _BUCKETS[1])
+        for total, row, mask in zip(counts, bits, inside):
+            found = row[mask] & (_BUCKETS[1] - 1)
+            total += torch.bincount(found, minlength=_BUCKETS[1])
 
-    low = _counted(
-        task_vectors, low_counts, "TIES thresholds, lower bits" if progress else None
-    )
-    rest, _ = _bucket_of(low, ranks)
-    thresholds = ((bucket << _LOW_BITS) + rest).int().view(torch.float32)
-    signs = _counted(
-        task_vectors,
-        lambda block: _elected(
-            trimmed(task_vectors_of(block, redundant), thresholds)
-        ).sum()[None],
-        "TIES signs" if progress else None,
-    )
-    return TiesStatistics(thresholds, signs.sign().float()[0])
+    shapes = [(tasks, buckets) for buckets in _BUCKETS]
+    counts = _counted(task_vectors, count_high, shapes[0], "TIES 1/2", progress)
+    bucket, ranks = _bucket_of(counts, torch.full((tasks,), rank))
+    counts = _counted(task_vectors, count_low, shapes[1], "TIES 2/2", progress)
+    rest, _ = _bucket_of(counts, ranks)
+    return ((bucket << _LOW_BITS) + rest).int().view(torch.float32)
 
 
 def _counted(
-    task_vectors: TaskVectors, count: Callable[[Block], Tensor], what: str | None
+    task_vectors: TaskVectors,
+    count: Callable[[Block, Tensor], None],
+    shape: tuple[int, ...],
+    what: str,
+    progress: bool,
 ) -> Tensor:
-    """Sum of `count` over all blocks; one walk."""
-    lock, total = threading.Lock(), []
-    with task_vectors.progress(what or "", task_vectors.keys, what is not None) as bar:
+    """What `count` adds up over all blocks, int64; one walk."""
+    lock, total = threading.Lock(), torch.zeros(shape, dtype=torch.int64)
+    with task_vectors.progress(what, task_vectors.keys, progress) as bar:
 
         @torch.no_grad()  # threads start with their own mode
         def add(blocks: Iterator[Block]) -> None:
+            part = torch.zeros_like(total)
             for block in blocks:
-                values = count(block)
-                with lock:
-                    if total:
-                        total[0] += values
-                    else:
-                        total.append(values.clone())
+                count(block, part)
                 bar.update(block.base.numel() * task_vectors.entry_bytes(block.key))
+            with lock:
+                total.add_(part)
 
         task_vectors.for_each_key(add)
-    return total[0]
-
-
-def _histogram(rows, buckets: int) -> Tensor:
-    return torch.stack([torch.bincount(row, minlength=buckets) for row in rows])
+    return total
 
 
 def _bucket_of(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,12 +143,13 @@ def _bucket_of(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def trimmed(stack: Tensor, thresholds: Tensor) -> Tensor:
-    """Task vectors with their small entries set to zero, shape (tasks, entries)."""
-    return stack.masked_fill(stack.abs() < thresholds[:, None], 0)
-
-
-def _elected(stack: Tensor) -> Tensor:
-    return stack.sum(dim=0).sign()
+    """Task vectors with entries below the threshold set to zero, (tasks, entries)."""
+    # hardshrink drops what is <= a bound; many times faster than a mask.
+    bounds = torch.nextafter(thresholds, torch.zeros_like(thresholds)).tolist()
+    out = torch.empty_like(stack)
+    for kept, row, bound in zip(out, stack, bounds):
+        torch.hardshrink(row, bound, out=kept)
+    return out
 
 
 def ties_block(
@@ -158,12 +167,15 @@ def ties_block(
         Shape (entries,).
     """
     stack = trimmed(stack, statistics.thresholds)
-    sign = _elected(stack)
+    sign = stack.sum(dim=0).sign()
     sign = torch.where(sign == 0, statistics.majority, sign)
     # Elected sign zero (an exact draw over the whole model) counts as negative.
-    agreeing = stack * torch.where(sign > 0, stack > 0, stack < 0)
+    sign = torch.where(sign > 0, 1.0, -1.0)
+    agreeing = (stack * sign).relu_()  # magnitudes of those that agree, else zero
     if merge_function == "sum":
-        return agreeing.sum(dim=0)
-    if merge_function == "mean":
-        return agreeing.sum(dim=0) / (agreeing != 0).sum(dim=0).clamp(min=1)
-    return agreeing.abs().amax(dim=0) * sign
+        merged = agreeing.sum(dim=0)
+    elif merge_function == "mean":
+        merged = agreeing.sum(dim=0) / (agreeing != 0).sum(dim=0).clamp(min=1)
+    else:
+        merged = agreeing.amax(dim=0)
+    return merged * sign

@@ -118,10 +118,20 @@ class SafetensorsCheckpoint(Checkpoint):
         return out
 
     def read_into(self, out: Tensor, name: str, rows: slice | None = None) -> None:
-        if out.dtype == self.specs[name].dtype and out.is_contiguous():
+        dtype = self.specs[name].dtype
+        if out.dtype == dtype and out.is_contiguous():
             self._fill(out, name, rows)
-        else:
-            super().read_into(out, name, rows)
+            return
+        stored = self._scratch(out.numel() * dtype.itemsize).view(dtype)
+        self._fill(stored, name, rows)
+        out.copy_(stored.view(out.shape))
+
+    def _scratch(self, size: int) -> Tensor:
+        """Bytes to read into, the thread's own; new memory would cost page faults."""
+        held = getattr(self._own, "scratch", None)
+        if held is None or held.numel() < size:
+            held = self._own.scratch = torch.empty(size, dtype=torch.uint8)
+        return held[:size]
 
     def _fill(self, out: Tensor, name: str, rows: slice | None) -> None:
         # Plain reads, not a mapping: that costs a page fault for every few pages, and

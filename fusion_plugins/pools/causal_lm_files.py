@@ -1,0 +1,132 @@
+"""FusionBench's pools of causal language models: where their files are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from fusion_bench.modelpool import BaseModelPool, CausalLMPool
+from fusion_bench.modelpool.causal_lm import CausalLMBackbonePool
+from fusion_bench.utils import parse_dtype
+from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
+from omegaconf import DictConfig
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from .folders import FolderModelPool
+from .loading import PRETRAINED
+
+# Options of `from_pretrained` that say what class or code a folder is loaded as.
+_CODE_OPTIONS = ("trust_remote_code", "attn_implementation")
+
+
+def language_model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
+    """Model name -> folder of its files, the pretrained model included.
+
+    Models named on a hub are downloaded.
+
+    Raises:
+        ValueError: The pool is of another family, or a model is no folder of files.
+    """
+    known = isinstance(modelpool, (CausalLMPool, FolderModelPool))
+    if not known or isinstance(modelpool, CausalLMBackbonePool):
+        raise ValueError(
+            f"Merging from files to files needs a CausalLMPool or a dict of folders, got a"
+            f" {type(modelpool).__name__}. For other pools use method=awd."
+        )
+    return {
+        name: _folder(name, modelpool._models[name])
+        for name in (PRETRAINED, *modelpool.model_names)
+    }
+
+
+def _folder(name: str, config) -> Path:
+    path = config
+    if isinstance(config, (Mapping, DictConfig)):
+        path = config.get("pretrained_model_name_or_path")
+    if not isinstance(path, str):
+        raise ValueError(
+            f"model '{name}' is {config!r}, expected a folder, a hub name, or a mapping"
+            " with pretrained_model_name_or_path. Adapters (LoRA) must be merged into"
+            " their model and saved first."
+        )
+    try:
+        return Path(resolve_checkpoint_path(path))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"model '{name}': {path} is neither a folder nor a model that can be"
+            f" downloaded. {error}"
+        ) from error
+
+
+def pool_dtype(modelpool: BaseModelPool) -> torch.dtype | None:
+    """The dtype that the pool loads its models in; None if it does not say."""
+    options = _model_options(modelpool)
+    named = options.get("torch_dtype", options.get("dtype"))
+    return None if named in (None, "auto") else parse_dtype(named)
+
+
+def _model_options(modelpool: BaseModelPool) -> Mapping:
+    return getattr(modelpool, "model_kwargs", None) or {}
+
+
+def code_options(modelpool: BaseModelPool) -> dict:
+    """The pool's options that say what code its folders are loaded with."""
+    options = _model_options(modelpool)
+    return {name: options[name] for name in _CODE_OPTIONS if name in options}
+
+
+def vocabulary_size(folder: Path, modelpool: BaseModelPool) -> int | None:
+    """Tokens of a model, as its config says; None if it does not."""
+    config = _config(folder, modelpool)
+    return getattr(config.get_text_config(), "vocab_size", None)
+
+
+def _config(folder: Path, modelpool: BaseModelPool):
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} is not a HuggingFace model folder: it has no config.json. Save the"
+            " model with model.save_pretrained(folder)."
+        )
+    return AutoConfig.from_pretrained(str(folder), **code_options(modelpool))
+
+
+def tied_names(folder: Path, modelpool: BaseModelPool) -> tuple[tuple[str, ...], ...]:
+    """Groups of tensor names that the model's class makes one tensor."""
+    config = _config(folder, modelpool)
+    with torch.device("meta"):  # shapes and names only
+        module = AutoModelForCausalLM.from_config(config, **code_options(modelpool))
+    names_of: dict[int, list[str]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        names_of.setdefault(id(tensor), []).append(name)
+    return tuple(tuple(names) for names in names_of.values() if len(names) > 1)
+
+
+def tokenizer_of(modelpool: BaseModelPool):
+    """The pool's tokenizer; None where it names none."""
+    if getattr(modelpool, "tokenizer", None) is None:
+        return None
+    return modelpool.load_tokenizer()
+
+
+def tokenizer_source(modelpool: BaseModelPool) -> Path | object | None:
+    """Where the pool's tokenizer comes from.
+
+    Returns:
+        A folder of its files; a tokenizer where the pool describes how to make one; None
+        where it names none.
+    """
+    tokenizer = getattr(modelpool, "tokenizer", None)
+    if isinstance(tokenizer, str) and Path(tokenizer).is_dir():
+        return Path(tokenizer)
+    return tokenizer_of(modelpool)
+
+
+def local_folder(modelpool: BaseModelPool, name: str) -> Path | None:
+    """The folder that loading the model reads as it is; None where it does more."""
+    path = modelpool._models[name]
+    options = {k: v for k, v in _model_options(modelpool).items() if v is not None}
+    plain = type(modelpool) is CausalLMPool and isinstance(path, str)
+    if not plain or options or not Path(path).is_dir():
+        return None
+    return Path(path)
