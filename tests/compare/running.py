@@ -7,6 +7,7 @@ import fusion_bench
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool, BaseTaskPool
 from fusion_bench.utils import instantiate
+from fusion_bench.utils.instantiate_utils import set_print_function_call
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -46,7 +47,11 @@ def make_program(folder, *overrides: str):
         "path.work_dir=.",
         "fabric.accelerator=cpu",
     ]
-    return instantiate(compose_compare(*where, *overrides))
+    job = compose_compare(*where, *overrides)
+    with set_print_function_call(
+        False
+    ):  # it would ask the captured output for its file
+        return instantiate(job)
 
 
 def linear(values) -> nn.Linear:

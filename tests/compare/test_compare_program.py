@@ -15,7 +15,7 @@ from running import make_program, read_cells
 pytestmark = pytest.mark.slow
 
 FUSION_BENCH = Path(sys.executable).with_name("fusion_bench")
-QUICK = "{adamerging: {steps: 2, guard_every: 0}}"
+QUICK = "{adamerging: {steps: 2, guard_every: 1, guard_samples: 8}}"
 
 
 def tiny(root) -> list[str]:
@@ -23,9 +23,9 @@ def tiny(root) -> list[str]:
     return [f"{p}=demo" for p in pools] + [f"{p}.root={root}" for p in pools]
 
 
-def command(root, results, *overrides: str) -> list[str]:
-    fixed = ["--config-name", "compare", *tiny(root), f"results={results}"]
-    return [str(FUSION_BENCH), *fixed, "fabric.accelerator=cpu", *overrides]
+def command(root, results, *arguments: str) -> list[str]:
+    fixed = [*tiny(root), f"results={results}", "fabric.accelerator=cpu"]
+    return [str(FUSION_BENCH), "--config-name", "compare", *arguments, *fixed]
 
 
 def environment() -> dict[str, str]:
@@ -38,7 +38,7 @@ def finished(tiny_pool_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     methods = (
         f"methods=[pretrained,experts,task_arithmetic,awd,{QUICK},"
-        "{tinting_pp: {rounds: 2, guard_every: 0}}]"
+        "{tinting_pp: {rounds: 2, guard_every: 1, guard_samples: 8}}]"
     )
     make_program(folder, *tiny(tiny_pool_root), methods).run()
     return folder / "results", read_cells(folder / "results")
@@ -81,7 +81,7 @@ def test_artifacts_of_learned_methods_are_in_their_records(finished):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_killed_comparison_goes_on_where_it_was(tiny_pool_root, tmp_path):
-    slow = "{adamerging: {steps: 100000, guard_every: 0}}"
+    slow = "{adamerging: {steps: 100000, guard_samples: 8}}"
     results = tmp_path / "results"
     with open(tmp_path / "log", "w") as log:
         run = subprocess.Popen(
