@@ -80,8 +80,6 @@ def ours_worker(job: dict) -> dict:
 
 def _engine(job: dict):
     """The method's own parts, put together as its run() does."""
-    from types import SimpleNamespace
-
     from adaptation_stand_ins import StandIn
 
     from fusion_plugins import TintingAlgorithm
@@ -91,16 +89,13 @@ def _engine(job: dict):
         Engine,
         MergedWeights,
     )
+    from fusion_plugins.pools.adapter import PoolAdapter
 
     given = StandIn(job)
     rounds = -(-(timing.WARM_UP + job["steps"]) // job["tasks"])
     algorithm = TintingAlgorithm(rounds=rounds, batch_size=job["batch"])
-    algorithm.adapter = SimpleNamespace(
-        tasks=given.names,
-        outer_layers=(),
-        heads_are_layers=True,
-        head_site=lambda module: None,
-    )
+    # The class itself: what an adapter says of itself where nothing else is known.
+    algorithm.adapter = type("NoPool", (PoolAdapter,), {"tasks": given.names})
     algorithm.check_model(algorithm.adapter, given.tower)
     weights = MergedWeights(
         given.tower, given.task_vectors(), given.device, job["task_vector_dtype"]
