@@ -35,6 +35,8 @@ from .logging import get_logger
 from .options import reject_unknown_options, require_patterns
 from .pools import PoolAdapter, adapter_for, as_modelpool, load_task_vectors
 from .pools.tasks import DataOptions, build_tasks, prepare_tasks
+from .recalibration import recalibrate
+from .statistics import RunningStatistics
 from .task_heads import with_task_heads
 from .task_vectors.ties import ties_trim_
 
@@ -57,6 +59,10 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
         fraction, max_samples: How much of each dataset takes part.
         tasks: What FusionBench does not know of own tasks; see the pool's adapter.
         keep: Patterns of tensors left as in the base.
+        batch_norm: Which running statistics batch normalisation uses: ``average`` of the
+            experts', ``merged`` by the coefficients, ``pretrained``, ``recalibrated`` or
+            ``recalibrated_per_task``; see :mod:`fusion_plugins.statistics`.
+        batch_norm_samples: Samples per task to estimate them on.
         coefficients: File of saved coefficients: merge with them, learn nothing.
         seed: Of the samples' order; None means 0.
         task_vector_dtype: ``float32``, ``bfloat16`` or ``float16``.
@@ -90,6 +96,8 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
         max_samples: int | None = None,
         tasks: Mapping | None = None,
         keep: list[str] | None = None,
+        batch_norm: str = "average",
+        batch_norm_samples: int = 512,
         coefficients: str | None = None,
         seed: int | None = None,
         task_vector_dtype: str = "float32",
@@ -115,6 +123,7 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
         self.history: list[dict] = []
         self.guard_history: list[dict] = []
         self.disentanglement: Disentanglement | None = None
+        self.statistics: RunningStatistics | None = None
         super().__init__(**kwargs)
 
     # -- what a method decides ------------------------------------------------------
@@ -170,19 +179,39 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             else:
                 names = task_vectors.tasks, task_vectors.keys
                 saved.require(*names, self._meaning(), self.coefficients)
-            self.disentanglement = checks.disentangled(self.disentangle, task_vectors)
+            self.statistics = RunningStatistics(self.batch_norm, module, task_vectors)
+            self.disentanglement = checks.disentangled(
+                self.disentangle, task_vectors, self.statistics.apart
+            )
             weights = self._weights(module, task_vectors)
             coefficients = self._coefficients(weights)
         if saved is not None:
             coefficients.load(saved.raw)
             self._transform(weights)
             weights.materialise(coefficients.effective().detach())
+            self.statistics.write(weights.module)
         else:
             self._adapt(adapter, weights, coefficients)
         merged = with_task_heads(self.merged_model(weights).cpu(), modelpool)
+        merged = self._recalibrated(merged, modelpool, adapter)
         merged.requires_grad_(True)
         self._finish(modelpool, weights, coefficients, merged)
         return merged
+
+    def _recalibrated(self, merged: nn.Module, modelpool, adapter) -> nn.Module:
+        if not self.statistics.recalibrates:
+            return merged
+        with self.profile("batch norm statistics"):
+            return recalibrate(
+                merged,
+                modelpool,
+                per_task=self.statistics.per_task,
+                samples=self.batch_norm_samples,
+                data=self.data,
+                seed=self.seed or 0,
+                adapter=adapter,
+                device=self.fabric.device,
+            )
 
     def merged_model(self, weights: MergedWeights) -> nn.Module:
         """What the run returns and saves; the weights are merged already."""
@@ -212,7 +241,9 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             for key, stack in zip(weights.keys, weights.stacks):
                 self.disentanglement.subtract_(key, stack)
         if self.trim is not None:
-            ties_trim_(weights.stacks, self.trim)
+            left_out = set(self.statistics.apart)
+            layers = zip(weights.keys, weights.stacks)
+            ties_trim_([s for key, s in layers if key not in left_out], self.trim)
 
     def _adapt(self, adapter, weights: MergedWeights, coefficients: Coefficients):
         self.adapter = adapter
@@ -227,14 +258,28 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
         guard = self._guard(engine)
         self.prepare_engine(engine)
         self._transform(weights)
+        self._choose_statistics(engine, adapter)
         self.start_engine(engine)
         engine.optimizer = self.optimizer(engine)
         progress = Progress(self.label, self.log_every)
         engine.callbacks = self._callbacks(engine, progress, guard)
         with self.profile("adapt"):
             engine.run()
+        self.statistics.repair(weights.module)
         self.history = progress.history
         self.guard_history = guard.history if guard else []
+
+    def _choose_statistics(self, engine: Engine, adapter: PoolAdapter) -> None:
+        """What batch normalisation uses from now on; the experts needed their own."""
+        if self.statistics.apart:
+            engine.weights.leave_out(self.statistics.apart)
+            self.statistics.write(engine.weights.module)
+        engine.forward = self.statistics.learning_forward(adapter.features)
+        if self.statistics.recalibrates and self.statistics.per_task:
+            engine.batch_tasks = False  # a batch's statistics are those of its task
+        elif self.statistics.recalibrates:
+            module = engine.materialise()
+            self._recalibrated(module, adapter.modelpool, adapter)
 
     def _data_options(self) -> DataOptions:
         return DataOptions(
@@ -273,6 +318,9 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
 
     def _guard(self, engine: Engine) -> CollapseGuard | None:
         if not self.guard_every:
+            return None
+        if self.adapter.dense:
+            log.info("There is no collapse guard: it compares predicted classes.")
             return None
         guard = CollapseGuard(
             self.guard_every, self.guard_samples, stop=self.stop_on_collapse
@@ -322,7 +370,8 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
         """Sentences for the model card."""
         return [
             f"Coefficients were learned on unlabelled {self.data} samples with"
-            f" {self.label}, seed {self.seed or 0}."
+            f" {self.label}, seed {self.seed or 0}.",
+            *self.statistics.card_notes(),
         ]
 
     def settings(self) -> dict:

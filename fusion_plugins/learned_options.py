@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +18,7 @@ from .options import (
 )
 from .pools.adapter import SPLITS
 from .pools.tasks import KEEP_ON
+from .statistics import CHOICES as BATCH_NORM
 from .task_vectors import TaskVectors
 
 _DESCENT = set(Descent.__dataclass_fields__) - {
@@ -67,6 +68,8 @@ def check_options(owner) -> None:
         if getattr(owner, name) is not None:
             require_integer(name, getattr(owner, name), low=int(name == "max_samples"))
     require_choice("data", owner.data, SPLITS)
+    require_choice("batch_norm", owner.batch_norm, BATCH_NORM)
+    require_integer("batch_norm_samples", owner.batch_norm_samples, low=2)
     require_choice("cache", owner.cache, KEEP_ON)
     require_choice("task_vector_dtype", owner.task_vector_dtype, tuple(STORAGE_DTYPES))
     for name in ("offload", "compile", "stop_on_collapse", "save_model"):
@@ -90,14 +93,23 @@ def _check_disentangle(options) -> None:
         )
 
 
-def disentangled(options, task_vectors: TaskVectors) -> Disentanglement | None:
-    """Run AWD with the given settings, or None if there are none."""
+def disentangled(
+    options, task_vectors: TaskVectors, apart: Sequence[str] = ()
+) -> Disentanglement | None:
+    """Run AWD with the given settings, or None if there are none.
+
+    Args:
+        options: Settings.
+        task_vectors: Base and experts.
+        apart: Tensors that take no part.
+    """
     if options is None:
         return None
     options = dict(plain(options))
     descent = {name: options.pop(name) for name in _DESCENT if name in options}
     for name in ("include", "exclude"):
         options[name] = require_patterns(name, options.get(name))
+    options["exclude"] += tuple(apart)
     return disentangle(task_vectors, Descent(**descent), **options)
 
 

@@ -88,8 +88,20 @@ class AdaMergingAlgorithm(LearnedMergeAlgorithm):
         steps = 1 if self.is_debug_mode else self.protocol["steps"]
         return JointSchedule(tasks, steps, self.protocol["batches_per_task"])
 
+    def check_model(self, adapter, module) -> None:
+        """Entropy is defined for predictions of classes alone."""
+        values = [task for task in adapter.tasks if not adapter.has_classes(task)]
+        if values:
+            raise ValueError(
+                f"AdaMerging minimises the entropy of predicted classes, but {values}"
+                " predict numbers. Leave these experts out of the pool, or use"
+                " method=tinting method.labels=outputs."
+            )
+
     def sample_loss(
         self, task: str, logits: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor]:
-        entropy = prediction_entropy(logits, self.protocol["entropy_eps"])
+        places = logits.flatten(0, -2)  # of a dense task, several per sample
+        entropy = prediction_entropy(places, self.protocol["entropy_eps"])
+        entropy = entropy.view(len(logits), -1).mean(dim=1)
         return entropy, torch.ones_like(entropy)

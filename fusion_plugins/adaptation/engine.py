@@ -203,7 +203,8 @@ class Engine:
         loss = (values * shares.detach()).sum()
         with torch.no_grad():
             log_p = logits.log_softmax(-1)
-            entropy = -(log_p.exp() * log_p).sum()
+            entropy = -(log_p.exp() * log_p).sum(-1)  # one place per sample, or many
+            entropy = entropy.view(len(logits), -1).mean(1).sum()
             kept = (weights > 0).sum().to(logits)
             count = torch.full_like(entropy, len(logits))
             return loss, torch.stack([loss.detach(), entropy, kept, count])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
@@ -21,7 +21,15 @@ from fusion_plugins.options import (
     require_number,
     require_patterns,
 )
-from fusion_plugins.pools import as_modelpool, load_task_vectors, with_shared_heads
+from fusion_plugins.pools import (
+    adapter_for,
+    as_modelpool,
+    load_task_vectors,
+    with_shared_heads,
+)
+from fusion_plugins.pools.adapter import SPLITS
+from fusion_plugins.recalibration import recalibrate
+from fusion_plugins.statistics import CHOICES, RunningStatistics
 from fusion_plugins.task_heads import with_task_heads
 from fusion_plugins.task_vectors import merge_into
 from fusion_plugins.task_vectors.gram import GRANULARITIES
@@ -50,6 +58,12 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
         include, exclude: Shell-style patterns of the tensors that are disentangled.
         keep: Patterns of tensors left as in the base, such as task heads.
         scale_free: Make alpha independent of the task vectors' norms; not in the paper.
+        batch_norm: Which running statistics batch normalisation uses: ``average`` of the
+            experts', ``merged`` like weights, ``pretrained``, ``recalibrated`` or
+            ``recalibrated_per_task``; see :mod:`fusion_plugins.statistics`. The last two
+            need samples.
+        batch_norm_samples: Samples per task to estimate them on, unlabelled.
+        data: Split they are from: ``test``, ``val`` or ``train``.
 
     Raises:
         TypeError: An unknown option.
@@ -73,6 +87,9 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
         exclude: list[str] | None = None,
         keep: list[str] | None = None,
         scale_free: bool = False,
+        batch_norm: str = "average",
+        batch_norm_samples: int = 512,
+        data: str = "test",
         **kwargs,
     ):
         reject_unknown_options(self, kwargs)
@@ -83,6 +100,9 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
         require_integer("iterations", iterations)
         require_choice("granularity", granularity, GRANULARITIES)
         require_choice("scale_free", scale_free, (True, False))
+        require_choice("batch_norm", batch_norm, CHOICES)
+        require_integer("batch_norm_samples", batch_norm_samples, low=2)
+        require_choice("data", data, SPLITS)
         for name in ("include", "exclude", "keep"):
             require_patterns(name, getattr(self, name))
         self.disentanglement: Disentanglement | None = None
@@ -107,8 +127,10 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
             module, task_vectors = load_task_vectors(
                 modelpool, require_patterns("keep", self.keep)
             )
+            statistics = RunningStatistics(self.batch_norm, module, task_vectors)
+            adapter = self._adapter(modelpool, statistics)
         with self.profile("disentangle"), torch.no_grad():
-            self.disentanglement = self._disentangle(task_vectors)
+            self.disentanglement = self._disentangle(task_vectors, statistics.apart)
         self._report()
         weights = linear_weights(base_method, module, len(task_vectors.tasks))
         with self.profile("merge"):
@@ -121,14 +143,38 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
                 pool = with_shared_heads(modelpool)
                 view = disentangled_pool(pool, task_vectors, self.disentanglement)
                 merged = base_method.run(view)
+            statistics.write(merged)
+            merged = with_task_heads(merged, modelpool)
+        if adapter is not None:
+            merged = self._recalibrate(merged, adapter, statistics.per_task)
         self.print_profile_summary()
-        return with_task_heads(merged, modelpool)
+        return merged
+
+    def _adapter(self, modelpool, statistics: RunningStatistics):
+        """What gives samples to estimate statistics on, if the pool's models have any."""
+        if not statistics.recalibrates:
+            return None
+        adapter = adapter_for(modelpool)
+        adapter.check_datasets(self.data)
+        return adapter
+
+    def _recalibrate(self, merged: nn.Module, adapter, per_task: bool) -> nn.Module:
+        with self.profile("batch norm statistics"):
+            return recalibrate(
+                merged,
+                adapter.modelpool,
+                per_task=per_task,
+                samples=self.batch_norm_samples,
+                data=self.data,
+                adapter=adapter,
+                device=self.fabric.device,
+            )
 
     @property
     def _shows_progress(self) -> bool:
         return self.fabric.is_global_zero
 
-    def _disentangle(self, task_vectors) -> Disentanglement:
+    def _disentangle(self, task_vectors, apart: Sequence[str]) -> Disentanglement:
         settings = Descent(
             self.alpha,
             self.lr,
@@ -142,7 +188,7 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
             settings,
             granularity=self.granularity,
             include=require_patterns("include", self.include),
-            exclude=require_patterns("exclude", self.exclude),
+            exclude=(*require_patterns("exclude", self.exclude), *apart),
             scale_free=self.scale_free,
             progress=self._shows_progress,
         )

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from .openclip_command import add_build_openclip, build_openclip_command
 from .recipe import BUILTIN_TASKS, DemoInputError, DemoRecipe
+from .resnet_command import add_build_resnet, build_resnet_command
 from .text_command import add_build_text, build_text_command
 
 _NUMBERS = {
@@ -61,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
             help=f"{text} (default: {default})",
         )
     add_build_text(commands, _names)
+    add_build_resnet(commands, _names)
     add_build_openclip(commands)
     run = commands.add_parser("run", help="measure merging methods on a pool")
     run.add_argument("--root", help="a pool's folder (default: the built-in pool)")
@@ -150,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = {
         "build": _build_command,
         "build-text": build_text_command,
+        "build-resnet": build_resnet_command,
         "build-openclip": build_openclip_command,
         "run": _run_command,
     }[options.command]

@@ -51,6 +51,12 @@ class PoolAdapter(ABC):
     outer_layers: tuple[str, ...] = ()
     #: Whether :meth:`heads` are layers that can be learned (``tint=head``).
     heads_are_layers: bool = True
+    #: Whether heads give outputs at many places, shape (samples, ..., channels).
+    dense: bool = False
+
+    def has_classes(self, task: str) -> bool:
+        """Whether a task's outputs are scores of classes (in the last dimension)."""
+        return True
 
     @classmethod
     def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:

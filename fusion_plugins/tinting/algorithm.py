@@ -21,6 +21,7 @@ from fusion_plugins.adaptation import (
 from fusion_plugins.learned import LearnedMergeAlgorithm
 from fusion_plugins.options import require_choice, require_integer, require_number
 from fusion_plugins.pools import ClassificationHead
+from fusion_plugins.statistics import batch_norms
 
 from . import functional, sites
 from .model import TintedModel
@@ -28,7 +29,7 @@ from .selection import SelectionLog
 from .teacher import TeacherLabels, label_samples
 
 INITS = ("pretrained", "expert", "merged")
-LABELS = ("hard", "soft")
+LABELS = ("hard", "soft", "outputs")
 SAMPLINGS = ("none", "confidence_gap", "top_p")
 SCHEDULES = ("sequential", "joint")
 
@@ -45,7 +46,8 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
         rounds: Every task has one batch per round.
         schedule_kind: ``sequential``: a step after each task, tasks in a fresh order
             each round; ``joint``: one step per round.
-        labels: Of the teacher: ``hard`` or ``soft``.
+        labels: Of the teacher: ``hard``, ``soft``, or ``outputs``: no labels, but the mean
+            absolute difference from its outputs; dense tasks need this one.
         sampling: ``none``, ``confidence_gap`` or ``top_p``.
         top_p: Share of each batch kept by ``top_p``.
         clamp: Clamp coefficients to [0, 1] in the forward pass.
@@ -96,6 +98,11 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
             raise ValueError(
                 "learn_coefficients and learn_tints are both false: nothing is learned."
             )
+        if labels == "outputs" and sampling != "none":
+            raise ValueError(
+                f"sampling={sampling} compares predicted classes; with labels=outputs use"
+                " sampling=none."
+            )
         if kwargs.get("coefficients") is not None:
             raise ValueError(
                 "coefficients cannot restore a tinted model, whose tints were learned too:"
@@ -128,10 +135,21 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
                 f"tint: the models of a {type(adapter.modelpool).__name__} have no head"
                 " per task. Tint a layer of the model instead: tint=<module path>."
             )
+        if adapter.dense and self.labels != "outputs":
+            raise ValueError(
+                f"labels={self.labels}: the tasks of a {type(adapter.modelpool).__name__}"
+                " predict something at every place of an image; learn from the experts'"
+                " outputs with labels=outputs."
+            )
         inner = [
             p for p in self.patterns if p not in (sites.HEAD, *adapter.outer_layers)
         ]
         self._inner = sites.find_sites(module, inner) if inner else []
+        if self._inner and self.batch_norm == "recalibrated" and batch_norms(module):
+            raise ValueError(
+                f"batch_norm: the layers {self._inner} differ between the tasks, so there"
+                " is no one set of statistics. Use batch_norm=recalibrated_per_task."
+            )
         if self._own_heads in self._inner:
             raise ValueError(
                 f"tint: '{self._own_heads}' is the tasks' own head: write tint="
@@ -141,7 +159,9 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
     def prepare_engine(self, engine: Engine) -> None:
         """Label the samples with the experts, then put the tints in place."""
         with self.profile("teacher"):
-            self._teachers = label_samples(engine, self.labels == "soft")
+            self._teachers = label_samples(
+                engine, self.labels == "soft", self.labels == "outputs"
+            )
         self._selection = SelectionLog(self.log_every)
         self._tints: dict[str, dict[str, nn.Module]] = {}  # site -> task -> layer
         self._plain: dict[str, nn.Module] = {}  # inner site -> the layer it replaces
@@ -166,6 +186,9 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
         self._tints[sites.HEAD] = {}
         for task in engine.tasks:
             head = task.head
+            if not isinstance(head, ClassificationHead):
+                self._tints[sites.HEAD][task.name] = sites.trainable_copy(head)
+                continue
             self._reference[task.name] = head.weight.detach().clone()
             zeros = head.weight.new_zeros(len(head.weight))
             bias = zeros if head.bias is None else head.bias
@@ -252,6 +275,9 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
     ) -> tuple[Tensor, Tensor]:
         teacher: TeacherLabels = self._teachers[task]
         samples = batch.samples.to(logits.device)
+        if teacher.outputs is not None:
+            values = functional.output_loss(logits, teacher.outputs[samples])
+            return values, torch.ones_like(values)
         labels, confidence = teacher.labels[samples], teacher.confidence[samples]
         target = labels if self.labels == "hard" else teacher.probabilities[samples]
         values = functional.pseudo_label_loss(logits, target)

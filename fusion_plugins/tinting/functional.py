@@ -35,6 +35,28 @@ def pseudo_label_loss(logits: Tensor, teacher: Tensor) -> Tensor:
     return F.cross_entropy(logits, teacher, reduction="none")
 
 
+def output_loss(outputs: Tensor, teacher: Tensor) -> Tensor:
+    """Mean absolute difference from the teacher's outputs, per sample.
+
+    Args:
+        outputs: Of the merged and tinted model, shape (samples, ...).
+        teacher: Of the same shape.
+
+    Returns:
+        Shape (samples,), in the outputs' unit.
+
+    Raises:
+        ValueError: The shapes do not fit.
+
+    Source: arXiv:2412.19098, dense prediction tasks.
+    """
+    if outputs.shape != teacher.shape:
+        raise ValueError(
+            f"teacher has shape {tuple(teacher.shape)}, expected {tuple(outputs.shape)}."
+        )
+    return (outputs - teacher).abs().flatten(1).mean(dim=1)
+
+
 def confidence_gap_selection(
     logits: Tensor, teacher_labels: Tensor, teacher_confidence: Tensor
 ) -> Tensor:

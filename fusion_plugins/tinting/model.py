@@ -46,20 +46,30 @@ class TintedModel(nn.Module):
         super().__init__()
         self.tasks = tuple(next(iter(tints.values())))
         sites.check_task_names(self.tasks)
-        self.sites = tuple(tints)
+        self.sites: tuple[str, ...] = ()
         self.trunk = trunk
         self.switches = nn.ModuleList()
         self._plain = {}
         for site, layers in tints.items():
-            if not _in_trunk(site):
-                switch = sites.TaskSwitch(layers, site)
-            else:  # a plain tuple keeps the plain layer out of the state dict
-                self._plain[site] = (trunk.get_submodule(site),)
-                switch = sites.install(trunk, site, layers.__getitem__, self.tasks)
-            self.switches.append(switch)
+            self.add_site(site, layers)
         self._reference = dict(reference or {})
         self._maps: dict[str, tuple] = {}  # task -> (head's version, feature map)
         self.card: str | None = None
+
+    def add_site(self, site: str, layers: Mapping[str, nn.Module]) -> None:
+        """Let one more layer differ between the tasks.
+
+        Args:
+            site: As in the constructor.
+            layers: Task -> layer, for every task.
+        """
+        if not _in_trunk(site):
+            switch = sites.TaskSwitch(layers, site)
+        else:  # a plain tuple keeps the plain layer out of the state dict
+            self._plain[site] = (self.trunk.get_submodule(site),)
+            switch = sites.install(self.trunk, site, layers.__getitem__, self.tasks)
+        self.switches.append(switch)
+        self.sites += (site,)
 
     @property
     def active_task(self) -> str | None:
@@ -234,6 +244,7 @@ class TintedModel(nn.Module):
         folder: str | Path,
         tasks: Sequence[str] | None = None,
         trunk: nn.Module | None = None,
+        heads: Mapping[str, nn.Module] | None = None,
     ) -> TintedModel:
         """Read what :meth:`save_pretrained` wrote.
 
@@ -242,6 +253,8 @@ class TintedModel(nn.Module):
             tasks: Load only these tasks' tints; all by default.
             trunk: A module of the trunk's architecture, to copy and fill; needed for
                 those that transformers cannot build, such as torchvision's.
+            heads: Task -> a module to copy and fill; needed for tinted heads that are
+                not linear, such as the decoders of dense tasks.
 
         Raises:
             ValueError: Not such a folder, it has no tint for a task, a file of one is
@@ -264,7 +277,8 @@ class TintedModel(nn.Module):
                 reference[task] = tensors.pop("reference")
             for site in tints:
                 state = _site_state(tensors, site)
-                tints[site][task] = _layer(trunk, site, state)
+                head = (heads or {}).get(task)
+                tints[site][task] = _layer(trunk, site, state, head)
         return cls(trunk, tints, reference)
 
 
@@ -308,7 +322,11 @@ def _site_state(tensors: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
     }
 
 
-def _layer(trunk: nn.Module, site: str, state: Mapping[str, Tensor]) -> nn.Module:
+def _layer(
+    trunk: nn.Module, site: str, state: Mapping[str, Tensor], head: nn.Module | None
+) -> nn.Module:
+    if site == sites.HEAD and (head is not None or "weight" not in state):
+        return _filled_head(head, state)
     if site == sites.HEAD:
         return ClassificationHead(state["weight"], state.get("bias"))
     if not _in_trunk(site):  # the layers pools apply after the trunk are linear
@@ -318,3 +336,14 @@ def _layer(trunk: nn.Module, site: str, state: Mapping[str, Tensor]) -> nn.Modul
         layer = sites.fitting_copy(trunk.get_submodule(site), state)
     layer.load_state_dict(dict(state))
     return layer
+
+
+def _filled_head(head: nn.Module | None, state: Mapping[str, Tensor]) -> nn.Module:
+    if head is None:
+        raise ValueError(
+            f"The tinted heads are not linear: they hold {list(state)[:3]}. Give modules"
+            " of their architecture: from_pretrained(folder, heads={task: module})."
+        )
+    head = sites.trainable_copy(head)
+    head.load_state_dict(dict(state))
+    return head

@@ -43,7 +43,7 @@ class SelectionLog(Callback):
         if engine.step % self.log_every:
             return
         metrics = {}
-        for task in report.kept:
+        for task in report.kept if self._latest else ():  # nothing to agree on: none
             agreement, gap = self._latest[task]
             metrics[f"tinting/kept/{task}"] = report.kept[task] / report.seen[task]
             metrics[f"tinting/agreement/{task}"] = agreement.item()

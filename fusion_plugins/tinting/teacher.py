@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,15 +22,20 @@ class TeacherLabels:
         labels: Most probable class, shape (samples,); -1 where no run looks.
         confidence: Its probability, shape (samples,).
         probabilities: Shape (samples, classes), only for soft labels.
+        outputs: What the expert gives, shape (samples, ...), zeros where no run looks;
+            only if outputs are what is learned from. Then there are no labels.
     """
 
     labels: Tensor
     confidence: Tensor
     probabilities: Tensor | None = None
+    outputs: Tensor | None = None
 
 
 @torch.no_grad()
-def label_samples(engine: Engine, soft: bool) -> dict[str, TeacherLabels]:
+def label_samples(
+    engine: Engine, soft: bool, outputs: bool = False
+) -> dict[str, TeacherLabels]:
     """Label every sample a run will visit, one forward each, one expert at a time.
 
     The expert is the merge with a single coefficient 1, so no expert is ever loaded
@@ -38,6 +44,7 @@ def label_samples(engine: Engine, soft: bool) -> dict[str, TeacherLabels]:
     Args:
         engine: Its weights must still hold the untouched task vectors.
         soft: Keep all probabilities.
+        outputs: Keep the experts' outputs as they are, instead of labels.
 
     Returns:
         Task name -> labels, on the engine's device.
@@ -45,29 +52,45 @@ def label_samples(engine: Engine, soft: bool) -> dict[str, TeacherLabels]:
     teachers = {}
     for index, task in enumerate(engine.tasks):
         engine.weights.materialise_expert(index)
-        teachers[task.name] = _label_task(engine, index, soft)
+        label = _keep_outputs if outputs else _label_task
+        teachers[task.name] = label(engine, index, soft)
     engine.materialise()
     return teachers
 
 
 def _label_task(engine: Engine, index: int, soft: bool) -> TeacherLabels:
-    task, device = engine.tasks[index], engine.weights.device
-    source = task.source
-    count = len(source.dataset)
+    device, count = engine.weights.device, len(engine.tasks[index].source.dataset)
     labels = torch.full((count,), -1, device=device)
     confidence = torch.zeros(count, device=device)
     probabilities = None
-    starts = range(
-        0, len(source.visited), _SAMPLES_AT_ONCE
-    )  # none in a run of 0 rounds
-    parts = [source.visited[at : at + _SAMPLES_AT_ONCE] for at in starts]
-    shown = engine.fabric.is_global_zero
-    for samples in tqdm(parts, f"Label {task.name}", disable=not shown, leave=False):
-        predicted = engine.logits(index, source.inputs(samples)).softmax(-1)
-        where = torch.from_numpy(samples).to(device)
+    for where, logits in _predictions(engine, index):
+        predicted = logits.softmax(-1)
         confidence[where], labels[where] = predicted.max(-1)
         if soft:
             if probabilities is None:
                 probabilities = torch.zeros(count, predicted.shape[1], device=device)
             probabilities[where] = predicted
     return TeacherLabels(labels, confidence, probabilities)
+
+
+def _keep_outputs(engine: Engine, index: int, soft: bool) -> TeacherLabels:
+    device, count = engine.weights.device, len(engine.tasks[index].source.dataset)
+    kept = None
+    for where, outputs in _predictions(engine, index):
+        if kept is None:
+            kept = outputs.new_zeros(count, *outputs.shape[1:])
+        kept[where] = outputs
+    none = torch.full((count,), -1, device=device)
+    return TeacherLabels(none, torch.zeros(count, device=device), outputs=kept)
+
+
+def _predictions(engine: Engine, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Places and predictions of all samples a run will visit, some at a time."""
+    task, source = engine.tasks[index], engine.tasks[index].source
+    # There are none in a run of 0 rounds.
+    starts = range(0, len(source.visited), _SAMPLES_AT_ONCE)
+    parts = [source.visited[at : at + _SAMPLES_AT_ONCE] for at in starts]
+    shown = engine.fabric.is_global_zero
+    for samples in tqdm(parts, f"Label {task.name}", disable=not shown, leave=False):
+        where = torch.from_numpy(samples).to(engine.weights.device)
+        yield where, engine.logits(index, source.inputs(samples))

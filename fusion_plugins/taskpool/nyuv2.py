@@ -1,0 +1,46 @@
+"""FusionBench's NYUv2 task pool for models whose layers differ between tasks."""
+
+from __future__ import annotations
+
+from fusion_bench.models.nyuv2.lightning_module import NYUv2MTLModule
+from fusion_bench.taskpool.nyuv2_taskpool import NYUv2TaskPool as _NYUv2TaskPool
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fusion_plugins.tinting.model import TintedModel
+
+
+class NYUv2TaskPool(_NYUv2TaskPool):
+    """Evaluates tinted models task by task, with their own decoders where tinted.
+
+    Everything else is evaluated as FusionBench does.
+    """
+
+    def evaluate(self, encoder: nn.Module) -> dict[str, float]:
+        if not isinstance(encoder, TintedModel):
+            return super().evaluate(encoder)
+        report: dict[str, float] = {}
+        loss = 0.0
+        for task in self.config.tasks:
+            encoder.set_task(task)
+            found = self._evaluate_task(encoder, task)
+            loss += found.pop("val/loss")
+            report |= found
+        return report | {"val/loss": loss}
+
+    def _evaluate_task(self, model: TintedModel, task: str) -> dict[str, float]:
+        head = model.head(task)
+        decoder = self._decoder(task) if head is None else head.decoder
+        module = NYUv2MTLModule(
+            model, nn.ModuleDict({task: decoder}), tasks=[task], task_weights=[1]
+        )
+        loader = DataLoader(
+            self.load_datasets()[1],
+            batch_size=self.config.batch_size,
+            num_workers=self.config.num_workers,
+        )
+        return dict(self.trainer.validate(module, loader)[0])
+
+    def _decoder(self, task: str) -> nn.Module:
+        modelpool = self._program.modelpool
+        return modelpool.load_model(task, encoder_only=False).decoders[task]
