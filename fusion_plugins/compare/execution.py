@@ -14,6 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fusion_plugins.logging import get_logger
+from fusion_plugins.pools import with_shared_heads
+from fusion_plugins.pools.loading import head_site
+from fusion_plugins.task_heads import with_task_heads
 
 from .artifacts import artifacts
 from .cells import Cell
@@ -36,6 +39,7 @@ class Bench:
         metric: The main metric's name, a mapping from task to name, or None to find it.
         device: Where cells run, for the record.
         base_parameters: Of the pretrained model; None if the pool has none.
+        own_heads: Whether the experts have classification heads of their own.
         save: Called with a cell, a part's name and its model, to keep the model.
     """
 
@@ -45,12 +49,28 @@ class Bench:
     metric: str | Mapping | None = None
     device: str = "cpu"
     base_parameters: int | None = field(init=False, default=None)
+    own_heads: bool = field(init=False, default=False)
     save: Callable[[Cell, str | None, nn.Module], None] | None = None
 
     def __post_init__(self) -> None:
         if self.modelpool.has_pretrained:
             base = self.modelpool.load_pretrained_model()
-            self.base_parameters = _numel(base) if isinstance(base, nn.Module) else None
+            if isinstance(base, nn.Module):
+                self.base_parameters = _numel(base)
+                self.own_heads = head_site(self.modelpool, base) is not None
+
+    def view(self, own_method: bool) -> BaseModelPool:
+        """The model pool for one method, which may do with it as it likes.
+
+        FusionBench's methods merge every tensor: where experts have heads of their own,
+        which may differ in shape, these methods see the pretrained model's instead.
+        """
+        pool = isolated(self.modelpool)
+        return with_shared_heads(pool) if self.own_heads and not own_method else pool
+
+    def complete(self, model: nn.Module) -> nn.Module:
+        """The model with each expert's own head for its task, if experts have such."""
+        return with_task_heads(model, self.modelpool) if self.own_heads else model
 
 
 def run_cell(cell: Cell, bench: Bench) -> list[dict]:
@@ -89,14 +109,14 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[Measured]:
     if cell.method.name == EXPERTS:
         yield _measure_experts(bench)
         return
-    pool = isolated(bench.modelpool)
     start = time.perf_counter()
     method, config = None, {}
     if cell.method.name == PRETRAINED:
-        result = pool.load_pretrained_model()
+        result = bench.view(own_method=True).load_pretrained_model()
     else:
         method, built = bench.build(cell)
         config = OmegaConf.to_container(built)
+        pool = bench.view(cell.method.is_own)
         method.on_run_start()
         result = method.run(pool)
         method.on_run_end()
@@ -114,7 +134,7 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[Measured]:
 
 def _measure_experts(bench: Bench) -> Measured:
     start = time.perf_counter()
-    pool = isolated(bench.modelpool)
+    pool = bench.view(own_method=True)
     tasks = evaluate_experts(pool, bench.taskpool)
     seconds = time.perf_counter() - start
     size = bench.base_parameters
@@ -126,6 +146,7 @@ def _measure_experts(bench: Bench) -> Measured:
 
 
 def _measure_model(cell: Cell, bench: Bench, part: str | None, model) -> Measured:
+    model = bench.complete(model)
     parameters = _parameters(model, bench.base_parameters)
     L.seed_everything(cell.seed, verbose=False)  # however much the method drew
     start = time.perf_counter()

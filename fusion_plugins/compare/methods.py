@@ -43,6 +43,11 @@ class Method:
         return self.name in REFERENCES
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is a method of this package, not of FusionBench."""
+        return str(self.config.get("_target_", "")).startswith("fusion_plugins.")
+
+    @property
     def label(self) -> str:
         options = ", ".join(f"{k}={shown(v)}" for k, v in flatten(self.overrides))
         return f"{self.name} ({options})" if options else self.name

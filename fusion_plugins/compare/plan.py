@@ -12,7 +12,7 @@ from rich.text import Text
 
 from .cells import Cell, make_cells, method_identity, plain_config, pools_identity
 from .files import FORMAT
-from .methods import Method
+from .methods import Method, short_hash
 from .store import Results
 
 
@@ -46,22 +46,23 @@ class Plan:
         surroundings: Mapping,
         results: Results,
         about: Mapping,
+        settings: object = None,
     ) -> Plan:
         """Work out the cells and check that they fit the results folder.
 
         Args:
             about: Title and published numbers.
+            settings: What else decides every cell's result.
 
         Raises:
             ValueError: The folder holds results on other pools.
         """
         description = _description(surroundings, about)
         results.check(description)
-        pools = description["pools"]
         identities = {
             method.label: {
-                "pools": pools,
-                "method": method_identity(method, surroundings),
+                "pools": description["pools"],
+                "method": short_hash([method_identity(method, surroundings), settings]),
             }
             for method in methods
         }

@@ -99,6 +99,7 @@ class CompareProgram(FabricModelFusionProgram):
             surroundings,
             Results(self.results),
             {"title": str(self.title), "published": plain_config(self.published)},
+            [self.metric, self.fast_dev_run, (self._fabric or {}).get("precision")],
         )
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
@@ -108,7 +109,7 @@ class CompareProgram(FabricModelFusionProgram):
     def _check_own_options(self, plan: Plan) -> None:
         """Build our own methods once: they refuse wrong values before anything is slow."""
         for row in plan.methods:
-            if str(row.config.get("_target_", "")).startswith("fusion_plugins."):
+            if row.is_own:
                 self._instantiate_and_setup(
                     resolve_method(row, plan.surroundings, None)
                 )
@@ -205,6 +206,8 @@ class CompareProgram(FabricModelFusionProgram):
         config = resolve_method(cell.method, surroundings, cell.seed)
         if "save_model" in config and "save_model" not in cell.method.overrides:
             config.save_model = False  # save_models decides for every method
+        if "seed" in config and "seed" not in cell.method.overrides:
+            config.seed = cell.seed
         self.fabric._loggers = [CSVLogger(folder, name="", version="")]
         method = self._instantiate_and_setup(
             config,

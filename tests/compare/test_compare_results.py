@@ -81,6 +81,16 @@ def test_a_changed_method_config_is_run_again_and_the_old_cells_set_aside(
     assert stale == {f"DrawWeights-seed{s}-0123abcd.json" for s in (0, 1)}
 
 
+@pytest.mark.parametrize("changed", [{"metric": "loss"}, {"fast_dev_run": True}])
+def test_what_else_decides_a_result_makes_cells_run_again(
+    monkeypatch, tmp_path, changed
+):
+    ran = count_runs(monkeypatch)
+    run_toy(monkeypatch, tmp_path, "DrawWeights")
+    run_toy(monkeypatch, tmp_path, "DrawWeights", **changed)
+    assert len(ran) == 2 and len(list((tmp_path / "stale").iterdir())) == 1
+
+
 def test_other_pools_are_refused_with_what_differs(monkeypatch, tmp_path):
     run_toy(monkeypatch, tmp_path, "pretrained")
     with pytest.raises(ValueError) as raised:
