@@ -1,0 +1,61 @@
+"""Merges a pool of folders in a process of its own; started by test_streaming_program.
+
+    streamed_merge.py POOL OUTPUT KILL_AFTER
+
+Prints the memory that the merge added at its peak, in bytes. With KILL_AFTER > 0 the
+process kills itself, without any farewell, while it finishes the shard after that many.
+"""
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from fusion_bench.method import TiesMergingAlgorithm
+
+from fusion_plugins.pools import causal_lm_files
+from fusion_plugins.streaming import StreamingAWDAlgorithm, module, shards
+
+torch.set_num_threads(2)
+
+
+def memory(what: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(what + ":[^0-9]+([0-9]+) kB", status)[1]) * 1024
+
+
+def kill_after(count: int) -> None:
+    """Kill this process while it writes the shard after `count` finished ones."""
+    finish, done = shards.ShardWriter.finish, []
+
+    def finishing(self):
+        if len(done) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done.append(self.shard.file)
+        finish(self)
+
+    shards.ShardWriter.finish = finishing
+
+
+def main() -> None:
+    root, output, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    if count:
+        kill_after(count)
+    pool = {folder.name: str(folder) for folder in sorted(root.iterdir())}
+    # Load the classes first: their code is no part of what a merge adds.
+    base = Path(pool["_pretrained_"])
+    causal_lm_files.tied_names(base, None)
+    module.load_mapped(base, {})
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS")
+    ties = TiesMergingAlgorithm(0.3, 20, [], "sum")
+    StreamingAWDAlgorithm(
+        base=ties, output=output, shard_gb=0.01, alpha=1e-4, iterations=50
+    ).run(pool)
+    print(memory("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    main()

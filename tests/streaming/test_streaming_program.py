@@ -1,0 +1,101 @@
+"""Streamed merges as programs: memory, death and resurrection, the command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_llamas import merge, merged_files
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("streamed_merge.py")
+FUSION_BENCH = Path(sys.executable).with_name("fusion_bench")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory) -> Path:
+    """A base and five experts of 26M parameters, 53 MB each in bfloat16."""
+    root = tmp_path_factory.mktemp("pool")
+    config = LlamaConfig(
+        vocab_size=8000,
+        hidden_size=512,
+        intermediate_size=1400,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).bfloat16()
+    model.save_pretrained(root / "_pretrained_", max_shard_size="20MB")
+    for number in range(5):
+        for parameter in model.parameters():
+            parameter.data.add_(0.01 * torch.randn(parameter.shape).bfloat16())
+        model.save_pretrained(root / f"expert{number}", max_shard_size="20MB")
+    return root
+
+
+def run(pool: Path, output: Path, kill_after: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPT, pool, output, kill_after]
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="needs Linux's peak memory"
+)
+def test_a_killed_run_continues_and_memory_holds_no_model(pool, tmp_path):
+    killed = run(pool, tmp_path / "killed", kill_after=2)
+    assert killed.returncode == -signal.SIGKILL
+    kept = {
+        f: f.stat().st_mtime_ns for f in (tmp_path / "killed").glob("*.safetensors")
+    }
+    assert len(kept) == 2
+    assert not (tmp_path / "killed" / "model.safetensors.index.json").exists()
+    whole, continued = run(pool, tmp_path / "whole"), run(pool, tmp_path / "killed")
+    for done in (whole, continued):
+        assert done.returncode == 0, done.stderr
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept
+    files = sorted((tmp_path / "whole").glob("*.safetensors"))
+    assert len(files) > 4
+    for file in files:
+        assert (tmp_path / "killed" / file.name).read_bytes() == file.read_bytes()
+    # Two threads' blocks of six models come to 100 MB; one model more in float32, or two
+    # in bfloat16, would be another 106.
+    assert 10e6 < int(whole.stdout.split()[-1]) < 150e6
+
+
+def test_the_command_merges_saves_and_evaluates(llamas, tmp_path):
+    lines = "".join(f"  {name}: {folder}\n" for name, folder in llamas.items())
+    pool = tmp_path / "config" / "modelpool" / "mine.yaml"
+    pool.parent.mkdir(parents=True)
+    pool.write_text(
+        "_target_: fusion_bench.modelpool.CausalLMPool\n_recursive_: false\n"
+        f"tokenizer: null\nmodels:\n{lines}"
+    )
+    command = [str(FUSION_BENCH), "method=awd_streaming", "modelpool=mine"]
+    command += ["taskpool=dummy", "merged_model_save_path=merged", "method.alpha=0.001"]
+    command += ["report_save_path=results/report.json", "method.iterations=30"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "400"}
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    want = merge(llamas, tmp_path / "again", alpha=1e-3, iterations=30)
+    for name, value in want.state_dict().items():
+        assert torch.equal(merged.state_dict()[name], value)
+    report = json.loads((tmp_path / "results" / "report.json").read_text())
+    parameters = sum(v.numel() for v in merged_files(tmp_path / "merged").values())
+    assert report["model_info"]["all_params"] == parameters
+    assert len(list(tmp_path.rglob("awd.json"))) == 1, "the report is in the log folder"
