@@ -1,12 +1,21 @@
 """The page in a browser: sizes, themes, sorting, fold-outs, charts that react."""
 
-import os
 import shutil
 
 import pytest
-from sample_results import METHODS, sample_published, write_sample
+from page_probes import (
+    CONTRAST,
+    NASTY,
+    OVERFLOW,
+    css,
+    run,
+    show,
+    start_browser,
+    use_theme,
+    write_pages,
+)
+from sample_results import METHODS
 
-from fusion_plugins.compare.report import write_report
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed (pip install selenium)"
@@ -21,30 +30,12 @@ pytestmark = [
         " (Debian: apt-get install chromium chromium-driver)",
     ),
 ]
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
-    " --disable-background-networking --disable-component-update --disable-sync"
-)
-NASTY = (
-    ("<script>window.hacked=1</script>", {}, 0.7, 1.0, True, True, True),
-    ('"><img src=x onerror="window.hacked=1">', {}, 0.6, 2.0, True, True, True),
-)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """One headless browser for all tests of this file."""
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in [*FLAGS.split(), f"--user-data-dir={profile}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # The driver's path is given, so selenium has nothing to look up or download.
-    service = Service(DRIVER, env={**os.environ, "SE_OFFLINE": "true"})
-    driver = webdriver.Chrome(options=options, service=service)
+    driver = start_browser(BROWSER, DRIVER, tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
 
@@ -52,48 +43,7 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """Name -> URL of the pages that are looked at."""
-    root = tmp_path_factory.mktemp("pages")
-    many = [
-        (f"method_{i}", {"alpha": i}, 0.6, 2.0**i, True, i < 2, True) for i in range(25)
-    ]
-    long_names = [f"a_rather_long_task_name_{index}" for index in range(20)]
-    folders = {
-        "usual": write_sample(root / "usual", published=sample_published()),
-        "many": write_sample(root / "many", methods=many, tasks=long_names, layers=20),
-        "one": write_sample(root / "one", methods=METHODS[5:6], seeds=(0,)),
-        "failed": write_sample(root / "failed", methods=METHODS[-1:]),
-        "nasty": write_sample(root / "nasty", methods=NASTY, tasks=("<b>a", "b", "c")),
-    }
-    return {name: write_report(folder).as_uri() for name, folder in folders.items()}
-
-
-def use_theme(browser, theme):
-    features = [
-        {"name": "prefers-color-scheme", "value": theme},
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-    ]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
-def show(browser, url, width=1280, theme="light"):
-    use_theme(browser, theme)
-    size = {
-        "width": width,
-        "height": 800,
-        "deviceScaleFactor": 1,
-        "mobile": width < 600,
-    }
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get_log("browser")
-    browser.get(url)
-
-
-def run(browser, script, *arguments):
-    return browser.execute_script(script, *arguments)
-
-
-def css(browser, selector):
-    return browser.find_elements("css selector", selector)
+    return write_pages(tmp_path_factory.mktemp("pages"))
 
 
 @pytest.mark.parametrize("name", ["usual", "many", "one", "failed", "nasty"])
@@ -109,16 +59,6 @@ def test_no_sideways_scrolling_and_no_error(browser, pages, name):
             )
             assert inner == width and content <= width
         assert browser.get_log("browser") == []
-
-
-OVERFLOW = """
-  const limit = document.documentElement.clientWidth;
-  return [...document.querySelectorAll('main *, header h1')].filter((node) => {
-    if (node.closest('.scroll, nav, pre, .chips') || !node.getClientRects().length) return false;
-    const box = node.getBoundingClientRect();
-    return box.width && (box.right > limit + 1 || box.left < -1);
-  }).map((node) => node.outerHTML.slice(0, 90));
-"""
 
 
 @pytest.mark.parametrize("name", ["usual", "many", "nasty"])
@@ -219,37 +159,6 @@ def test_a_dark_page_prints_light_on_paper_and_stays_dark(browser, pages):
     assert colour() == dark
     pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
     assert len(pdf["data"]) > 50_000
-
-
-CONTRAST = """
-  const canvas = document.createElement('canvas');
-  canvas.width = canvas.height = 1;
-  const context = canvas.getContext('2d', {willReadFrequently: true});
-  const colour = (text, under) => {
-    context.fillStyle = under; context.fillRect(0, 0, 1, 1);
-    context.fillStyle = text; context.fillRect(0, 0, 1, 1);
-    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const light = (rgb) => {
-    const [r, g, b] = rgb.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const page = getComputedStyle(document.body).backgroundColor;
-  const ground = (node) => {
-    const chain = [];
-    for (; node; node = node.parentElement) chain.push(getComputedStyle(node).backgroundColor);
-    return chain.reverse().reduce((under, over) => `rgb(${colour(over, under)})`, page);
-  };
-  const found = {};
-  for (const node of document.querySelectorAll(arguments[0])) {
-    const under = ground(node);
-    const style = getComputedStyle(node);
-    const ink = node instanceof SVGElement ? style.fill : style.color;
-    const pair = [light(colour(ink, under)), light(colour(under, page))].sort((a, b) => b - a);
-    found[node.className.baseVal ?? `${node.tagName} ${node.className}`] = (pair[0] + 0.05) / (pair[1] + 0.05);
-  }
-  return found;
-"""
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,70 +1,21 @@
 """The page as text: what it holds, what it must not hold, and odd results folders."""
 
-import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pytest
-from sample_results import METHODS, TASKS, sample_published, write_sample
+from page_probes import Page, edit_cell, report
+from sample_results import TASKS, sample_published, write_sample
 
 from fusion_plugins.compare.report import write_report
 from fusion_plugins.compare.report.reading import read_results
-
-VOID = {"meta", "link", "img", "input", "br", "wbr"}
-
-
-class Page(HTMLParser):
-    """Tags, attributes, ids and visible text; fails on tags that do not nest."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], []
-        self.source = text
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not {"script", "style"} & set(self.open):
-            self.text.append(data)
-
-    @property
-    def visible(self):
-        return " ".join(" ".join(self.text).split())
-
-    def ids(self):
-        return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
-
-
-def report(folder, **options):
-    return Page(write_report(write_sample(folder, **options)).read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "results"
     return report(folder, published=sample_published())
-
-
-def edit_cell(folder, change, pattern="*"):
-    paths = sorted((folder / "cells").glob(pattern))
-    assert paths
-    for path in paths:
-        cell = json.loads(path.read_text())
-        change(cell)
-        path.write_text(json.dumps(cell))
 
 
 def test_every_section_is_there_and_links_lead_somewhere(page):
@@ -177,108 +128,3 @@ def test_report_does_not_import_torch(tmp_path):
         f"write_report(pathlib.Path({str(folder)!r})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_writing_again_gives_the_same_page_and_leaves_no_other_file(tmp_path):
-    folder = write_sample(tmp_path / "results", layers=12)
-    first = write_report(folder).read_bytes()
-    assert write_report(folder).read_bytes() == first
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"cells", "compare.json", "report.html"}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"methods": METHODS[2:3], "seeds": (0,)},
-        {"methods": METHODS[-1:]},
-        {"methods": METHODS[2:5]},
-        {"tasks": ("digits",)},
-        {"tasks": TASKS[:2]},
-        {"tasks": [f"task_{index}" for index in range(20)], "layers": 12},
-        {"methods": [(f"m{i}", {}, 0.5, i, 1, 1, 1) for i in range(25)], "layers": 3},
-        {"layers": 1},
-    ],
-    ids="one-method all-failed no-references one-task two-tasks 20-tasks 25 one-layer".split(),
-)
-def test_unusual_comparisons_make_a_page(tmp_path, options):
-    page = report(tmp_path / "results", **options)
-    assert "results" in page.ids()
-    failed_only = options.get("methods") == METHODS[-1:]
-    assert ("averages" in page.ids()) is not failed_only
-    assert ("per-task" in page.ids()) is (
-        not failed_only and len(options.get("tasks", TASKS)) > 2
-    )
-
-
-def test_lower_is_better_turns_order_and_best_round(tmp_path):
-    folder = write_sample(tmp_path / "results", methods=METHODS[2:5], layers=12)
-
-    def change(cell):
-        cell.update(metric="loss", higher_is_better=False)
-
-    edit_cell(folder, change)
-    comparison = read_results(folder)
-    losses = [row.average("loss").mean for row in comparison.rows]
-    assert losses == sorted(losses)
-    page = Page(write_report(folder).read_text("utf-8"))
-    assert 'aria-sort="ascending"' in page.source
-    assert "Lower loss is better" in page.visible
-
-
-def test_missing_and_infinite_values(tmp_path):
-    folder = write_sample(tmp_path / "results", layers=12)
-
-    def change(cell):
-        cell["tasks"].pop("digits", None)
-        cell.update(git_commit=None, device=None, versions={}, config=None)
-        cell["seconds"] = {"merge": None, "evaluate": None}
-        cell["peak_memory_mib"] = {"cpu": None, "cuda": 4096.0}
-        cell["parameters"] = {"model": None, "added": None}
-        if cell["tasks"]:
-            cell["tasks"]["shapes"]["loss"] = float("nan")
-            cell["average"]["loss"] = float("inf")
-        if cell["artifacts"]["history"]:
-            cell["artifacts"]["history"]["loss"][:3] = [None, float("nan"), 2.0]
-
-    edit_cell(folder, change)
-    page = Page(write_report(folder).read_text("utf-8"))
-    assert "peak GPU memory" in page.visible and "4,096" in page.visible
-    assert "NaN" in page.visible
-    places = " ".join(a.get("style", "") + a.get("points", "") for _, a in page.tags)
-    assert not re.search(r"nan|inf", places)
-
-
-def test_some_seeds_failed(tmp_path):
-    folder = write_sample(tmp_path / "results", methods=METHODS[2:5], layers=12)
-    path = sorted((folder / "cells").glob("*seed1.json"))[0]
-    cell = json.loads(path.read_text())
-    cell.update(status="failed", error={"type": "KeyError", "message": "x"}, tasks={})
-    path.write_text(json.dumps(cell))
-    page = Page(write_report(folder).read_text("utf-8"))
-    assert "1 of 3 failed" in page.visible
-    assert "seed 1: KeyError" in page.visible
-
-
-def test_shares_of_the_experts_are_shown_where_known(page, tmp_path):
-    comparison = read_results(write_sample(tmp_path / "results", layers=12))
-    share = comparison.row("awd").over_seeds("normalised", "shapes")
-    assert f"{100 * share.mean:.1f} ± {100 * share.deviation:.1f}" in page.visible
-    alone = report(tmp_path / "alone", methods=METHODS[2:5], layers=12)
-    assert "of experts" not in alone.visible
-
-
-def test_wrong_folders_say_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="not a results folder of a comparison"):
-        write_report(tmp_path)
-    folder = write_sample(tmp_path / "empty", methods=())
-    with pytest.raises(ValueError, match="Run the comparison first"):
-        write_report(folder)
-    folder = write_sample(tmp_path / "broken", layers=12)
-    cell = sorted((folder / "cells").glob("*.json"))[0]
-    cell.write_text('{"format": 2}')
-    with pytest.raises(ValueError, match="has format 2, this release reads 1"):
-        write_report(folder)
-    cell.write_text('{"format": ')
-    with pytest.raises(ValueError, match="is not a file of a comparison"):
-        write_report(folder)
