@@ -18,10 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from accuracy import _build, _compose
 from fusion_bench import BaseModelPool
+from fusion_bench.utils import instantiate
+from fusion_bench.utils.hydra_utils import get_default_config_path
+from hydra import compose, initialize_config_dir
 from lightning import Fabric, seed_everything
 from lightning.fabric.loggers import TensorBoardLogger
+from omegaconf import OmegaConf
 
 from fusion_plugins.demo.measure import quiet
 from fusion_plugins.demo.text_pools import demo_text_modelpool, demo_text_taskpool
@@ -54,7 +57,7 @@ ROWS = [*PLAIN, *SWEPT, *LEARNED]
 def main() -> None:
     options = _options()
     done = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    taskpool = demo_text_taskpool(options.root)
+    taskpool = _taskpool(options)
     for row, overrides, variant in cells(options):
         key = f"{row}|{variant}|{options.rounds if row in LEARNED else ''}"
         if key not in done:
@@ -71,7 +74,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--root", required=True, help="folder made by build-text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--precision", default="32-true", help="Fabric's, for learning")
+    parser.add_argument(
+        "--precision", default="32-true", help="Fabric's, of learning and evaluation"
+    )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--out", type=Path, default=Path("text_accuracy.json"))
     parser.add_argument("--plot", type=Path, help="picture of the sweeps")
@@ -99,7 +104,7 @@ def measure(row: str, overrides: str, variant, options, taskpool) -> dict:
     seed_everything(variant if row in LEARNED else 0, verbose=False)
     with quiet():
         if row == "experts":
-            return _experts(options.root, pool)
+            return _experts(options, pool)
         start = time.perf_counter()
         model = _merge(row, overrides, options, pool)
         seconds = time.perf_counter() - start
@@ -111,10 +116,16 @@ def measure(row: str, overrides: str, variant, options, taskpool) -> dict:
     return result | {"seconds": round(seconds, 1)}
 
 
-def _experts(root: str, pool: BaseModelPool) -> dict:
+def _taskpool(options, tasks: list[str] | None = None):
+    taskpool = demo_text_taskpool(options.root, tasks)
+    taskpool._fabric_instance = Fabric(devices=1, precision=options.precision)
+    return taskpool
+
+
+def _experts(options, pool: BaseModelPool) -> dict:
     result = {"accuracy": {}, "ece": {}}
     for task in pool.model_names:
-        report = demo_text_taskpool(root, [task]).evaluate(pool.load_model(task))
+        report = _taskpool(options, [task]).evaluate(pool.load_model(task))
         for score in result:
             result[score][task] = round(report[task][score], 4)
     return result
@@ -124,7 +135,7 @@ def _merge(row: str, overrides: str, options, pool: BaseModelPool):
     if row == "pretrained + heads":
         return pool.load_pretrained_model()
     with tempfile.TemporaryDirectory() as folder:
-        algorithm = _build(_compose(overrides.split()).method, Path(folder))
+        algorithm = _build(overrides.split())
         if row not in LEARNED:
             ours = row.startswith("awd")
             return algorithm.run(pool if ours else with_shared_heads(pool))
@@ -134,6 +145,15 @@ def _merge(row: str, overrides: str, options, pool: BaseModelPool):
             loggers=TensorBoardLogger(folder),
         )
         return algorithm.run(pool)
+
+
+def _build(overrides: list[str]):
+    with initialize_config_dir(get_default_config_path(), version_base=None):
+        config = compose("fabric_model_fusion", overrides=overrides)
+    method = OmegaConf.create(OmegaConf.to_container(config.method, resolve=True))
+    if "save_model" in method:
+        method.save_model = False
+    return instantiate(method, _recursive_=method.get("_recursive_", False))
 
 
 def markdown(done: dict, options) -> str:

@@ -23,12 +23,17 @@ _LOADER = "transformers.AutoModelForSequenceClassification.from_pretrained"
 _TOKENIZER = "transformers.AutoTokenizer.from_pretrained"
 
 
-def read_text_description(root: str | os.PathLike) -> dict:
+def read_text_description(root: str | os.PathLike | None) -> dict:
     """The pool's `pool.json`: recipe, tasks, and the experts' accuracies.
 
     Raises:
         DemoInputError: The folder is no text pool.
     """
+    if root is None:
+        raise DemoInputError(
+            "a text pool has no default folder: set modelpool.root and taskpool.root to"
+            " the --out of python -m fusion_plugins.demo build-text"
+        )
     built = is_pool(root)
     found = json.loads((Path(root) / POOL_FILE).read_text()) if built else {}
     if found.get("format_version") != TEXT_FORMAT:
@@ -52,11 +57,11 @@ def load_text_dataset(path: str, task: str, split: str = "test") -> list[dict]:
     """
     if split not in ("train", "test"):
         raise DemoInputError(f"unknown split {split!r}; available: train, test")
-    _choose(Path(path), [task])
+    _choose(path, [task])
     return TsvDataset(Path(path) / "data" / task / f"{split}.tsv").rows
 
 
-def _choose(root: Path, tasks: Sequence[str] | None) -> list[str]:
+def _choose(root: str | os.PathLike | None, tasks: Sequence[str] | None) -> list[str]:
     known = list(read_text_description(root)["tasks"])
     if isinstance(tasks, str):
         tasks = [name.strip() for name in tasks.split(",")]
@@ -85,7 +90,7 @@ def _pretrained(target: str, folder: Path, **options) -> dict:
 
 
 def demo_text_modelpool(
-    root: str | os.PathLike, tasks: Sequence[str] | None = None
+    root: str | os.PathLike | None = None, tasks: Sequence[str] | None = None
 ) -> SequenceClassificationModelPool:
     """The pretrained encoder and one expert per task, with their sentences.
 
@@ -96,8 +101,8 @@ def demo_text_modelpool(
     Raises:
         DemoInputError: `root` is no text pool, or a task is not in it.
     """
+    chosen = _choose(root, tasks)
     folder = Path(root).absolute()
-    chosen = _choose(folder, tasks)
     models = {"_pretrained_": _pretrained(_LOADER, folder / "pretrained")}
     models |= {n: _pretrained(_LOADER, folder / "experts" / n) for n in chosen}
     return SequenceClassificationModelPool(
@@ -114,7 +119,7 @@ def _tokenizer(root: Path) -> dict:
 
 
 def demo_text_taskpool(
-    root: str | os.PathLike,
+    root: str | os.PathLike | None = None,
     tasks: Sequence[str] | None = None,
     batch_size: int = 64,
 ) -> SequenceClassificationTaskPool:
@@ -128,8 +133,8 @@ def demo_text_taskpool(
     Raises:
         DemoInputError: As :func:`demo_text_modelpool`.
     """
+    chosen = _choose(root, tasks)
     folder = Path(root).absolute()
-    chosen = _choose(folder, tasks)
     return SequenceClassificationTaskPool(
         _datasets(folder, chosen, "test"),
         tokenizer=OmegaConf.create(_tokenizer(folder)),

@@ -182,7 +182,8 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         logits = []
         for at in tqdm(starts, desc=f"Evaluating {task}", leave=False):
             part = samples[at : at + self.batch_size].to(self.fabric.device)
-            logits.append(model(**encoder.unpack(part)).logits.cpu())
+            with self.fabric.autocast():
+                logits.append(model(**encoder.unpack(part)).logits.cpu())
         found = torch.cat(logits)
         metrics = (self.tasks or {}).get(task, {}).get("metrics")
         return measure(task, found, labels[: len(found)], metrics)
