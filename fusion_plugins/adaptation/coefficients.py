@@ -65,11 +65,8 @@ class Coefficients(nn.Module):
     def applied(self) -> Tensor:
         """Clamped coefficients, shape (tasks, layers): what the method reports."""
         raw = self.raw[:, None] if self.raw.dim() == 1 else self.raw
-        return self.limited(raw).expand(self.tasks, self.layers)
-
-    def limited(self, raw: Tensor) -> Tensor:
-        """These raw values, clamped if that is wanted."""
-        return _clamp(raw) if self.clamp else raw
+        values = _clamp(raw) if self.clamp else raw
+        return values.expand(self.tasks, self.layers)
 
     @property
     def separate(self) -> bool:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from .coefficients import Coefficients
 from .weights import MergedWeights
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
 
 # Task vectors of a group of tensors. Fewer groups mean fewer small operations; larger ones
 # do not stay in the cache.
-_GROUP_BYTES = 8 * 2**20
+_GROUP_BYTES = 16 * 2**20
 
 _OTHER_ADAMS = ("amsgrad", "capturable", "differentiable", "foreach", "fused")
-_OTHER_ADAMS += ("decoupled_weight_decay",)
+_OTHER_ADAMS += ("decoupled_weight_decay", "maximize", "weight_decay")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -56,6 +55,7 @@ class SinglePass:
         applied = coefficients.applied()
         (self._slope,) = torch.autograd.grad(applied.sum(), raw)
         self._raw = raw.detach().clone()
+        self._count = self._state["step"].item() + 1
         self._moments = {name: self._state[name].clone() for name in _MOMENTS}
         self.gradient = weights.zero_gradient()
         weights.each(self._update, weights.column_groups(_GROUP_BYTES))
@@ -65,29 +65,26 @@ class SinglePass:
         numbers = range(columns.start, columns.stop)
         for column in numbers:
             self._weights.take_gradient(column, self.gradient)
-        self._step(columns)
-        following = self._coefficients.limited(self._raw[:, columns])
-        for place, column in enumerate(numbers):
-            self._weights.merge_layer(column, following[:, place])
+        following = self._step(columns)
+        if self._coefficients.clamp:
+            following = following.clamp(0, 1)
+        for column, weights in zip(numbers, following.unbind(1)):
+            self._weights.merge_layer(column, weights)
 
-    def _step(self, columns: slice) -> None:
-        slope = self._slope[:, columns]
-        moments = [[self._moments[name][:, columns]] for name in _MOMENTS]
-        options = self._options
-        first, second = options["betas"]
-        adam(
-            [self._raw[:, columns]],
-            [self.gradient[:, columns].to(slope) * slope],
-            *moments,
-            [],
-            [self._state["step"].clone()],
-            foreach=False,
-            fused=False,
-            amsgrad=False,
-            beta1=first,
-            beta2=second,
-            **{k: options[k] for k in ("lr", "weight_decay", "eps", "maximize")},
-        )
+    def _step(self, columns: slice) -> Tensor:
+        """Adam on some columns, whose new values it gives.
+
+        As torch.optim.Adam does it, whose own function takes several times as long for so
+        few numbers: step = lr / (1 - b1^n) * m / (sqrt(v / (1 - b2^n)) + eps).
+        """
+        (first, second), count = self._options["betas"], self._count
+        mean, square = (self._moments[name][:, columns] for name in _MOMENTS)
+        gradient = self.gradient[:, columns].to(mean) * self._slope[:, columns]
+        mean.lerp_(gradient, 1 - first)
+        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        root = square.sqrt().div_((1 - second**count) ** 0.5).add_(self._options["eps"])
+        size = self._options["lr"] / (1 - first**count)
+        return self._raw[:, columns].addcdiv_(mean, root, value=-size)
 
     @torch.no_grad()
     def commit(self) -> None:

@@ -98,8 +98,8 @@ def test_one_pass_equals_two(kind, clamp, group_bytes, passes, monkeypatch):
 def test_options_of_adam_are_heeded(passes, monkeypatch):
     def made():
         engine = tinted_engine()
-        first = {"betas": (0.7, 0.95), "eps": 1e-3, "weight_decay": 0.1}
-        engine.optimizer.param_groups[0].update(first | {"maximize": True})
+        first = {"betas": (0.7, 0.95), "eps": 1e-3, "lr": 0.02}
+        engine.optimizer.param_groups[0].update(first)
         engine.run()
         return outcome(engine)
 
@@ -204,8 +204,8 @@ def watched_gradient(engine):
     engine.coefficients.raw.register_hook(lambda gradient: None)
 
 
-def another_group_option(name):
-    return lambda engine: engine.optimizer.param_groups[0].update({name: True})
+def another_group_option(name, value=True):
+    return lambda engine: engine.optimizer.param_groups[0].update({name: value})
 
 
 def two_processes(engine):
@@ -222,6 +222,8 @@ CHANGES = {
     "gradient hook": watched_gradient,
     "amsgrad": another_group_option("amsgrad"),
     "foreach": another_group_option("foreach"),
+    "maximize": another_group_option("maximize"),
+    "weight decay": another_group_option("weight_decay", 0.1),
     "two processes": two_processes,
     "gradient scaler": scaled_gradients,
     "no state": lambda engine: engine.optimizer.state.clear(),
