@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fusion_plugins.task_vectors import Checkpoint, SafetensorsCheckpoint, TaskVectors
-from fusion_plugins.task_vectors.checkpoint import TensorSpec
+from fusion_plugins.task_vectors.files import TensorSpec
 
 VOCABULARIES = ("equal", "common_rows")
 

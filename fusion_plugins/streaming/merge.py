@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fusion_plugins.logging import get_logger
 from fusion_plugins.task_vectors import Block, TaskVectors
-from fusion_plugins.task_vectors.checkpoint import TensorSpec
 from fusion_plugins.task_vectors.checks import is_mergeable
 from fusion_plugins.task_vectors.collection import row_slices
+from fusion_plugins.task_vectors.files import TensorSpec
 from fusion_plugins.task_vectors.merge import apply_rule
 
 from .output import OutputFolder
@@ -107,7 +107,7 @@ class _Writers:
     def _writer(self, shard: Shard) -> ShardWriter:
         with self._lock:
             if shard.file not in self._open:
-                writer = ShardWriter(shard, *self._output.places(shard))
+                writer = ShardWriter(shard, self._output.partial(shard))
                 self._open[shard.file] = writer
                 self._copy_unmerged(shard, writer)
             return self._open[shard.file]
@@ -130,6 +130,6 @@ class _Writers:
         if not writer.is_full:
             raise RuntimeError(f"{shard.file} lacks rows although all were merged.")
         writer.finish()
-        self._output.mark_done(shard)
+        self._output.publish(shard)
         with self._lock:
             del self._open[shard.file]

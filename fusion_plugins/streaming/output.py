@@ -15,7 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from fusion_plugins.logging import get_logger
-from fusion_plugins.task_vectors.checkpoint import safetensors_files
+from fusion_plugins.task_vectors.files import safetensors_files
 
 from .shards import Shard, index_of
 
@@ -145,16 +145,17 @@ class OutputFolder:
         size = self._state["shards"].get(shard.file)
         return size is not None and file.is_file() and file.stat().st_size == size
 
-    def places(self, shard: Shard) -> tuple[Path, Path]:
-        """Where a shard is written, and where it stands in the end."""
-        return self._private / f"{shard.file}.part", self.path / shard.file
+    def partial(self, shard: Shard) -> Path:
+        """Where a shard is written until it is complete."""
+        return self._private / f"{shard.file}.part"
 
-    def mark_done(self, shard: Shard) -> None:
-        """Remember that a shard is complete."""
+    def publish(self, shard: Shard) -> None:
+        """Give a complete shard its name, and remember it."""
         with self._own:
-            size = (self.path / shard.file).stat().st_size
-            self._state["shards"][shard.file] = size
+            # First remembered: a file that is not known would count as someone else's.
+            self._state["shards"][shard.file] = self.partial(shard).stat().st_size
             self._write_manifest()
+            os.replace(self.partial(shard), self.path / shard.file)
 
     def check_space(self, needed: int) -> None:
         """Raise ValueError if the disk cannot hold `needed` bytes more."""

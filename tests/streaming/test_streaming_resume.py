@@ -1,0 +1,180 @@
+"""What an interrupted run keeps, and what is never mixed; full disks."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_llamas import merge, merged_files, shard_files
+
+from fusion_plugins.streaming import algorithm as streaming_algorithm
+from fusion_plugins.streaming import merge as streaming_merge
+from fusion_plugins.streaming.output import INDEX, OutputFolder
+from fusion_plugins.streaming.shards import Shard, ShardWriter, plan_shards
+from fusion_plugins.task_vectors.files import TensorSpec
+
+AWD = {"alpha": 1e-3, "lr": 0.1, "iterations": 30}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(monkeypatch, shards: int) -> None:
+    """Let the given number of shards be finished, then fail."""
+    finish, done = ShardWriter.finish, []
+
+    def finishing(self):
+        if len(done) == shards:
+            raise Interrupted
+        done.append(self.shard.file)
+        finish(self)
+
+    monkeypatch.setattr(ShardWriter, "finish", finishing)
+
+
+@pytest.mark.parametrize("base", ["task_arithmetic", "ties"])
+def test_an_interrupted_run_continues(llamas, tmp_path, monkeypatch, base):
+    from fusion_bench.method import TaskArithmeticAlgorithm, TiesMergingAlgorithm
+
+    method = {
+        "task_arithmetic": TaskArithmeticAlgorithm(scaling_factor=0.3),
+        "ties": TiesMergingAlgorithm(0.3, 20, [], "sum"),
+    }[base]
+    options = AWD | {"base": method}
+    merge(llamas, tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(Interrupted):
+            merge(llamas, tmp_path / "parts", **options)
+    files = shard_files(tmp_path / "parts")
+    assert len(files) == 2 and not (tmp_path / "parts" / INDEX).exists()
+    times = [file.stat().st_mtime_ns for file in files]
+
+    def again(*args, **kwargs):
+        raise AssertionError("what the first run found out should be kept")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streaming_algorithm, "gram_matrices", again)
+        patch.setattr("fusion_plugins.streaming.rules.ties_statistics", again)
+        merge(llamas, tmp_path / "parts", **options)
+    assert [file.stat().st_mtime_ns for file in files] == times
+    for file in shard_files(tmp_path / "whole"):
+        assert (tmp_path / "parts" / file.name).read_bytes() == file.read_bytes()
+    assert (tmp_path / "parts" / INDEX).exists()
+
+
+def test_a_complete_merge_is_not_repeated(llamas, tmp_path, monkeypatch):
+    first = merge(llamas, tmp_path, **AWD).state_dict()
+    before = [file.stat().st_mtime_ns for file in shard_files(tmp_path)]
+    monkeypatch.setattr(streaming_algorithm, "write_shards", None)
+    again = merge(llamas, tmp_path, **AWD).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert [file.stat().st_mtime_ns for file in shard_files(tmp_path)] == before
+
+
+def test_a_damaged_shard_is_written_again(llamas, tmp_path):
+    merge(llamas, tmp_path, iterations=0)
+    file = shard_files(tmp_path)[1]
+    content = file.read_bytes()
+    file.write_bytes(content[:-8])
+    merge(llamas, tmp_path, iterations=0)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("what", ["options", "inputs"])
+def test_another_merge_is_refused_or_replaced(llamas, tmp_path, what):
+    folders = dict(llamas)
+    folders["math"] = str(tmp_path / "math")
+    shutil.copytree(llamas["math"], folders["math"])
+    out, options = tmp_path / "out", {"iterations": 0}
+    merge(folders, out, **options)
+    if what == "options":
+        options = {"iterations": 0, "keep": ["*norm*"]}
+        message = "a merge with other options .keep: None there, .'\\*norm\\*'. here"
+    else:
+        os.utime(shard_files(Path(folders["math"]))[0])
+        message = "a merge with other inputs .math: "
+    with pytest.raises(ValueError, match=message + ".*method.overwrite=true"):
+        merge(folders, out, **options)
+    merge(folders, out, overwrite=True, **options)
+    merge(folders, tmp_path / "fresh", **options)
+    fresh, replaced = merged_files(tmp_path / "fresh"), merged_files(out)
+    assert all(torch.equal(fresh[name], replaced[name]) for name in fresh)
+
+
+def test_what_an_interrupted_run_left_can_be_replaced(llamas, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def dies_before_naming(source, target):
+        if Path(target).name.startswith("model-00002"):
+            raise Interrupted
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies_before_naming)
+        with pytest.raises(Interrupted):
+            merge(llamas, tmp_path / "out", iterations=0)
+    assert len(shard_files(tmp_path / "out")) == 1
+    options = {"iterations": 0, "keep": ["*norm*"]}
+    merge(llamas, tmp_path / "out", overwrite=True, **options)
+    merge(llamas, tmp_path / "fresh", **options)
+    for file in shard_files(tmp_path / "fresh"):
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_weights_of_something_else_are_never_touched(llamas, tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="no part of a merge: .'pytorch_model.bin'"):
+        merge(llamas, tmp_path, iterations=0, overwrite=True)
+    assert (tmp_path / "pytorch_model.bin").read_bytes() == b"mine"
+
+
+def test_two_runs_do_not_write_into_one_folder(llamas, tmp_path):
+    with OutputFolder(tmp_path, {}, {}):
+        with pytest.raises(ValueError, match="Another run writes to"):
+            merge(llamas, tmp_path, iterations=0)
+    merge(llamas, tmp_path, iterations=0)
+
+
+# The disk
+
+
+def test_a_disk_too_small_is_noticed_before_the_merge(llamas, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(ValueError, match="The merge needs .* has 0.0 GB free"):
+        merge(llamas, tmp_path / "out", iterations=0)
+    assert not shard_files(tmp_path / "out")
+
+
+def test_a_disk_that_fills_up_says_how_to_go_on(tmp_path):
+    shard = Shard("a.safetensors", {"w": TensorSpec((4,), torch.float32)})
+    writer = ShardWriter(shard, tmp_path / "a.part")
+    writer.abandon()
+    writer._stream = open("/dev/full", "wb", buffering=0)
+    with pytest.raises(OSError, match="is full. Free space and start the same command"):
+        writer.write("w", 0, torch.zeros(4))
+    writer.abandon()
+
+
+def test_tensors_larger_than_a_shard_get_one_of_their_own():
+    spec = TensorSpec((10,), torch.float32)
+    shards = plan_shards({"a": spec, "b": spec, "c": spec}, 80)
+    assert [list(shard.specs) for shard in shards] == [["a", "b"], ["c"]]
+    shards = plan_shards({"a": spec, "b": spec}, 1)
+    assert [list(shard.specs) for shard in shards] == [["a"], ["b"]]
+
+
+def test_a_shard_that_misses_rows_is_never_given_its_name(
+    llamas, tmp_path, monkeypatch
+):
+    def forget(task_vectors, rule, write, keys, bar):
+        real(task_vectors, rule, write, keys[1:], bar)
+
+    real = streaming_merge.apply_rule
+    monkeypatch.setattr(streaming_merge, "apply_rule", forget)
+    with pytest.raises(RuntimeError, match="lacks rows although all were merged"):
+        merge(llamas, tmp_path, iterations=0)
+    assert not (tmp_path / INDEX).exists()
