@@ -1,6 +1,7 @@
 """The aliases are FusionBench's OpenCLIP pools; the demo pool runs from the command."""
 
 import json
+import re
 from pathlib import Path
 
 import fusion_bench
@@ -34,9 +35,9 @@ SIZES = {"b32": "ViT-B-32", "b16": "ViT-B-16", "l14": "ViT-L-14"}
 RENAMED = {"mnist": "ylecun/mnist", "svhn": "ufldl-stanford/svhn"}
 
 
-def composed(*overrides):
+def composed(*overrides, config_name="fabric_model_fusion"):
     with initialize_config_dir(str(UPSTREAM), version_base=None):
-        return compose("fabric_model_fusion", overrides=list(overrides))
+        return compose(config_name, overrides=list(overrides))
 
 
 def plain(node) -> dict:
@@ -177,3 +178,33 @@ def test_fusion_benchs_program_runs_saves_and_reports(openclip_root, tmp_path):
     again = demo_openclip_taskpool(openclip_root).evaluate(saved)
     for task in ("textures", "colours", "average"):
         assert again[task] == report[task]
+
+
+def guide() -> str:
+    root = Path(openclip_build.__file__).resolve().parents[2]
+    return (root / "docs" / "guides" / "openclip.md").read_text(encoding="utf-8")
+
+
+def test_the_guides_commands_compose():
+    commands = re.findall(
+        r"^fusion_bench (.+?)(?:\s+#.*)?$", guide(), flags=re.MULTILINE
+    )
+    assert len(commands) >= 3
+    for command in commands:
+        name = ["--config-name", "compare"]
+        words = command.split()
+        if words[:2] == name:
+            composed(*words[2:], config_name="compare")
+        else:
+            composed(*words)
+
+
+def test_the_guides_example_runs(openclip_root, monkeypatch):
+    code = re.search(r"```python\n(.+?)```", guide(), flags=re.DOTALL).group(1)
+    monkeypatch.setattr(
+        "fusion_plugins.demo.openclip_pools.ensure_openclip_pool",
+        lambda recipe: openclip_root,
+    )
+    scope = {}
+    exec(code.replace("rounds=50", "rounds=1, num_workers=0"), scope)
+    assert scope["report"]["average"].keys() == {"accuracy", "loss", "ece"}

@@ -21,6 +21,7 @@ from old_pickles import (
 from torch import nn
 
 from fusion_plugins.openclip import OpenCLIPModelPool, load_encoder, load_head
+from fusion_plugins.openclip.unpickle import read_pickle
 
 IMAGES = torch.rand(4, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(5))
 
@@ -52,6 +53,13 @@ def test_a_trusted_encoder_computes_what_it_did_then(tmp_path, encoder, form):
     assert list(loaded.state_dict().keys() ^ want.keys()) == []
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, want[name])
+
+
+def test_a_record_has_the_state_dict_the_module_had(tmp_path, encoder):
+    record = read_pickle(save_old(encoder, tmp_path / "a.pt"))
+    assert "attn_mask" in record.child("model").__dict__["_buffers"]  # not persistent
+    assert record.kind == "ImageEncoder"
+    assert record.state_dict().keys() == encoder.state_dict().keys()
 
 
 def test_the_activation_is_the_pickled_ones(tmp_path):
