@@ -202,6 +202,8 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
         if not self.statistics.recalibrates:
             return merged
         with self.profile("batch norm statistics"):
+            if self.coefficients and adapter is not None:  # nothing was learned
+                adapter.prepare(self.fabric.device)
             return recalibrate(
                 merged,
                 modelpool,

@@ -41,7 +41,7 @@ def recalibrate(
         samples: Per task; unlabelled.
         data: ``test``, ``val`` or ``train``.
         seed: Of the choice of samples.
-        adapter: How to get and run samples; found by the pool's class.
+        adapter: How to get and run samples, prepared; found by the pool's class.
         device: Where to run; the model goes back to where it was.
 
     Returns:
@@ -56,9 +56,10 @@ def recalibrate(
     trunk = model.trunk if isinstance(model, TintedModel) else model
     if not batch_norms(trunk):
         return model
-    adapter = adapter_for(modelpool) if adapter is None else adapter
-    adapter.check_datasets(data)
-    adapter.prepare(torch.device(device))
+    if adapter is None:
+        adapter = adapter_for(modelpool)
+        adapter.check_datasets(data)
+        adapter.prepare(torch.device(device))
     parts = _Parts(adapter, data, samples, seed, torch.device(device))
     home = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]

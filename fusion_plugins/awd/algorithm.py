@@ -160,6 +160,7 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
 
     def _recalibrate(self, merged: nn.Module, adapter, per_task: bool) -> nn.Module:
         with self.profile("batch norm statistics"):
+            adapter.prepare(self.fabric.device)
             return recalibrate(
                 merged,
                 adapter.modelpool,

@@ -38,8 +38,8 @@ class ResNetRecipe:
     image_size: int = 32
     width: int = 16
     batch_size: int = 64
-    pretrain_images: int = 600
-    pretrain_steps: int = 600
+    pretrain_images: int = 150
+    pretrain_steps: int = 400
     pretrain_lr: float = 3e-3
     expert_steps: int = 400
     expert_lr: float = 2e-3

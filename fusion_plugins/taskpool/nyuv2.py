@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fusion_bench.models.nyuv2.lightning_module import NYUv2MTLModule
 from fusion_bench.taskpool.nyuv2_taskpool import NYUv2TaskPool as _NYUv2TaskPool
+from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -14,7 +17,24 @@ class NYUv2TaskPool(_NYUv2TaskPool):
     """Evaluates tinted models task by task, with their own decoders where tinted.
 
     Everything else is evaluated as FusionBench does.
+
+    Args:
+        data_dir: Holds the folder ``nyuv2`` with the preprocessed images.
+        tasks: Tasks to evaluate.
+        batch_size: Images per step.
+        num_workers: Processes that read images.
     """
+
+    def __init__(
+        self,
+        data_dir: str = ".cache",
+        tasks: Sequence[str] = ("segmentation", "depth", "normal"),
+        batch_size: int = 16,
+        num_workers: int = 4,
+    ):
+        options = {"data_dir": str(data_dir), "tasks": list(tasks)}
+        options |= {"batch_size": batch_size, "num_workers": num_workers}
+        super().__init__(OmegaConf.create(options))
 
     def evaluate(self, encoder: nn.Module) -> dict[str, float]:
         if not isinstance(encoder, TintedModel):

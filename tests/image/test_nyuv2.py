@@ -241,7 +241,10 @@ def test_an_expert_without_its_decoder_is_named(pool):
 
 def evaluated(taskpool_class, pool, model, data: Path, tasks) -> dict[str, float]:
     config = {"data_dir": str(data), "tasks": tasks, "batch_size": 1, "num_workers": 0}
-    taskpool = taskpool_class(OmegaConf.create(config))
+    if taskpool_class is UpstreamTaskPool:
+        taskpool = taskpool_class(OmegaConf.create(config))
+    else:
+        taskpool = taskpool_class(**config)
     taskpool._program = SimpleNamespace(modelpool=pool)
     taskpool._trainer = quiet_trainer(data)
     return dict(taskpool.evaluate(model))
