@@ -13,9 +13,14 @@ _EXPORTS = {
     "AdaMergingAlgorithm": "fusion_plugins.adamerging.algorithm",
     "AWDAlgorithm": "fusion_plugins.awd.algorithm",
     "CLIPTaskPool": "fusion_plugins.taskpool",
+    "OpenCLIPModelPool": "fusion_plugins.openclip",
+    "OpenCLIPTaskPool": "fusion_plugins.taskpool.openclip",
+    "SequenceClassificationTaskPool": "fusion_plugins.taskpool.sequence_classification",
+    "StreamingAWDAlgorithm": "fusion_plugins.streaming",
     "TaskVectors": "fusion_plugins.task_vectors",
     "TintedModel": "fusion_plugins.tinting.model",
     "TintingAlgorithm": "fusion_plugins.tinting.algorithm",
+    "register_adapter": "fusion_plugins.pools",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -2,8 +2,9 @@
 
 A block without a mark is run. `<!-- needs: hub -->` or `<!-- needs: gpu -->` on the line
 before it marks one that cannot be run everywhere: its fusion_bench commands must still
-compose. Commands are run as written, but for three reductions: pools are replaced by a tiny
-one of the same kind, learned methods take two steps, and benchmarks only read their options.
+compose. Commands are run as written, but for four reductions: pools are replaced by a tiny
+one of the same kind, learned methods take two steps, comparisons are dry runs, and
+benchmarks only read their options.
 """
 
 import re

@@ -118,7 +118,9 @@ class Sandbox:
     def _fusion_bench(self, arguments: list[str], needs: str | None) -> None:
         from fusion_bench.scripts.cli import _hydra_main
 
-        if needs is not None:
+        if "compare" in arguments:  # tests/compare runs them; here they must make sense
+            arguments = [a for a in arguments if "launcher" not in a] + ["dry_run=true"]
+        elif needs is not None:
             arguments = [*arguments, "--cfg", "job"]
         else:
             arguments = [self._own(word) for word in arguments] + self._reduced(
