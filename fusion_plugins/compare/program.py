@@ -8,21 +8,19 @@ from functools import partial
 
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
-from lightning.fabric.loggers import CSVLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
-from torch import nn
 
 from fusion_plugins.logging import get_logger
 
 from .adding import add_results, check_tasks, read_added
+from .building import build_method, save_model
 from .cells import Cell, plain_config, read_seeds, resolve_method
 from .evaluation import task_names
 from .execution import Bench, run_cell
 from .gathering import gather
 from .methods import read_methods
 from .plan import Plan
-from .records import slug
 from .store import Results
 from .tables import terminal_tables
 
@@ -173,10 +171,10 @@ class CompareProgram(FabricModelFusionProgram):
         return Bench(
             self.modelpool,
             self.taskpool,
-            partial(self._build, plan),
+            partial(build_method, self, plan),
             self.metric,
             str(self.fabric.device),
-            partial(self._save, plan) if self.save_models else None,
+            partial(save_model, self, plan) if self.save_models else None,
         )
 
     def _run_cell(self, cell: Cell, plan: Plan, bench: Bench, wait=False) -> bool:
@@ -195,28 +193,3 @@ class CompareProgram(FabricModelFusionProgram):
             for record in records:
                 plan.results.note_tasks(list(record["tasks"]))
         return True
-
-    def _build(self, plan: Plan, cell: Cell) -> tuple[object, DictConfig]:
-        """The cell's algorithm, whose files go into a folder of the cell's own."""
-        folder = str(plan.work_folder(cell))
-        path = OmegaConf.merge(
-            self.path or {}, {"output_dir": folder, "log_dir": folder}
-        )
-        surroundings = plan.surroundings | {"path": path}
-        config = resolve_method(cell.method, surroundings, cell.seed)
-        if "save_model" in config and "save_model" not in cell.method.overrides:
-            config.save_model = False  # save_models decides for every method
-        if "seed" in config and "seed" not in cell.method.overrides:
-            config.seed = cell.seed
-        self.fabric._loggers = [CSVLogger(folder, name="", version="")]
-        method = self._instantiate_and_setup(
-            config,
-            compat_load_fn="fusion_bench.compat.method.load_algorithm_from_config",
-        )
-        return method, config
-
-    def _save(self, plan: Plan, cell: Cell, part: str | None, model: nn.Module) -> None:
-        name = "merged_model" if part is None else f"merged_model.{slug(part)}"
-        folder = plan.work_folder(cell)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.modelpool.save_model(model, str(folder / name))

@@ -7,7 +7,7 @@ import fusion_bench
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool, BaseTaskPool
 from fusion_bench.utils import instantiate
-from fusion_bench.utils.instantiate_utils import set_print_function_call
+from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -48,10 +48,9 @@ def make_program(folder, *overrides: str):
         "fabric.accelerator=cpu",
     ]
     job = compose_compare(*where, *overrides)
-    with set_print_function_call(
-        False
-    ):  # it would ask the captured output for its file
-        return instantiate(job)
+    # It would ask the captured output for its file number.
+    set_print_function_call_permeanent(False)
+    return instantiate(job)
 
 
 def linear(values) -> nn.Linear:

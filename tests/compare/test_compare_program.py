@@ -91,7 +91,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tiny_pool_root, tmp_path):
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 400
         while not list(results.glob("work/adamerging*")):  # the second cell has begun
             assert run.poll() is None, (tmp_path / "log").read_text()[-3000:]
             assert time.monotonic() < deadline, "the second cell never began"
