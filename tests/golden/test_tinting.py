@@ -65,6 +65,7 @@ def replay(recording: Recording, sampling: str) -> Engine:
     """Teacher, tints, loss and optimiser are the algorithm's own."""
     algorithm = TintingAlgorithm(sampling=sampling)
     algorithm._inner = []
+    algorithm._own_heads = None
     weights = MergedWeights(recording.encoder("base"), recording.task_vectors())
     engine = Engine(
         weights=weights,
