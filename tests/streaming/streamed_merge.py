@@ -19,8 +19,6 @@ from fusion_plugins.pools import causal_lm_files
 from fusion_plugins.streaming import StreamingAWDAlgorithm, module
 from fusion_plugins.streaming.output import OutputFolder
 
-torch.set_num_threads(2)
-
 
 def memory(what: str) -> int:
     status = Path("/proc/self/status").read_text()
@@ -40,21 +38,30 @@ def kill_after(count: int) -> None:
     OutputFolder.publish = publishing
 
 
+def merge_pool(root: Path, output: Path) -> None:
+    """AWD and TIES, in files of 10 MB."""
+    ties = TiesMergingAlgorithm(0.3, 20, [], "sum")
+    StreamingAWDAlgorithm(
+        base=ties, output=str(output), shard_gb=0.01, alpha=1e-4, iterations=50
+    ).run(folders(root))
+
+
+def folders(root: Path) -> dict[str, str]:
+    return {folder.name: str(folder) for folder in sorted(root.iterdir())}
+
+
 def main() -> None:
-    root, output, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    torch.set_num_threads(2)
+    root, output, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     if count:
         kill_after(count)
-    pool = {folder.name: str(folder) for folder in sorted(root.iterdir())}
     # Load the classes first: their code is no part of what a merge adds.
-    base = Path(pool["_pretrained_"])
+    base = Path(folders(root)["_pretrained_"])
     causal_lm_files.tied_names(base, None)
     module.load_mapped(base, {})
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
-    ties = TiesMergingAlgorithm(0.3, 20, [], "sum")
-    StreamingAWDAlgorithm(
-        base=ties, output=output, shard_gb=0.01, alpha=1e-4, iterations=50
-    ).run(pool)
+    merge_pool(root, output)
     print(memory("VmHWM") - before)
 
 
