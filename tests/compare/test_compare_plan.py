@@ -85,7 +85,7 @@ def test_the_seed_reaches_methods_that_have_one():
         (["awdd"], "'awdd', which is no method. Did you mean 'awd'"),
         (["wudi"], "'wudi/wudi'"),
         (["fusion_plugins/learned"], "its config names no class to run"),
-        ([{"awd": {"alfa": 0.2}}], "awd has no option 'alfa'. Did you mean 'alpha'?"),
+        ([{"awd": {"alfa": 0.2}}], "awd has no option 'alfa'. Did you mean 'alpha'"),
         ([{"awd": {"base.scaling": 1}}], "Did you mean 'base.scaling_factor'?"),
         (
             [{"awd": {"base": "wudi/wudy"}}],
@@ -107,7 +107,7 @@ def test_mistakes_in_methods_are_explained(listed, message):
         (3, "overrides is 3, expected a mapping"),
         ({"awd": 3}, "overrides is {'awd': 3}"),
         ({"wudi/wudi": {"a": 1}}, "which methods does not list: ['awd']"),
-        ({"awd": {"alfa": 1}}, "Did you mean 'alpha'?"),
+        ({"awd": {"alfa": 1}}, "Did you mean 'alpha'"),
     ],
 )
 def test_mistakes_in_overrides_are_explained(common, message):
