@@ -143,7 +143,8 @@ def plot_history(
         points = [(e["step"], e["tasks"][task]["agreement"]) for e in guard]
         right.plot(*zip(*points), marker=".", label=task)
     right.set(xlabel="step", ylim=(0, 1.02), title="agreement with the experts")
-    right.legend(fontsize=7)
+    if guard:
+        right.legend(fontsize=7)
     figure.savefig(path, dpi=150)
 
 

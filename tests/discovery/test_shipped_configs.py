@@ -36,7 +36,8 @@ def test_these_tests_see_every_file() -> None:
 def test_composes_with_nothing_left_to_fill_in(path: Path) -> None:
     node = compose_file(path)
     assert node
-    assert not OmegaConf.missing_keys(node)
+    # Not OmegaConf.missing_keys: it resolves what only a running program can.
+    assert "???" not in OmegaConf.to_yaml(node)
     if path.parent != Path():  # a program also needs Hydra's run folder to resolve
         OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
 
