@@ -259,6 +259,7 @@ def quiet_trainer(folder: Path):
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")
 def test_the_task_pool_uses_each_tasks_own_decoder(pool, tinted, tmp_path):
     write_images(tmp_path / "nyuv2", 2, 288, 384)
     tasks = ["segmentation", "depth"]
