@@ -25,6 +25,7 @@ _FAMILIES: dict[str, str | type[PoolAdapter]] = {
     f"{_POOLS}.openclip_vision.modelpool.OpenCLIPVisionModelPool": (
         "openclip:OpenCLIPAdapter"
     ),
+    f"{_POOLS}.causal_lm.causal_lm.CausalLMPool": "causal_lm:CausalLMAdapter",
     f"{_POOLS}.nyuv2_modelpool.NYUv2ModelPool": "nyuv2:NYUv2Adapter",
     **{
         f"{_POOLS}.{name.lower()}_for_image_classification.{name}ForImageClassificationPool": (

@@ -19,6 +19,7 @@ from lightning import seed_everything
 from omegaconf import OmegaConf
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import fusion_plugins
 from fusion_plugins.pools import as_modelpool
@@ -37,6 +38,10 @@ LEARNED = {"max_samples": 16, "guard_every": 0, "guard_samples": 8}
 LEARNED |= {"checkpoint_dir": None, "save_model": False, "batch_size": 8}
 CASES = {
     "AWDAlgorithm": Case("dict_pool", {"alpha": 1e-3, "lr": 0.1, "iterations": 20}),
+    "StreamingAWDAlgorithm": Case(
+        "language_folders",
+        {"output": "merged", "alpha": 1e-3, "lr": 0.1, "iterations": 20},
+    ),
     "AdaMergingAlgorithm": Case("tiny_modelpool", LEARNED | {"steps": 2}),
     "TintingAlgorithm": Case("tiny_modelpool", LEARNED | {"rounds": 2}),
 }
@@ -86,6 +91,23 @@ def dict_pool() -> dict[str, nn.Module]:
         for parameter, common in zip(pool[task].parameters(), shared):
             parameter.data.add_(0.1 * (torch.randn_like(parameter) + common))
     return pool
+
+
+@pytest.fixture
+def language_folders(tmp_path, monkeypatch) -> dict[str, str]:
+    """Folders of tiny language models; results go beside them."""
+    monkeypatch.chdir(tmp_path)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    for seed, name in enumerate(("_pretrained_", "a", "b")):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(name)
+    return {name: str(tmp_path / name) for name in ("_pretrained_", "a", "b")}
 
 
 @pytest.fixture
