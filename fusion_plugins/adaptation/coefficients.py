@@ -68,11 +68,6 @@ class Coefficients(nn.Module):
         values = _clamp(raw) if self.clamp else raw
         return values.expand(self.tasks, self.layers)
 
-    @property
-    def separate(self) -> bool:
-        """Whether each effective coefficient depends on one raw value alone."""
-        return self.raw.dim() == 2 and self.mixing is None
-
     def effective(self) -> Tensor:
         """Coefficients of the stored task vectors, shape (tasks, layers)."""
         applied = self.applied()

@@ -18,7 +18,6 @@ import torch
 from lightning import Fabric
 from torch import Tensor, nn
 
-from . import single_pass
 from .batching import plan_groups
 from .coefficients import Coefficients
 from .data import Batch
@@ -122,35 +121,8 @@ class Engine:
         """One optimiser step; nothing is updated if no sample has a weight."""
         with self._timed("merge"):
             effective = self.coefficients.effective()
-            if not self.weights.holds(effective.detach()):
-                self.weights.materialise(effective.detach())
+            self.weights.materialise(effective.detach())
         report = self._backward(self.schedule.draws(self.step))
-        if any(report.kept.values()) and single_pass.fits(self):
-            self._update_in_one_pass(report)
-        else:
-            self._update_in_two(report, effective)
-        self.step += 1
-        return report
-
-    def _update_in_one_pass(self, report: StepReport) -> None:
-        """Update, and merge for the next step."""
-        with self._timed("coefficients"):
-            self._drop_idle_gradients(report)
-            update = single_pass.SinglePass(
-                self.weights, self.coefficients, self.optimizer
-            )
-        try:
-            self._raise_if_diverged(report, update.gradient)
-        except AdaptationDiverged:
-            self.materialise()  # the merge of the coefficients, which have not changed
-            raise
-        with self._timed("optimizer"):
-            update.commit()
-            self._stepper.step()  # the tasks' parameters; the coefficients have no grad
-            self._stepper.zero_grad()
-
-    def _update_in_two(self, report: StepReport, effective: Tensor) -> None:
-        """Update; the next step merges."""
         with self._timed("coefficients"):
             gradient = self._sum(self.weights.coefficient_gradient())
             if effective.requires_grad:
@@ -162,6 +134,8 @@ class Engine:
             if any(report.kept.values()):
                 self._stepper.step()
             self._stepper.zero_grad()
+        self.step += 1
+        return report
 
     def _backward(self, draws) -> StepReport:
         report = StepReport(self.step, {}, {}, {}, {})
@@ -240,9 +214,9 @@ class Engine:
 
     def _raise_if_diverged(self, report: StepReport, gradient: Tensor) -> None:
         bad = [n for n, loss in report.loss.items() if not math.isfinite(loss)]
-        if not bad and (
-            self.scales_gradients or self._gradients_are_finite(report, gradient)
-        ):
+        # A gradient scaler (float16) skips the steps that overflow.
+        scaled = getattr(self.fabric._precision, "scaler", None) is not None
+        if not bad and (scaled or self._gradients_are_finite(report, gradient)):
             return
         where = f"the loss of task(s) {bad}"
         if not bad:
@@ -252,11 +226,6 @@ class Engine:
             " Lower lr, use float32 or bf16-mixed precision, and check these tasks' heads"
             " and samples."
         )
-
-    @property
-    def scales_gradients(self) -> bool:
-        """Whether a gradient scaler skips the steps that overflow (float16)."""
-        return getattr(self.fabric._precision, "scaler", None) is not None
 
     def _gradients_are_finite(self, report: StepReport, gradient: Tensor) -> bool:
         sums = [gradient.sum()]

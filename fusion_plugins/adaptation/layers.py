@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fusion_plugins.task_vectors import TaskVectors
 
-# Entries per task converted at once where the stored dtype is not the computing one.
-_CHUNK = 2**20
+# Entries per task worked on at once: what is written stays in the cache between copying
+# the base and adding the task vectors, and conversions need little memory.
+_CHUNK = 2**18
 
 
 @dataclass
@@ -28,12 +29,14 @@ class Layer:
         """Write base + weights (tasks,) x task vectors into the module."""
         weights = weights.to(self.base)
         target, stack = self.target.data.view(-1), self.stack
-        if stack.dtype == weights.dtype == target.dtype and not streamed:
-            torch.addmv(self.base, stack.t(), weights, out=target)
-            return
+        direct = stack.dtype == weights.dtype == target.dtype and not streamed
         for part in _chunks(stack.shape[1]):
-            values = stack[:, part].to(self.base, non_blocking=True)
-            target[part] = torch.addmv(self.base[part], values.t(), weights)
+            base, values = self.base[part], stack[:, part]
+            if direct:
+                torch.addmv(base, values.t(), weights, out=target[part])
+            else:
+                values = values.to(self.base, non_blocking=True)
+                target[part] = torch.addmv(base, values.t(), weights)
 
     def write_expert(self, task: int) -> None:
         """Write base + one task vector into the module, reading no other."""

@@ -61,7 +61,6 @@ class MergedWeights:
             base = bases.pop(key).to(self.device)
             self._layers.append(Layer(key, targets[key], base, stack))
         self._workers = Workers()
-        self._held: tuple[Tensor, list[int]] | None = None  # see `holds`
 
     def norms(self) -> list[float]:
         """Norm of each task vector as stored."""
@@ -71,12 +70,10 @@ class MergedWeights:
     @property
     def stacks(self) -> list[Tensor]:
         """Task vectors per layer, shape (tasks, entries); may be changed in place."""
-        self._held = None
         return [layer.stack for layer in self._layers]
 
     def leave_out(self, keys: Sequence[str]) -> None:
         """Merge these tensors no more: something else has taken their place."""
-        self._held = None
         for layer in self._layers:
             if layer.key in keys:
                 layer.merged = False
@@ -97,21 +94,19 @@ class MergedWeights:
         """
 
         def merge(column: int) -> None:
-            self.merge_layer(column, coefficients[:, column])
+            self._layers[column].merge(coefficients[:, column], self._offload)
 
-        self.each(merge, self._columns(lambda layer: layer.merged))
-        self.note_merged(coefficients)
+        self._each(merge, self._columns(lambda layer: layer.merged))
         return self.module
 
     @torch.no_grad()
     def materialise_expert(self, task: int) -> nn.Module:
         """Write one task's expert into the module: the merge with a single 1."""
-        self._held = None
 
         def write(column: int) -> None:
             self._layers[column].write_expert(task)
 
-        self.each(write, self._columns(lambda layer: layer.merged))
+        self._each(write, self._columns(lambda layer: layer.merged))
         return self.module
 
     @torch.no_grad()
@@ -121,67 +116,22 @@ class MergedWeights:
         Returns:
             Shape (tasks, layers); columns of tensors without a gradient are zero.
         """
-        gradient = self.zero_gradient()
-
-        def take(column: int) -> None:
-            self.take_gradient(column, gradient)
-
-        self.each(take, self._columns(lambda layer: layer.target.grad is not None))
-        return gradient
-
-    def merge_layer(self, column: int, weights: Tensor) -> None:
-        """Write one merged tensor; `weights` has the shape (tasks,)."""
-        self._held = None  # until all are written, see `note_merged`
-        if self._layers[column].merged:
-            self._layers[column].merge(weights, self._offload)
-
-    def take_gradient(self, column: int, gradient: Tensor) -> None:
-        """Fill one column of the coefficients' gradient, if there is something for it."""
-        if self._layers[column].target.grad is not None:
-            gradient[:, column] = self._layers[column].take_gradient()
-
-    def column_groups(self, least_bytes: int) -> list[slice]:
-        """Neighbouring columns, each group's task vectors of that size if possible.
-
-        The largest groups come first.
-        """
-        groups, start, size = [], 0, 0
-        for column, layer in enumerate(self._layers):
-            size += layer.stack.nbytes
-            if size >= least_bytes or column == len(self._layers) - 1:
-                groups.append((size, slice(start, column + 1)))
-                start, size = column + 1, 0
-        return [group for _, group in sorted(groups, key=lambda g: (-g[0], g[1].start))]
-
-    def zero_gradient(self) -> Tensor:
-        """A gradient of the coefficients to be filled, shape (tasks, layers)."""
         dtype = torch.promote_types(self._layers[0].base.dtype, torch.float32)
         shape = len(self.tasks), len(self.keys)
-        return torch.zeros(shape, dtype=dtype, device=self.device)
+        gradient = torch.zeros(shape, dtype=dtype, device=self.device)
 
-    def note_merged(self, coefficients: Tensor) -> None:
-        """Remember what the module's weights are merged with."""
-        self._held = coefficients.clone(), self._versions()
+        def take(column: int) -> None:
+            gradient[:, column] = self._layers[column].take_gradient()
 
-    def holds(self, coefficients: Tensor) -> bool:
-        """Whether the module's weights are the merge with these coefficients already.
-
-        False once any of them was written to in a way that autograd would notice.
-        """
-        if self._held is None:
-            return False
-        merged, versions = self._held
-        return torch.equal(merged, coefficients) and versions == self._versions()
-
-    def _versions(self) -> list[int]:
-        return [layer.target._version for layer in self._layers]
+        self._each(take, self._columns(lambda layer: layer.target.grad is not None))
+        return gradient
 
     def _columns(self, wanted: Callable[[Layer], bool]) -> list[int]:
         """Columns of the layers that are wanted, the largest first."""
         found = [c for c, layer in enumerate(self._layers) if wanted(layer)]
         return sorted(found, key=lambda column: -self._layers[column].stack.nbytes)
 
-    def each(self, work: Callable, items: Sequence) -> None:
+    def _each(self, work: Callable, items: Sequence) -> None:
         """Call `work` with every item, on the CPU several at once."""
         if self.device.type == "cpu":
             self._workers.each(work, items)

@@ -94,16 +94,3 @@ def test_an_expert_is_the_merge_with_a_single_one(kind, storage):
     weights.materialise_expert(1)
     for name, value in weights.module.state_dict().items():
         assert torch.equal(value, want[name]), name
-
-
-@pytest.mark.parametrize("least", [1, 300, 2**40])
-def test_groups_hold_every_column_once_the_largest_first(least):
-    weights = make_engine().weights
-    groups = weights.column_groups(least)
-    columns = [c for g in groups for c in range(g.start, g.stop)]
-    assert sorted(columns) == list(range(len(weights.keys)))
-    stacks = weights.stacks
-    sizes = [sum(s.nbytes for s in stacks[group]) for group in groups]
-    assert sizes == sorted(sizes, reverse=True)
-    assert len(groups) == {1: len(stacks), 2**40: 1}.get(least, len(groups))
-    assert sum(size < least for size in sizes) <= 1  # the last columns' group
