@@ -26,8 +26,9 @@ from lightning import Fabric, seed_everything
 from lightning.fabric.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
+from fusion_plugins.compare.evaluation import evaluate_experts
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
-from fusion_plugins.demo.measure import EXPERTS, _measure_experts, quiet
+from fusion_plugins.demo.measure import EXPERTS, quiet
 
 # Row -> overrides. Those in LEARNED run once per seed.
 ROWS = {
@@ -91,7 +92,8 @@ def measure_cell(row: str, seed: int, options, taskpool) -> dict:
     seed_everything(seed, verbose=False)
     if row == EXPERTS:
         with quiet():
-            return {"accuracy": _measure_experts(options.root, 0, pool.model_names)}
+            found = evaluate_experts(pool, taskpool)
+        return {"accuracy": {task: found[task]["accuracy"] for task in found}}
     start = time.perf_counter()
     with quiet(), tempfile.TemporaryDirectory() as folder:
         model, extra = _merge(row, seed, options, pool, Path(folder))
