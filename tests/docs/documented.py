@@ -2,7 +2,8 @@
 
 A block without a mark is run. `<!-- needs: hub -->` or `<!-- needs: gpu -->` on the line
 before it marks one that cannot be run everywhere: its fusion_bench commands must still
-compose. Commands are run as written, but for four reductions: pools are replaced by a tiny
+compose, as must those on pools of which there is no tiny one here; each of these families has
+tests of its own that run it. Commands are run as written, but for four reductions: pools are replaced by a tiny
 one of the same kind, learned methods take two steps, comparisons are dry runs, and
 benchmarks only read their options.
 """

@@ -23,8 +23,13 @@ REDUCTIONS = {
 
 # Programs that are run, with what makes them short; the others must accept their options.
 SHORT_PROGRAMS = {
-    ("fusion_plugins.demo", "run"): ["--methods", "awd"],
+    ("fusion_plugins.demo", "run"): ["--methods", "awd", "--root", "POOL"],
 }
+
+# Stands for the file that a page tells its readers to write.
+_OWN_POOL = (
+    "_target_: fusion_bench.modelpool.CausalLMPool\nmodels: {}\ntokenizer: null\n"
+)
 
 
 class Sandbox:
@@ -42,6 +47,8 @@ class Sandbox:
         models = self.folder / "models"
         models.mkdir()
         experts = sorted((self.pool / "experts").iterdir())
+        (self.folder / "own" / "modelpool").mkdir(parents=True)
+        (self.folder / "own" / "modelpool" / "my_models.yaml").write_text(_OWN_POOL)
         (models / "base").symlink_to(self.pool / "pretrained")
         for name, expert in zip(("mnist", "svhn"), experts):
             (models / name).symlink_to(expert)
@@ -106,7 +113,7 @@ class Sandbox:
             return  # cannot be tried here without what it needs
         elif program == "make":
             _dry_run_make(words)
-        elif program == "cd" or words[:2] == ["git", "clone"]:
+        elif program in ("cd", "export") or words[:2] == ["git", "clone"]:
             return
         elif program == "python" and words[1] == "-m":
             self._module(words[2], words[3:])
@@ -120,14 +127,22 @@ class Sandbox:
 
         if "compare" in arguments:  # tests/compare runs them; here they must make sense
             arguments = [a for a in arguments if "launcher" not in a] + ["dry_run=true"]
-        elif needs is not None:
-            arguments = [*arguments, "--cfg", "job"]
+        elif needs is not None or not self._is_tiny(arguments):
+            own = f"hydra.searchpath=[file://{self.folder}/own]"
+            arguments = ["--cfg", "job", own, *arguments]
         else:
             arguments = [self._own(word) for word in arguments] + self._reduced(
                 arguments
             )
         quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
         self._in_process(_hydra_main, [*arguments, *quiet])
+
+    def _is_tiny(self, arguments: list[str]) -> bool:
+        """Whether there is a tiny pool here to run the command on."""
+        pools = [a for a in arguments if a.startswith(("modelpool=", "+modelpool"))]
+        return all(
+            "=demo" == a[-5:] or "_template" in a or "models/" in a for a in pools
+        )
 
     def _own(self, word: str) -> str:
         return word.replace("=POOL", f"={self.pool}")
@@ -147,11 +162,12 @@ class Sandbox:
     def _module(self, module: str, arguments: list[str]) -> None:
         """`python -m`: run where a reduction is known, else let the parser judge."""
         short = SHORT_PROGRAMS.get((module, *arguments[:1]))
-        words = [self._own(f"={word}")[1:] for word in arguments]
-        if short is None:
-            words.append("--help")
+        words = (
+            ["--help"] if short is None else short
+        )  # the last of a repeated option wins
+        words = [self._own(f"={word}")[1:] for word in [*arguments, *words]]
         with self._tiny_pools(), _monkeypatch() as patch:
-            patch.setattr(sys, "argv", [module, *words, *(short or [])])
+            patch.setattr(sys, "argv", [module, *words])
             try:
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
             except SystemExit as end:
