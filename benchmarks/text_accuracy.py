@@ -32,13 +32,31 @@ from fusion_plugins.pools import with_shared_heads
 
 # Row -> (overrides, name of the swept option, its values). One run each: no chance in it.
 _SCALINGS = [0.2, 0.3, 0.4, 0.45, 0.5, 0.6]
+_LOW = [
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+]  # where the published step is too long, see docs/text_pool.md
 _AWD = "method=awd method.granularity"
+_FREE = "method.scale_free=true"
 SWEPT = {
     "task_arithmetic": ("method=task_arithmetic", "scaling_factor", _SCALINGS),
     "ties_merging": ("method=ties_merging", "scaling_factor", [0.3, 0.6, 0.9, 1.2]),
     "awd (model)": (f"{_AWD}=model", "base.scaling_factor", _SCALINGS),
-    "awd (tensor)": (f"{_AWD}=tensor", "base.scaling_factor", _SCALINGS),
-    "awd (row)": (f"{_AWD}=row", "base.scaling_factor", _SCALINGS),
+    "awd (tensor)": (f"{_AWD}=tensor", "base.scaling_factor", _LOW),
+    "awd (row)": (f"{_AWD}=row", "base.scaling_factor", _LOW),
+    "awd (model, scale-free)": (
+        f"{_AWD}=model {_FREE}",
+        "base.scaling_factor",
+        _SCALINGS,
+    ),
+    "awd (tensor, scale-free)": (
+        f"{_AWD}=tensor {_FREE}",
+        "base.scaling_factor",
+        _SCALINGS,
+    ),
+    "awd (row, scale-free)": (f"{_AWD}=row {_FREE}", "base.scaling_factor", _SCALINGS),
 }
 _COMMON = "method.guard_every=0 method.num_workers=0"
 _ADAMERGING = f"method.steps={{rounds}} method.batches_per_task=1 {_COMMON}"
@@ -205,7 +223,7 @@ def plot(done: dict, path: Path) -> None:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for row in (r for r in SWEPT if r != "ties_merging"):
+    for row in (r for r in SWEPT if SWEPT[r][2] == _SCALINGS):
         sweep = _sweep(row, done)
         averages = [100 * _mean(cell) for cell in sweep.values()]
         axes.plot(list(sweep), averages, marker="o", label=row)
