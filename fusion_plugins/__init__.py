@@ -13,6 +13,8 @@ _EXPORTS = {
     "AdaMergingAlgorithm": "fusion_plugins.adamerging.algorithm",
     "AWDAlgorithm": "fusion_plugins.awd.algorithm",
     "CLIPTaskPool": "fusion_plugins.taskpool",
+    "GPT2TaskPool": "fusion_plugins.taskpool.gpt2",
+    "NYUv2TaskPool": "fusion_plugins.taskpool.nyuv2",
     "OpenCLIPModelPool": "fusion_plugins.openclip",
     "OpenCLIPTaskPool": "fusion_plugins.taskpool.openclip",
     "SequenceClassificationTaskPool": "fusion_plugins.taskpool.sequence_classification",
@@ -20,6 +22,7 @@ _EXPORTS = {
     "TaskVectors": "fusion_plugins.task_vectors",
     "TintedModel": "fusion_plugins.tinting.model",
     "TintingAlgorithm": "fusion_plugins.tinting.algorithm",
+    "recalibrate": "fusion_plugins.recalibration",
     "register_adapter": "fusion_plugins.pools",
 }
 

@@ -191,6 +191,7 @@ def disentangle_gram(
         tuple(tasks), gram, solution, torch.cat(thresholds), settings
     )
     _warn_if_stationary(result, scale_free)
+    _warn_if_risen(result)
     return result
 
 
@@ -229,4 +230,20 @@ def _warn_if_stationary(result: Disentanglement, scale_free: bool) -> None:
         result.task_vector_norms().min().item(),
         result.task_vector_norms().max().item(),
         advice,
+    )
+
+
+def _warn_if_risen(result: Disentanglement) -> None:
+    losses = result.solution.losses[:, 0].tolist()
+    if len(losses) < 2 or losses[-1] <= 1.2 * losses[0]:  # a little is trembling
+        return
+    log.warning(
+        "AWD's loss rose from %.4g to %.4g: the steps of lr=%g are too long for some of"
+        " the %d group(s) of granularity '%s', and what was removed is not what the task"
+        " vectors share. Use scale_free=true, a smaller lr, or granularity=model.",
+        losses[0],
+        losses[-1],
+        result.settings.lr,
+        len(result.thresholds),
+        result.gram.granularity,
     )

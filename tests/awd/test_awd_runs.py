@@ -150,6 +150,21 @@ def test_a_stationary_start_is_reported_with_its_threshold(caplog):
     assert not [r for r in caplog.records if "almost" in r.getMessage()]
 
 
+def test_a_loss_that_rises_is_reported_with_what_to_do(caplog):
+    algorithm = AWDAlgorithm(alpha=1e-3, lr=100.0, granularity="tensor", iterations=20)
+    with caplog.at_level(logging.WARNING, "fusion_plugins"):
+        algorithm.run(make_pool())
+    losses = algorithm.disentanglement.solution.losses[:, 0]
+    assert losses[-1] > 1.2 * losses[0]
+    (record,) = [r for r in caplog.records if "loss rose" in r.getMessage()]
+    assert f"from {losses[0]:.4g} to {losses[-1]:.4g}" in record.getMessage()
+    assert "lr=100" in record.getMessage() and "'tensor'" in record.getMessage()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "fusion_plugins"):
+        AWDAlgorithm(**OPTIONS).run(make_pool())
+    assert "loss rose" not in caplog.text
+
+
 def test_the_run_says_what_it_did(caplog):
     algorithm = AWDAlgorithm(**OPTIONS)
     with caplog.at_level(logging.INFO, "fusion_plugins"):

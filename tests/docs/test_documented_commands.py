@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from documented import NEEDS, PAGES, REPOSITORY, examples, languages
-from running import Sandbox
+from sandbox import Sandbox
 
 pytestmark = pytest.mark.slow
 
