@@ -26,7 +26,7 @@ STORAGE_DTYPES = {
 
 
 class MergedWeights:
-    """A module whose weights are base + sum_t coefficients[t, l] * task_vectors[t][l].
+    """A module of weights ``base + sum_t coefficients[t, l] * task_vectors[t][l]``.
 
     Args:
         module: Has the merged tensors under the task vectors' names. Its parameters are
