@@ -8,11 +8,16 @@ import runpy
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import torch
 from documented import REPOSITORY
 from hydra.core.global_hydra import GlobalHydra
+
+from fusion_plugins import TintedModel
+from fusion_plugins.pools import ClassificationHead
+from fusion_plugins.pools.folders import FolderModelPool
 
 # Options that make a documented run short, by what its method or program is.
 REDUCTIONS = {
@@ -77,14 +82,14 @@ class Sandbox:
 
     def _given(self) -> dict:
         """Names that pages use without defining them."""
-        from fusion_plugins.pools.folders import FolderModelPool
-
         names = {"base": "base", "expert_a": "mnist", "expert_b": "svhn"}
         load = FolderModelPool(
             {n: str(self.folder / "models" / n) for n in names.values()}
         )
         given = {name: load.load_model(model) for name, model in names.items()}
-        return given | {"__name__": "documented", "folder": str(self.folder / "tinted")}
+        heads = {t: ClassificationHead(torch.ones(2, 3)) for t in ("mnist", "svhn")}
+        given["model"] = TintedModel(deepcopy(given["base"]), {"head": heads})
+        return given | {"__name__": "documented"}
 
     @contextlib.contextmanager
     def _tiny_pools(self):
