@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
-from copy import deepcopy
 from pathlib import Path
 
 import torch
 from documented import REPOSITORY
+from given import given
 from hydra.core.global_hydra import GlobalHydra
 
-from fusion_plugins import TintedModel
-from fusion_plugins.pools import ClassificationHead
-from fusion_plugins.pools.folders import FolderModelPool
+_INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 
 # Options that make a documented run short, by what its method or program is.
 REDUCTIONS = {
@@ -70,26 +69,16 @@ class Sandbox:
 
     def run_python(self, text: str, page: Path) -> None:
         """All blocks of one page, in order, in one namespace."""
+        text = _INCLUDED.sub(lambda m: (REPOSITORY / m[1]).read_text(), text)
         code = compile(text, str(page), "exec")
         with self._tiny_pools():
-            exec(code, self._given())  # noqa: S102
+            exec(code, given(page, self.folder))  # noqa: S102
 
     def run_script(self, script: Path, arguments: list[str]) -> None:
         with self._tiny_pools(), _monkeypatch() as patch:
             words = [str(self.pool) if a == "POOL" else a for a in arguments]
             patch.setattr(sys, "argv", [str(script), *words])
             runpy.run_path(str(script), run_name="__main__")
-
-    def _given(self) -> dict:
-        """Names that pages use without defining them."""
-        names = {"base": "base", "expert_a": "mnist", "expert_b": "svhn"}
-        load = FolderModelPool(
-            {n: str(self.folder / "models" / n) for n in names.values()}
-        )
-        given = {name: load.load_model(model) for name, model in names.items()}
-        heads = {t: ClassificationHead(torch.ones(2, 3)) for t in ("mnist", "svhn")}
-        given["model"] = TintedModel(deepcopy(given["base"]), {"head": heads})
-        return given | {"__name__": "documented"}
 
     @contextlib.contextmanager
     def _tiny_pools(self):
