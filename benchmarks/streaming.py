@@ -55,7 +55,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True, help="for models; kept")
-    parser.add_argument("--mergekit", type=Path, help="mergekit-yaml, or its bin folder")
+    parser.add_argument(
+        "--mergekit", type=Path, help="mergekit-yaml, or its bin folder"
+    )
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--parameters", type=float, default=0.5, help="billions")
     parser.add_argument("--repeats", type=int, default=3)
@@ -97,7 +99,9 @@ def empty_cache(root: Path) -> str:
 def measure(options, tasks: int) -> dict:
     print(f"{tasks} experts ...", flush=True)
     figures = common.alternate(
-        options.methods, lambda method: run_once(options, method, tasks), options.repeats
+        options.methods,
+        lambda method: run_once(options, method, tasks),
+        options.repeats,
     )
     bound = figures.get("read_twice")
     if bound is not None:
@@ -220,7 +224,10 @@ def print_results(report: dict) -> None:
             against = values.get("against_read_twice")
             rows.append(
                 [f"{method}, {tasks} experts"]
-                + [f"{values[k]['min']:.1f} ({values[k]['median']:.1f})" for k in _TIMES]
+                + [
+                    f"{values[k]['min']:.1f} ({values[k]['median']:.1f})"
+                    for k in _TIMES
+                ]
                 + [f"{against['median']:.2f}" if against else ""]
                 + [f"{values['peak_mib']['median']:.0f}"]
             )

@@ -87,7 +87,9 @@ class PoolAdapter(ABC):
         return modelpool.load_model(task).get_submodule(site)
 
     @classmethod
-    def save_model(cls, modelpool: BaseModelPool, module: nn.Module, path: Path) -> None:
+    def save_model(
+        cls, modelpool: BaseModelPool, module: nn.Module, path: Path
+    ) -> None:
         """Write a merged model in the pool's own format."""
         modelpool.save_model(module, str(path))
 

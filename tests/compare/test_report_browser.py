@@ -16,7 +16,6 @@ from page_probes import (
 )
 from sample_results import METHODS
 
-
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="selenium is not installed (pip install selenium)"
 )
