@@ -13,7 +13,7 @@ from fusion_plugins.openclip.modelpool import OpenCLIPModelPool
 from fusion_plugins.taskpool.openclip import OpenCLIPTaskPool
 
 from .openclip_build import FAMILY, OPENCLIP_RECIPE, ensure_openclip_pool
-from .pools import _datasets, read_description
+from .pools import dataset_configs, read_description
 from .recipe import DemoInputError
 
 
@@ -38,9 +38,9 @@ def demo_openclip_modelpool(
     return OpenCLIPModelPool(
         OmegaConf.create({"_pretrained_": str(folder / "pretrained"), **experts}),
         classification_heads=OmegaConf.create(_heads(folder, chosen)),
-        train_datasets=_datasets(folder, chosen, "train"),
-        val_datasets=_datasets(folder, chosen, "val"),
-        test_datasets=_datasets(folder, chosen, "test"),
+        train_datasets=dataset_configs(folder, chosen, "train"),
+        val_datasets=dataset_configs(folder, chosen, "val"),
+        test_datasets=dataset_configs(folder, chosen, "test"),
     )
 
 
@@ -66,7 +66,7 @@ def demo_openclip_taskpool(
     folder = _open(root, seed)
     chosen = _choose(folder, tasks)
     return OpenCLIPTaskPool(
-        _datasets(folder, chosen, "test"),
+        dataset_configs(folder, chosen, "test"),
         classification_heads=OmegaConf.create(_heads(folder, chosen)),
         dataloader_kwargs=OmegaConf.create(
             {"batch_size": batch_size, "num_workers": 0}

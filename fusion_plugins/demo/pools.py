@@ -64,7 +64,8 @@ def _choose_tasks(root: Path, tasks: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def _datasets(root: Path, tasks: Sequence[str], split: str) -> DictConfig:
+def dataset_configs(root: Path, tasks: Sequence[str], split: str) -> DictConfig:
+    """Configs of one split of every task, as FusionBench's pools take them."""
     target = "fusion_plugins.demo.load_dataset"
     return OmegaConf.create(
         {
@@ -96,9 +97,9 @@ def demo_modelpool(
     return CLIPVisionModelPool(
         OmegaConf.create({"_pretrained_": pretrained, **experts}),
         processor=pretrained,
-        train_datasets=_datasets(folder, chosen, "train"),
-        val_datasets=_datasets(folder, chosen, "val"),
-        test_datasets=_datasets(folder, chosen, "test"),
+        train_datasets=dataset_configs(folder, chosen, "train"),
+        val_datasets=dataset_configs(folder, chosen, "val"),
+        test_datasets=dataset_configs(folder, chosen, "test"),
     )
 
 
@@ -127,7 +128,7 @@ def demo_taskpool(
     folder = _open(root, seed)
     chosen = _choose_tasks(folder, tasks)
     return import_object(pool_class)(
-        _datasets(folder, chosen, "test"),
+        dataset_configs(folder, chosen, "test"),
         processor=str(folder / "pretrained"),
         clip_model=str(folder / "pretrained"),
         dataloader_kwargs=OmegaConf.create(

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusion_bench.taskpool.image_classification import ImageClassificationTaskPool
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from fusion_plugins.pools.clip_tasks import register_clip_task
 from fusion_plugins.pools.image_pools import ResNetPool
 
 from .build import POOL_FILE, is_pool
+from .pools import dataset_configs
 from .recipe import DemoInputError
 from .resnet_build import ensure_resnet_pool
 from .resnet_recipe import RESNET_FORMAT, ResNetRecipe
@@ -59,11 +60,6 @@ def _open(root, seed: int, tasks) -> tuple[Path, list[str]]:
     return folder.absolute(), chosen
 
 
-def _datasets(folder: Path, tasks: Sequence[str], split: str) -> DictConfig:
-    target = {"_target_": "fusion_plugins.demo.load_dataset", "path": str(folder)}
-    return OmegaConf.create({t: {**target, "task": t, "split": split} for t in tasks})
-
-
 def demo_resnet_modelpool(
     root: str | os.PathLike | None = None,
     seed: int = 0,
@@ -85,9 +81,9 @@ def demo_resnet_modelpool(
     return ResNetPool(
         OmegaConf.create({"_pretrained_": pretrained, **experts}),
         type="transformers",
-        train_datasets=_datasets(folder, chosen, "train"),
-        val_datasets=_datasets(folder, chosen, "val"),
-        test_datasets=_datasets(folder, chosen, "test"),
+        train_datasets=dataset_configs(folder, chosen, "train"),
+        val_datasets=dataset_configs(folder, chosen, "val"),
+        test_datasets=dataset_configs(folder, chosen, "test"),
     )
 
 
@@ -112,7 +108,7 @@ def demo_resnet_taskpool(
         raise DemoInputError(f"batch_size must be at least 1, got {batch_size}")
     folder, chosen = _open(root, seed, tasks)
     return ImageClassificationTaskPool(
-        _datasets(folder, chosen, "test"),
+        dataset_configs(folder, chosen, "test"),
         processor=str(folder / "pretrained"),
         dataloader_kwargs=OmegaConf.create(
             {"batch_size": batch_size, "num_workers": 0}
