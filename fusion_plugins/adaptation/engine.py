@@ -1,8 +1,8 @@
 """The test-time training loop that all learned merges share.
 
 A step costs one forward and backward of the plain model, plus one pass over the task
-vectors to merge and one to read the coefficients' gradient, or one for both. It knows no
-pool and no method: they hand in weights, tasks, a forward function and a loss.
+vectors to merge and one to read the coefficients' gradient. It knows no pool and no
+method: they hand in weights, tasks, a forward function and a loss.
 """
 
 from __future__ import annotations

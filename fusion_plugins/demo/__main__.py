@@ -1,4 +1,4 @@
-"""`python -m fusion_plugins.demo build|build-text|build-openclip|run`: demo pools."""
+"""`python -m fusion_plugins.demo build|build-{text,resnet,openclip}|run`: demo pools."""
 
 import argparse
 import logging
