@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from fusion_plugins.openclip.modelpool import OpenCLIPModelPool
 from fusion_plugins.taskpool.openclip import OpenCLIPTaskPool
 
+from .choosing import choose_tasks, dataset_configs
 from .openclip_build import FAMILY, OPENCLIP_RECIPE, ensure_openclip_pool
-from .pools import dataset_configs, read_description
+from .pools import read_description
 from .recipe import DemoInputError
 
 
@@ -33,7 +34,7 @@ def demo_openclip_modelpool(
         DemoInputError: `root` is no such pool, or a task is not in it.
     """
     folder = _open(root, seed)
-    chosen = _choose(folder, tasks)
+    chosen = choose_tasks(folder, read_description(folder)["tasks"], tasks)
     experts = {name: str(folder / "experts" / name) for name in chosen}
     return OpenCLIPModelPool(
         OmegaConf.create({"_pretrained_": str(folder / "pretrained"), **experts}),
@@ -64,7 +65,7 @@ def demo_openclip_taskpool(
     if batch_size < 1:
         raise DemoInputError(f"batch_size must be at least 1, got {batch_size}")
     folder = _open(root, seed)
-    chosen = _choose(folder, tasks)
+    chosen = choose_tasks(folder, read_description(folder)["tasks"], tasks)
     return OpenCLIPTaskPool(
         dataset_configs(folder, chosen, "test"),
         classification_heads=OmegaConf.create(_heads(folder, chosen)),
@@ -88,16 +89,3 @@ def _open(root: str | os.PathLike | None, seed: int) -> Path:
             f" python -m fusion_plugins.demo build-openclip --from {root} --out NEW"
         )
     return Path(root).absolute()
-
-
-def _choose(folder: Path, tasks: Sequence[str] | None) -> list[str]:
-    known = list(read_description(folder)["tasks"])
-    if isinstance(tasks, str):
-        tasks = [name.strip() for name in tasks.split(",")]
-    chosen = known if tasks is None else list(tasks)
-    unknown = [name for name in chosen if name not in known]
-    if unknown or not chosen:
-        raise DemoInputError(
-            f"unknown tasks {unknown} for the pool {folder}; available: {known}"
-        )
-    return chosen

@@ -8,11 +8,12 @@ from pathlib import Path
 from fusion_bench.modelpool import CLIPVisionModelPool
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from fusion_bench.utils import import_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from fusion_plugins.pools.clip_tasks import register_clip_task
 
 from .build import POOL_FILE, ensure_pool, is_pool
+from .choosing import choose_tasks, dataset_configs
 from .recipe import FORMAT_VERSION, DemoInputError, DemoRecipe
 
 
@@ -51,28 +52,10 @@ def _open(root: str | os.PathLike | None, seed: int) -> Path:
 def _choose_tasks(root: Path, tasks: Sequence[str] | None) -> list[str]:
     """Check the wanted tasks and register them as zero-shot tasks."""
     known = read_description(root)["tasks"]
-    if isinstance(tasks, str):
-        tasks = [name.strip() for name in tasks.split(",")]
-    chosen = list(known) if tasks is None else list(tasks)
-    unknown = [name for name in chosen if name not in known]
-    if unknown or not chosen:
-        raise DemoInputError(
-            f"unknown tasks {unknown} for the pool {root}; available: {list(known)}"
-        )
+    chosen = choose_tasks(root, known, tasks)
     for name in chosen:
         register_clip_task(name, known[name]["class_names"], known[name]["templates"])
     return chosen
-
-
-def dataset_configs(root: Path, tasks: Sequence[str], split: str) -> DictConfig:
-    """Configs of one split of every task, as FusionBench's pools take them."""
-    target = "fusion_plugins.demo.load_dataset"
-    return OmegaConf.create(
-        {
-            name: {"_target_": target, "path": str(root), "task": name, "split": split}
-            for name in tasks
-        }
-    )
 
 
 def demo_modelpool(

@@ -14,7 +14,7 @@ from fusion_plugins.pools.clip_tasks import register_clip_task
 from fusion_plugins.pools.image_pools import ResNetPool
 
 from .build import POOL_FILE, is_pool
-from .pools import dataset_configs
+from .choosing import choose_tasks, dataset_configs
 from .recipe import DemoInputError
 from .resnet_build import ensure_resnet_pool
 from .resnet_recipe import RESNET_FORMAT, ResNetRecipe
@@ -47,14 +47,7 @@ def _open(root, seed: int, tasks) -> tuple[Path, list[str]]:
     """The folder and the wanted tasks, whose class names FusionBench then knows."""
     folder = ensure_resnet_pool(ResNetRecipe(seed=seed)) if root is None else Path(root)
     known = read_resnet_description(folder)["tasks"]
-    if isinstance(tasks, str):
-        tasks = [name.strip() for name in tasks.split(",")]
-    chosen = list(known) if tasks is None else list(tasks)
-    unknown = [name for name in chosen if name not in known]
-    if unknown or not chosen:
-        raise DemoInputError(
-            f"unknown tasks {unknown} for the pool {folder}; available: {list(known)}"
-        )
+    chosen = choose_tasks(folder, known, tasks)
     for name in chosen:
         register_clip_task(name, known[name]["class_names"], [_PROMPT])
     return folder.absolute(), chosen

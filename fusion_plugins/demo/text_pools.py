@@ -16,6 +16,7 @@ from fusion_plugins.taskpool.sequence_classification import (
 )
 
 from .build import POOL_FILE, is_pool
+from .choosing import choose_tasks, dataset_configs
 from .recipe import DemoInputError
 from .text_recipe import TEXT_FORMAT
 
@@ -62,26 +63,12 @@ def load_text_dataset(path: str, task: str, split: str = "test") -> list[dict]:
 
 
 def _choose(root: str | os.PathLike | None, tasks: Sequence[str] | None) -> list[str]:
-    known = list(read_text_description(root)["tasks"])
-    if isinstance(tasks, str):
-        tasks = [name.strip() for name in tasks.split(",")]
-    chosen = known if tasks is None else list(tasks)
-    unknown = [name for name in chosen if name not in known]
-    if unknown or not chosen:
-        raise DemoInputError(
-            f"unknown tasks {unknown} for the pool {root}; available: {known}"
-        )
-    return chosen
+    return choose_tasks(root, read_text_description(root)["tasks"], tasks)
 
 
 def _datasets(root: Path, tasks: Sequence[str], split: str) -> DictConfig:
     target = "fusion_plugins.demo.text_pools.load_text_dataset"
-    return OmegaConf.create(
-        {
-            name: {"_target_": target, "path": str(root), "task": name, "split": split}
-            for name in tasks
-        }
-    )
+    return dataset_configs(root, tasks, split, target)
 
 
 def _pretrained(target: str, folder: Path, **options) -> dict:

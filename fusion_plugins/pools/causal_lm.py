@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from .causal_lm_files import local_folder, tokenizer_of
 from .loading import load_base
 from .text import TextAdapter, listed_dataset
-from .tokens import LONGEST, TextEncoder, choose_length, position_limit
+from .tokens import LONGEST
 
 
 class CausalLMAdapter(TextAdapter):
@@ -48,14 +48,7 @@ class CausalLMAdapter(TextAdapter):
         self._unmasked = tokenizer.pad_token_id is None
         if self._unmasked:  # any token can fill places that nothing looks at
             tokenizer.pad_token_id = 0
-        limit = position_limit(base)
-        self._lengths = {
-            task: choose_length(
-                tokenizer, limit, self.task_info.get(task, {}).get("max_length")
-            )
-            for task in self.tasks
-        }
-        self._encoder = TextEncoder(tokenizer, max(self._lengths.values()))
+        self._choose_lengths(base, tokenizer)
 
     def dataset(self, task: str, split: str) -> Dataset:
         raw = listed_dataset(self.modelpool, task, split)

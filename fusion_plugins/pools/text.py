@@ -64,6 +64,10 @@ class TextAdapter(PoolAdapter):
         tokenizer = load_tokenizer(self.modelpool)
         base = load_base(self.modelpool)
         self.check_base(base, tokenizer)
+        self._choose_lengths(base, tokenizer)
+
+    def _choose_lengths(self, base: nn.Module, tokenizer) -> None:
+        """Tokens per sample of each task, and the encoder that holds the longest."""
         limit = position_limit(base)
         self._lengths = {
             task: choose_length(
