@@ -4,7 +4,11 @@
 
 FOLDER gets a base and experts with LLaMA's layout and random weights in bfloat16 (1 GB
 each with the default size); they are kept and used again. The page cache is emptied
-before every measurement, so that the disk is part of it. Compared with
+before every process and once more before its merge, so that the disk is part of both
+times. A virtual machine may hand freed pages back to its host a second or two later, and
+getting them again can cost more than the disk. So that all are measured alike, all free
+memory is used once in between (not counted), or with --memory returned nothing is done
+until it is gone. Compared with
 
 * reading all input bytes once and twice, and writing the result, with nothing done,
 * mergekit's task_arithmetic on the same folders, if its program is given. Keep mergekit
@@ -17,8 +21,10 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import common
@@ -60,6 +66,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parameters", type=float, default=0.5, help="billions")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--memory", choices=("used", "returned"), default="used")
     parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     for hidden in ("--worker", "--method", "--output"):
@@ -109,14 +116,38 @@ def measure(options, tasks: int) -> dict:
     return figures
 
 
+def settle(memory: str) -> None:
+    """Bring free memory into the same state before each measurement."""
+    if memory == "returned":
+        time.sleep(_RETURN_SECONDS)
+    else:  # in a process of its own, not to count as this one's memory
+        subprocess.run([sys.executable, "-c", _TOUCH_PAGES], check=True)
+
+
+_RETURN_SECONDS = 8
+
+
+_TOUCH_PAGES = """
+import mmap, os
+size = int(0.92 * os.sysconf("SC_AVPHYS_PAGES")) * mmap.PAGESIZE
+pages = mmap.mmap(-1, size)
+for start in range(0, size, mmap.PAGESIZE):
+    pages[start] = 1
+"""
+
+
 def run_once(options, method: str, tasks: int) -> dict:
     with tempfile.TemporaryDirectory(dir=options.root) as output:
         empty_cache(options.root)
         if method == "mergekit":
+            settle(options.memory)
             return run_mergekit(options, tasks, Path(output))
         arguments = ["--worker", "run", "--root", options.root, "--tasks", tasks]
         arguments += ["--method", method, "--output", output]
-        return common.in_fresh_process(__file__, *arguments)
+        arguments += ["--memory", options.memory]
+        figures = common.in_fresh_process(__file__, *arguments)
+        figures["process_seconds"] -= figures.pop("preparing_seconds")
+        return figures
 
 
 def run_mergekit(options, tasks: int, output: Path) -> dict:
@@ -167,18 +198,22 @@ def experts_worker(options) -> dict:
 def run_worker(options) -> dict:
     paths = folders(options.root, options.tasks[0])
     if options.method.startswith("read"):
-        return read_and_write(options, paths, 1 if "once" in options.method else 2)
-    output = str(Path(options.output) / "merged")
-    algorithm = make_algorithm(options.method, output)
-    import common as measured
-
-    figures = measured.measured_call(lambda: algorithm.run(paths))
-    os.sync()
+        times = 1 if "once" in options.method else 2
+        call = partial(read_and_write, options, paths, times)
+    else:
+        output = str(Path(options.output) / "merged")
+        call = partial(make_algorithm(options.method, output).run, paths)
+    start = time.perf_counter()
+    empty_cache(options.root)
+    settle(options.memory)
+    preparing = time.perf_counter() - start
+    figures = common.measured_call(call)
     return {
         "seconds": figures["run_seconds"],
         "cpu_seconds": figures["run_cpu_seconds"],
         "before_mib": figures["before_mib"],
         "peak_mib": figures["peak_mib"],
+        "preparing_seconds": preparing,
     }
 
 
@@ -194,10 +229,9 @@ def make_algorithm(method: str, output: str):
     return StreamingAWDAlgorithm(base=base, iterations=iterations, output=output)
 
 
-def read_and_write(options, paths: dict[str, str], times: int) -> dict:
+def read_and_write(options, paths: dict[str, str], times: int) -> None:
     """All input bytes in plain order, then one model's bytes to the disk."""
     buffer = bytearray(_CHUNK)
-    start = time.perf_counter()
     for _ in range(times):
         for file in weight_files(list(paths.values())):
             with file.open("rb", buffering=0) as stream:
@@ -208,8 +242,6 @@ def read_and_write(options, paths: dict[str, str], times: int) -> dict:
         for done in range(0, size, _CHUNK):
             stream.write(memoryview(buffer)[: min(_CHUNK, size - done)])
         os.fsync(stream.fileno())
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_mib": common.peak_memory_mib(), "before_mib": 0.0}
 
 
 WORKERS = {"experts": experts_worker, "run": run_worker}

@@ -12,6 +12,7 @@ from fusion_bench.utils import parse_dtype
 from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 from omegaconf import DictConfig
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_utils import no_init_weights
 
 from .folders import FolderModelPool
 from .loading import PRETRAINED
@@ -94,8 +95,9 @@ def _config(folder: Path, modelpool: BaseModelPool):
 def tied_names(folder: Path, modelpool: BaseModelPool) -> tuple[tuple[str, ...], ...]:
     """Groups of tensor names that the model's class makes one tensor."""
     config = _config(folder, modelpool)
-    with torch.device("meta"):  # shapes and names only
+    with torch.device("meta"), no_init_weights():  # shapes and names only
         module = AutoModelForCausalLM.from_config(config, **code_options(modelpool))
+    module.tie_weights()
     names_of: dict[int, list[str]] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         names_of.setdefault(id(tensor), []).append(name)

@@ -126,7 +126,7 @@ def _counted(
             part = torch.zeros_like(total)
             for block in blocks:
                 count(block, part)
-                bar.update(block.base.numel() * task_vectors.entry_bytes(block.key))
+                bar.update(block.nbytes)
             with lock:
                 total.add_(part)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +16,9 @@ from .files import (
     safetensors_files,
     spec_bytes,
 )
+
+# Fills a buffer with a tensor, or rows of its first dimension, converting the dtype.
+Reader = Callable[[Tensor, "slice | None"], None]
 
 
 class Checkpoint:
@@ -34,9 +37,16 @@ class Checkpoint:
         """The tensor, or rows of its first dimension; treat the result as read-only."""
         raise NotImplementedError
 
-    def read_into(self, out: Tensor, name: str, rows: slice | None = None) -> None:
-        """Read into a buffer of the right number of entries, converting the dtype."""
-        out.copy_(self.read(name, rows).reshape(out.shape))
+    def reader(self, name: str) -> Reader:
+        """What reads the tensor into buffers of the right number of entries.
+
+        Take one for each walk over a tensor, and use it in the thread that asked for it.
+        """
+
+        def read_into(out: Tensor, rows: slice | None) -> None:
+            out.copy_(self.read(name, rows).reshape(out.shape))
+
+        return read_into
 
     def tied_groups(self) -> list[list[str]]:
         """Groups of two or more names that are one and the same tensor."""
@@ -89,67 +99,87 @@ class SafetensorsCheckpoint(Checkpoint):
         shape, dtype = self.specs[name]
         if rows is not None:
             first, last, _ = rows.indices(shape[0])
-            shape = (max(last - first, 0), *shape[1:])
+            shape, rows = (max(last - first, 0), *shape[1:]), slice(first, last)
         out = torch.empty(shape, dtype=dtype)
-        self._fill(out, name, rows)
+        self.reader(name)(out, rows)
         return out
 
-    def read_into(self, out: Tensor, name: str, rows: slice | None = None) -> None:
-        dtype = self.specs[name].dtype
-        if out.dtype == dtype and out.is_contiguous():
-            self._fill(out, name, rows)
-            return
-        stored = self._scratch(out.numel() * dtype.itemsize).view(dtype)
-        self._fill(stored, name, rows)
-        out.copy_(stored.view(out.shape))
-
-    def _scratch(self, size: int) -> Tensor:
-        """Bytes to read into, the thread's own; new memory would cost page faults."""
-        held = getattr(self._own, "scratch", None)
-        if held is None or held.numel() < size:
-            held = self._own.scratch = torch.empty(size, dtype=torch.uint8)
-        return held[:size]
-
-    def _fill(self, out: Tensor, name: str, rows: slice | None) -> None:
-        # Plain reads, not a mapping: that costs a page fault for every few pages, and
-        # its pages count as this process's memory.
-        shape, dtype = self.specs[name]
+    def reader(self, name: str) -> Reader:
         file, start = self._place_of[name]
-        if rows is not None:
-            first, _, _ = rows.indices(shape[0])
-            start += first * spec_bytes(TensorSpec(shape[1:], dtype))
-        content = out.view(-1).view(torch.uint8).numpy()
-        if self._opened(file).readinto(start, content) != content.nbytes:
-            raise ValueError(
-                f"{self.label}: {file} ends inside tensor '{name}'; was it replaced"
-                " while it was read? Save it again."
-            )
-
-    def _opened(self, file: Path) -> _OpenFile:
-        """The file, kept open by each thread until it turns to another one."""
         held = getattr(self._own, "file", None)
         if held is None or held.path != file:
-            held = self._own.file = _OpenFile(file)
-        return held
+            held = self._own.file = _OpenFile(file, self.label)
+        if not hasattr(self._own, "scratch"):
+            self._own.scratch = _Scratch()
+        return _TensorReader(held, start, self.specs[name], name, self._own.scratch)
+
+
+class _Scratch:
+    """Bytes to read into, a thread's own; new memory would cost page faults."""
+
+    def __init__(self):
+        self._reserve(2**18)
+
+    def _reserve(self, size: int) -> None:
+        self._tensor = torch.empty(size, dtype=torch.uint8)
+        self._view = memoryview(self._tensor.numpy())
+
+    def take(self, size: int) -> tuple[Tensor, memoryview]:
+        """The first `size` bytes, as a tensor and as what a file reads into."""
+        if size > len(self._view):
+            self._reserve(size)
+        return self._tensor[:size], self._view[:size]
+
+
+class _TensorReader:
+    """Reads rows of one tensor; what they have in common is looked up once."""
+
+    def __init__(
+        self,
+        file: _OpenFile,
+        start: int,
+        spec: TensorSpec,
+        name: str,
+        scratch: _Scratch,
+    ):
+        self._file, self._start, self._dtype, self._name = file, start, spec.dtype, name
+        self._row_bytes = spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
+        self._scratch = scratch
+
+    def __call__(self, out: Tensor, rows: slice | None) -> None:
+        # Plain reads, not a mapping: that costs a page fault for every few pages, and
+        # its pages count as this process's memory.
+        start = self._start
+        if rows is not None:
+            start += rows.start * self._row_bytes
+        if out.dtype == self._dtype and out.is_contiguous():
+            content = memoryview(out.view(-1).view(torch.uint8).numpy())
+            self._file.read_into(content, start, self._name)
+            return
+        stored, content = self._scratch.take(out.numel() * self._dtype.itemsize)
+        self._file.read_into(content, start, self._name)
+        out.copy_(stored.view(self._dtype).view(out.shape))
 
 
 class _OpenFile:
     """A file that stays open: the system reads ahead only behind one handle."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, label: str):
+        self.path, self._label = path, label
         self._stream = path.open("rb", buffering=0)
 
-    def readinto(self, start: int, content) -> int:
-        """Fill `content` from byte `start`; returns how much there was."""
+    def read_into(self, content: memoryview, start: int, name: str) -> None:
+        """Fill `content` from byte `start`, where tensor `name` is."""
         self._stream.seek(start)
-        got, view = 0, memoryview(content)
-        while got < content.nbytes:  # one call gives 2 GiB at most
-            count = self._stream.readinto(view[got:])
+        got = self._stream.readinto(content)
+        while got < len(content):  # one call gives 2 GiB at most
+            count = self._stream.readinto(content[got:])
             if not count:
-                break
+                raise ValueError(
+                    f"{self._label}: {self.path} ends inside tensor '{name}'; was it"
+                    " replaced while it was read? Save it again."
+                )
             got += count
-        return got
 
     def __del__(self):
         if hasattr(self, "_stream"):

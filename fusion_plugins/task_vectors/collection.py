@@ -18,7 +18,7 @@ from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
 
 # Entries of one tensor looked at together: bounds memory at (tasks + 2) blocks, and a
 # block of all tasks stays in the processor's cache between reading and using it.
-BLOCK_ENTRIES = 2**17
+BLOCK_ENTRIES = 2**18
 
 _MOST_WORKERS = 8  # tensors walked at a time; disks and memory give no more
 
@@ -35,12 +35,14 @@ class Block:
         base: Shape (rows, row size); the pretrained values in the compute dtype.
         task_vectors: Shape (tasks, rows, row size); expert minus base. Both are in a
             buffer that is used again: copy what must outlive the next block.
+        nbytes: What was read for it from all checkpoints.
     """
 
     key: str
     rows: slice
     base: Tensor
     task_vectors: Tensor
+    nbytes: int
 
 
 class TaskVectors:
@@ -211,19 +213,22 @@ class TaskVectors:
 
     def _blocks_of(self, key: str, buffers: dict[torch.dtype, Tensor]):
         dtype, shape = self.compute_dtype(key), self.shape(key)
-        models = len(self._experts) + 1
+        models, entry_bytes = len(self._experts) + 1, self.entry_bytes(key)
+        names = (self._names_in[task][key] for task in self._experts)
+        read_base = self._base.reader(key)
+        read_experts = [e.reader(n) for e, n in zip(self._experts.values(), names)]
         for rows in row_slices(shape):
             view = None if len(shape) < 2 else rows
             size = _block_shape(shape, view)
             needed = models * size[0] * size[1]
             if dtype not in buffers or buffers[dtype].numel() < needed:
                 buffers[dtype] = torch.empty(needed, dtype=dtype)
-            values = buffers[dtype][:needed].view(models, *size)
-            self._base.read_into(values[0], key, view)
-            for row, (task, expert) in zip(values[1:], self._experts.items()):
-                expert.read_into(row, self._names_in[task][key], view)
-                row.sub_(values[0])
-            yield Block(key, rows, values[0], values[1:])
+            base, *experts = values = buffers[dtype][:needed].view(models, *size)
+            read_base(base, view)
+            for row, read_expert in zip(experts, read_experts):
+                read_expert(row, view)
+                row.sub_(base)
+            yield Block(key, rows, base, values[1:], base.numel() * entry_bytes)
 
     def for_each_key(
         self,

@@ -23,6 +23,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_HEADER_BYTES = 2**16  # of most models; more is read as needed
 DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -85,6 +86,8 @@ def read_header(file: Path, label: str) -> dict[str, TensorSpec]:
         ValueError: Not a safetensors file, or a dtype that torch lacks.
     """
     specs = {}
+    with file.open("rb") as stream:  # a mapping would read megabytes behind the header
+        stream.read(_HEADER_BYTES)
     try:
         opened = safe_open(str(file), framework="pt")
     except SafetensorError as error:

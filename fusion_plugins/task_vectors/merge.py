@@ -109,7 +109,7 @@ def apply_rule(
             if not torch.isfinite(merged.sum()):
                 task_vectors.raise_not_finite(block)
             write(block, merged)
-            bar.update(block.base.numel() * task_vectors.entry_bytes(block.key))
+            bar.update(block.nbytes)
 
     task_vectors.for_each_key(merge_tensor, keys)
 
