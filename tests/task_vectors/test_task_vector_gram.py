@@ -9,6 +9,7 @@ from fusion_plugins.task_vectors import (
     TaskVectors,
     collection,
     cosine_matrix,
+    gram,
     gram_matrices,
 )
 
@@ -82,6 +83,16 @@ def test_small_blocks_give_the_same_inner_products(monkeypatch, granularity, ent
     monkeypatch.setattr(collection, "BLOCK_ENTRIES", entries)
     assert sum(1 for _ in task_vectors.blocks()) > whole
     got = gram_matrices(task_vectors, granularity)
+    assert got.groups == want.groups
+    torch.testing.assert_close(got.values, want.values, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("entries", [1, 6, 40])
+@pytest.mark.parametrize("granularity", ["model", "tensor", "row"])
+def test_products_of_few_entries_at_once_add_up(monkeypatch, granularity, entries):
+    want = gram_matrices(from_family(), granularity)
+    monkeypatch.setattr(gram, "_ENTRIES", entries)
+    got = gram_matrices(from_family(), granularity)
     assert got.groups == want.groups
     torch.testing.assert_close(got.values, want.values, rtol=1e-12, atol=1e-14)
 
