@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from fusion_plugins.adaptation import Batch
-from fusion_plugins.pools import ClassificationHead
+from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.task_vectors import Checkpoint, TaskVectors
 from fusion_plugins.task_vectors.checkpoint import module_checkpoint
 

@@ -17,11 +17,11 @@ from rich.console import Console
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, TintingAlgorithm
 from fusion_plugins.demo.measure import mean, quiet
 from fusion_plugins.demo.resnet_pools import demo_resnet_modelpool, demo_resnet_taskpool
+from fusion_plugins.merged.recalibration import recalibrate
+from fusion_plugins.merged.statistics import CHOICES, RECALIBRATED, RunningStatistics
 from fusion_plugins.pools import load_base, load_task_vectors, with_shared_heads
 from fusion_plugins.pools.loading import load_module
-from fusion_plugins.recalibration import recalibrate
-from fusion_plugins.statistics import CHOICES, RECALIBRATED, RunningStatistics
-from fusion_plugins.task_heads import with_task_heads
+from fusion_plugins.pools.task_heads import with_task_heads
 
 COLUMNS = ("merged", "average", "recalibrated", "recalibrated_per_task")
 UPSTREAM = {

@@ -15,14 +15,14 @@ _EXPORTS = {
     "CLIPTaskPool": "fusion_plugins.taskpool",
     "GPT2TaskPool": "fusion_plugins.taskpool.gpt2",
     "NYUv2TaskPool": "fusion_plugins.taskpool.nyuv2",
-    "OpenCLIPModelPool": "fusion_plugins.openclip",
+    "OpenCLIPModelPool": "fusion_plugins.modelpool.openclip",
     "OpenCLIPTaskPool": "fusion_plugins.taskpool.openclip",
     "SequenceClassificationTaskPool": "fusion_plugins.taskpool.sequence_classification",
     "StreamingAWDAlgorithm": "fusion_plugins.streaming",
     "TaskVectors": "fusion_plugins.task_vectors",
-    "TintedModel": "fusion_plugins.tinting.model",
+    "TintedModel": "fusion_plugins.merged.model",
     "TintingAlgorithm": "fusion_plugins.tinting.algorithm",
-    "recalibrate": "fusion_plugins.recalibration",
+    "recalibrate": "fusion_plugins.merged.recalibration",
     "register_adapter": "fusion_plugins.pools",
 }
 

@@ -6,11 +6,10 @@ import torch
 from fusion_bench.mixins import auto_register_config
 from torch import Tensor
 
-from fusion_plugins.adaptation import Batch, JointSchedule
-from fusion_plugins.learned import LearnedMergeAlgorithm
-from fusion_plugins.logging import get_logger
-from fusion_plugins.options import require_choice, require_integer, require_number
-
+from ..adaptation import Batch, JointSchedule
+from ..common.logging import get_logger
+from ..common.options import require_choice, require_integer, require_number
+from ..learned.algorithm import LearnedMergeAlgorithm
 from .functional import prediction_entropy
 
 log = get_logger(__name__)
@@ -43,7 +42,7 @@ class AdaMergingAlgorithm(LearnedMergeAlgorithm):
         steps: Optimiser steps.
         batches_per_task: Batches of each task per step; each batch's mean is added.
         entropy_eps: Added inside the logarithm of the entropy.
-        **kwargs: See :class:`~fusion_plugins.learned.LearnedMergeAlgorithm`.
+        **kwargs: See :class:`~fusion_plugins.learned.algorithm.LearnedMergeAlgorithm`.
 
     Raises:
         TypeError: An unknown option.

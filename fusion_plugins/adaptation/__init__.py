@@ -1,5 +1,6 @@
 """The test-time training engine that AdaMerging and Model Tinting share."""
 
+from ..common.order import SampleOrder
 from .checkpoints import Checkpoints, fingerprint
 from .coefficients import Coefficients
 from .data import Batch, BatchSource, EncodedDataset, TaskData
@@ -12,7 +13,6 @@ from .interfaces import (
     SampleLoss,
     StepReport,
 )
-from .order import SampleOrder
 from .progress import Progress
 from .schedule import JointSchedule, SequentialSchedule
 from .weights import STORAGE_DTYPES, MergedWeights

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fusion_plugins.logging import get_logger
-
+from ..common.logging import get_logger
 from .engine import Callback, Engine, StepReport
 
 log = get_logger(__name__)

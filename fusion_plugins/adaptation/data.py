@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from .order import SampleOrder
+from ..common.order import SampleOrder
 
 
 @dataclass(frozen=True)

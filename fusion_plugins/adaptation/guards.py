@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from fusion_plugins.logging import get_logger
-
+from ..common.logging import get_logger
 from .engine import Callback, Engine, StepReport
 
 log = get_logger(__name__)

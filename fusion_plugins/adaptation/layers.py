@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fusion_plugins.task_vectors import TaskVectors
+from ..task_vectors import TaskVectors
 
 # Entries per task worked on at once: what is written stays in the cache between copying
 # the base and adding the task vectors, and conversions need little memory.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .order import SampleOrder
+from ..common.order import SampleOrder
 
 # One step: (task index, draws of that task), in the order they are run.
 Draws = list[tuple[int, list[int]]]

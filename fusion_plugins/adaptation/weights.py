@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fusion_plugins.task_vectors import TaskVectors
-
+from ..common.workers import Workers
+from ..task_vectors import TaskVectors
 from .layers import Layer, read_stacks
-from .workers import Workers
 
 STORAGE_DTYPES = {
     "float32": torch.float32,

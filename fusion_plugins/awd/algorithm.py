@@ -13,27 +13,21 @@ from fusion_bench.mixins import (
 )
 from torch import nn
 
-from fusion_plugins.logging import get_logger
-from fusion_plugins.options import (
+from ..common.logging import get_logger
+from ..common.options import (
     reject_unknown_options,
     require_choice,
     require_integer,
     require_number,
     require_patterns,
 )
-from fusion_plugins.pools import (
-    adapter_for,
-    as_modelpool,
-    load_task_vectors,
-    with_shared_heads,
-)
-from fusion_plugins.pools.adapter import SPLITS
-from fusion_plugins.recalibration import recalibrate
-from fusion_plugins.statistics import CHOICES, RunningStatistics
-from fusion_plugins.task_heads import with_task_heads
-from fusion_plugins.task_vectors import merge_into
-from fusion_plugins.task_vectors.gram import GRANULARITIES
-
+from ..merged.recalibration import recalibrate
+from ..merged.statistics import CHOICES, RunningStatistics
+from ..pools import adapter_for, as_modelpool, load_task_vectors, with_shared_heads
+from ..pools.adapter import SPLITS
+from ..pools.task_heads import with_task_heads
+from ..task_vectors import merge_into
+from ..task_vectors.gram import GRANULARITIES
 from . import report
 from .base_method import build_base_method, disentangled_pool, linear_weights
 from .disentangle import Disentanglement, disentangle
@@ -60,7 +54,7 @@ class AWDAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
         scale_free: Make alpha independent of the task vectors' norms; not in the paper.
         batch_norm: Which running statistics batch normalisation uses: ``average`` of the
             experts', ``merged`` like weights, ``pretrained``, ``recalibrated`` or
-            ``recalibrated_per_task``; see :mod:`fusion_plugins.statistics`. The last two
+            ``recalibrated_per_task``; see :mod:`fusion_plugins.merged.statistics`. The last two
             need samples.
         batch_norm_samples: Samples per task to estimate them on, unlabelled.
         data: Split they are from: ``test``, ``val`` or ``train``.

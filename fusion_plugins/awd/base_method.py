@@ -14,10 +14,9 @@ from fusion_bench.utils.instantiate_utils import set_print_function_call
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from fusion_plugins.pools import with_experts
-from fusion_plugins.pools.loading import load_module
-from fusion_plugins.task_vectors import TaskVectors, merge_block
-
+from ..pools import with_experts
+from ..pools.loading import load_module
+from ..task_vectors import TaskVectors, merge_block
 from .disentangle import Disentanglement
 
 # Task Arithmetic's usual scaling, and FusionBench's default.

@@ -8,14 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fusion_plugins.logging import get_logger
-from fusion_plugins.task_vectors import (
-    GramMatrices,
-    TaskVectors,
-    cosine_matrix,
-    gram_matrices,
-)
-
+from ..common.logging import get_logger
+from ..task_vectors import GramMatrices, TaskVectors, cosine_matrix, gram_matrices
 from . import functional
 from .functional import Descent, Solution
 

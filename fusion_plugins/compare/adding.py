@@ -7,8 +7,7 @@ from pathlib import Path
 
 from omegaconf import ListConfig
 
-from fusion_plugins.logging import get_logger
-
+from ..common.logging import get_logger
 from .files import read_json, write_json
 from .records import slug
 from .store import Results, base_label

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from fusion_plugins.options import require_integer
-
+from ..common.options import require_integer
 from .methods import Method, short_hash
 
 

@@ -13,11 +13,10 @@ from fusion_bench import BaseModelPool
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from fusion_plugins.logging import get_logger
-from fusion_plugins.pools import with_shared_heads
-from fusion_plugins.pools.loading import head_site
-from fusion_plugins.task_heads import with_task_heads
-
+from ..common.logging import get_logger
+from ..pools import with_shared_heads
+from ..pools.loading import head_site
+from ..pools.task_heads import with_task_heads
 from .artifacts import artifacts
 from .cells import Cell
 from .environment import PeakMemory

@@ -11,8 +11,7 @@ from fusion_bench.utils.instantiate_utils import set_print_function_call_permean
 from omegaconf import DictConfig
 from rich.console import Console
 
-from fusion_plugins.logging import get_logger
-
+from ..common.logging import get_logger
 from .adding import add_results, check_tasks, read_added
 from .building import build_method, save_model
 from .cells import Cell, plain_config, read_seeds, resolve_method

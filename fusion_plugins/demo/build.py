@@ -13,8 +13,7 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 from tqdm import tqdm
 
-from fusion_plugins.logging import get_logger
-
+from ..common.logging import get_logger
 from .builtin import builtin_tasks
 from .clip import make_model, make_processor
 from .recipe import FORMAT_VERSION, DemoInputError, DemoRecipe, TaskData

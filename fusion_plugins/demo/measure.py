@@ -15,8 +15,7 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
-from fusion_plugins.compare.evaluation import evaluate_experts
-
+from ..compare.evaluation import evaluate_experts
 from .pools import demo_modelpool, demo_taskpool
 from .recipe import DemoInputError
 
@@ -37,7 +36,7 @@ def _task_arithmetic(pool: CLIPVisionModelPool) -> nn.Module:
 
 
 def _awd(pool: CLIPVisionModelPool) -> nn.Module:
-    from fusion_plugins import AWDAlgorithm
+    from .. import AWDAlgorithm
 
     return AWDAlgorithm().run(pool)
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from filelock import FileLock
 from transformers import CLIPModel, CLIPProcessor
 
-from fusion_plugins.logging import get_logger
-from fusion_plugins.openclip.checkpoints import save_head
-
+from ..common.logging import get_logger
+from ..modelpool.openclip.checkpoints import save_head
 from .build import POOL_FILE, _check_writable, cache_folder, ensure_pool, is_pool
 from .clip import prompt_tokens
 from .openclip_export import to_head, to_openclip

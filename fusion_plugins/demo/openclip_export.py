@@ -7,9 +7,8 @@ from fusion_bench.models.open_clip import ClassificationHead
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
-from fusion_plugins.openclip.architecture import Architecture
-from fusion_plugins.openclip.encoder import OpenCLIPImageEncoder
-
+from ..modelpool.openclip.architecture import Architecture
+from ..modelpool.openclip.encoder import OpenCLIPImageEncoder
 from .clip import zero_shot_head
 
 # HuggingFace's names -> open_clip's, for what is neither attention nor transposed.

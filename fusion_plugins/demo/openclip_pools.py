@@ -9,9 +9,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from fusion_plugins.openclip.modelpool import OpenCLIPModelPool
-from fusion_plugins.taskpool.openclip import OpenCLIPTaskPool
-
+from ..modelpool.openclip.modelpool import OpenCLIPModelPool
+from ..taskpool.openclip import OpenCLIPTaskPool
 from .choosing import choose_tasks, dataset_configs
 from .openclip_build import FAMILY, OPENCLIP_RECIPE, ensure_openclip_pool
 from .pools import read_description

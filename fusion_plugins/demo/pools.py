@@ -10,8 +10,7 @@ from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from fusion_bench.utils import import_object
 from omegaconf import OmegaConf
 
-from fusion_plugins.pools.clip_tasks import register_clip_task
-
+from ..pools.clip_tasks import register_clip_task
 from .build import POOL_FILE, ensure_pool, is_pool
 from .choosing import choose_tasks, dataset_configs
 from .recipe import FORMAT_VERSION, DemoInputError, DemoRecipe

@@ -14,8 +14,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from fusion_plugins.logging import get_logger
-
+from ..common.logging import get_logger
 from .build import POOL_FILE, cache_folder, is_pool
 from .recipe import DemoInputError, TaskData
 from .resnet_recipe import RESNET_FORMAT, ResNetRecipe, load_tasks

@@ -10,9 +10,8 @@ from pathlib import Path
 from fusion_bench.taskpool.image_classification import ImageClassificationTaskPool
 from omegaconf import OmegaConf
 
-from fusion_plugins.pools.clip_tasks import register_clip_task
-from fusion_plugins.pools.image_pools import ResNetPool
-
+from ..modelpool.image_pools import ResNetPool
+from ..pools.clip_tasks import register_clip_task
 from .build import POOL_FILE, is_pool
 from .choosing import choose_tasks, dataset_configs
 from .recipe import DemoInputError

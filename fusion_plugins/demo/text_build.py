@@ -13,8 +13,7 @@ from filelock import FileLock
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from fusion_plugins.logging import get_logger
-
+from ..common.logging import get_logger
 from .build import POOL_FILE
 from .recipe import DemoInputError
 from .text_recipe import TEXT_FORMAT, TextRecipe, TextTask, fingerprint

@@ -10,11 +10,8 @@ from pathlib import Path
 from fusion_bench.modelpool import SequenceClassificationModelPool
 from omegaconf import DictConfig, OmegaConf
 
-from fusion_plugins.pools.tsv import TsvDataset
-from fusion_plugins.taskpool.sequence_classification import (
-    SequenceClassificationTaskPool,
-)
-
+from ..modelpool.tsv import TsvDataset
+from ..taskpool.sequence_classification import SequenceClassificationTaskPool
 from .build import POOL_FILE, is_pool
 from .choosing import choose_tasks, dataset_configs
 from .recipe import DemoInputError

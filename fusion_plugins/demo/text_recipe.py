@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from fusion_plugins.pools.tsv import TsvDataset
-
+from ..modelpool.tsv import TsvDataset
 from .recipe import DemoInputError
 
 TEXT_FORMAT = "text-1"  # of the pool folder
@@ -72,7 +71,7 @@ def read_text_folder(
 
     Raises:
         DemoInputError: No such folder, task or file, or a file that is not as
-            :class:`~fusion_plugins.pools.tsv.TsvDataset` reads it with ``label`` and
+            :class:`~fusion_plugins.modelpool.tsv.TsvDataset` reads it with ``label`` and
             ``text``.
     """
     folder = Path(folder)

@@ -12,12 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import CLIPModel
 
 from .builtin import task_seed
-from .clip import (
-    image_features,
-    normalise,
-    text_features,
-    zero_shot_head,
-)
+from .clip import image_features, normalise, text_features, zero_shot_head
 from .recipe import DemoRecipe
 from .tensors import TaskTensors
 

@@ -1,8 +1,9 @@
 """What FusionBench's model pools mean to a merging method; the only code that knows pools."""
 
-from .adapter import ClassificationHead, PoolAdapter
-from .families import adapter_for, family_of, register_adapter
+from ..merged.heads import ClassificationHead
+from .adapter import PoolAdapter
 from .loading import as_modelpool, head_site, load_base, load_task_vectors
+from .registry import adapter_for, family_of, register_adapter
 from .replaced import with_experts, with_shared_heads
 
 __all__ = [

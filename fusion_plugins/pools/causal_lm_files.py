@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import no_init_weights
 
-from .folders import FolderModelPool
+from ..modelpool.folders import FolderModelPool
 from .loading import PRETRAINED
 
 # Options of `from_pretrained` that say what class or code a folder is loaded as.

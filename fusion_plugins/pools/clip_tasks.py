@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 
-from fusion_plugins.logging import get_logger
+from ..common.logging import get_logger
 
 log = get_logger(__name__)
 

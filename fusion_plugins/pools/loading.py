@@ -13,16 +13,15 @@ from fusion_bench.utils import LazyStateDict
 from safetensors.torch import save_model
 from torch import nn
 
-from fusion_plugins.logging import get_logger
-from fusion_plugins.task_vectors import (
+from ..common.logging import get_logger
+from ..modelpool.folders import FolderModelPool
+from ..task_vectors import (
     Checkpoint,
     SafetensorsCheckpoint,
     StateDictCheckpoint,
     TaskVectors,
 )
-
-from .families import family_of
-from .folders import FolderModelPool
+from .registry import family_of
 
 log = get_logger(__name__)
 

@@ -9,13 +9,7 @@ import numpy as np
 import torch
 from lightning import Fabric
 
-from fusion_plugins.adaptation import (
-    AdaptationTask,
-    EncodedDataset,
-    SampleOrder,
-    TaskData,
-)
-
+from ..adaptation import AdaptationTask, EncodedDataset, SampleOrder, TaskData
 from .adapter import PoolAdapter
 
 KEEP_ON = ("cpu", "device", "none")

@@ -12,14 +12,14 @@ from fusion_bench.utils import parse_dtype
 from omegaconf import OmegaConf
 from torch import nn
 
-from fusion_plugins.awd.algorithm import AWDAlgorithm
-from fusion_plugins.awd.base_method import build_base_method
-from fusion_plugins.awd.disentangle import Disentanglement, disentangle_gram
-from fusion_plugins.awd.functional import Descent
-from fusion_plugins.logging import get_logger
-from fusion_plugins.options import require_choice, require_number, require_patterns
-from fusion_plugins.pools import as_modelpool
-from fusion_plugins.pools.causal_lm_files import (
+from ..awd.algorithm import AWDAlgorithm
+from ..awd.base_method import build_base_method
+from ..awd.disentangle import Disentanglement, disentangle_gram
+from ..awd.functional import Descent
+from ..common.logging import get_logger
+from ..common.options import require_choice, require_number, require_patterns
+from ..pools import as_modelpool
+from ..pools.causal_lm_files import (
     code_options,
     language_model_folders,
     pool_dtype,
@@ -27,9 +27,8 @@ from fusion_plugins.pools.causal_lm_files import (
     tokenizer_source,
     vocabulary_size,
 )
-from fusion_plugins.pools.loading import PRETRAINED
-from fusion_plugins.task_vectors import GramMatrices, TaskVectors, gram_matrices
-
+from ..pools.loading import PRETRAINED
+from ..task_vectors import GramMatrices, TaskVectors, gram_matrices
 from .checkpoints import VOCABULARIES, ModelFolder, open_task_vectors
 from .companions import copy_companions
 from .merge import result_shards, write_shards

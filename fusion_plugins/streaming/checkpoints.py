@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fusion_plugins.task_vectors import Checkpoint, SafetensorsCheckpoint, TaskVectors
-from fusion_plugins.task_vectors.files import TensorSpec
+from ..task_vectors import Checkpoint, SafetensorsCheckpoint, TaskVectors
+from ..task_vectors.files import TensorSpec
 
 VOCABULARIES = ("equal", "common_rows")
 

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fusion_plugins.logging import get_logger
-from fusion_plugins.task_vectors import Block, TaskVectors
-from fusion_plugins.task_vectors.checks import is_mergeable
-from fusion_plugins.task_vectors.collection import row_slices
-from fusion_plugins.task_vectors.files import TensorSpec
-from fusion_plugins.task_vectors.merge import apply_rule
-
+from ..common.logging import get_logger
+from ..task_vectors import Block, TaskVectors
+from ..task_vectors.checks import is_mergeable
+from ..task_vectors.collection import row_slices
+from ..task_vectors.files import TensorSpec
+from ..task_vectors.merge import apply_rule
 from .output import OutputFolder
 from .shards import Shard, ShardWriter, plan_shards
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from fusion_plugins.logging import get_logger
-from fusion_plugins.task_vectors import SafetensorsCheckpoint
-from fusion_plugins.task_vectors.collection import row_slices
+from ..common.logging import get_logger
+from ..task_vectors import SafetensorsCheckpoint
+from ..task_vectors.collection import row_slices
 
 log = get_logger(__name__)
 

@@ -14,9 +14,8 @@ import filelock
 import safetensors.torch
 from torch import Tensor
 
-from fusion_plugins.logging import get_logger
-from fusion_plugins.task_vectors.files import safetensors_files
-
+from ..common.logging import get_logger
+from ..task_vectors.files import safetensors_files
 from .shards import Shard, index_of
 
 log = get_logger(__name__)

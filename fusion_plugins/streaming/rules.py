@@ -12,11 +12,10 @@ from fusion_bench.method import (
 )
 from torch import Tensor
 
-from fusion_plugins.awd.base_method import linear_weights
-from fusion_plugins.awd.disentangle import Disentanglement
-from fusion_plugins.options import require_choice, require_number
-from fusion_plugins.task_vectors import Block, TaskVectors, merge_block
-
+from ..awd.base_method import linear_weights
+from ..awd.disentangle import Disentanglement
+from ..common.options import require_choice, require_number
+from ..task_vectors import Block, TaskVectors, merge_block
 from .merge import Rule
 from .output import OutputFolder
 from .ties import (

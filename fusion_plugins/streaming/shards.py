@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fusion_plugins.task_vectors.files import DTYPE_NAMES, TensorSpec, spec_bytes
+from ..task_vectors.files import DTYPE_NAMES, TensorSpec, spec_bytes
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fusion_plugins.awd.disentangle import Disentanglement
-from fusion_plugins.task_vectors import Block, TaskVectors
+from ..awd.disentangle import Disentanglement
+from ..task_vectors import Block, TaskVectors
 
 _LOW_BITS = 15
 _BUCKETS = (2**16, 2**_LOW_BITS)

@@ -9,13 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .files import (
-    TensorSpec,
-    data_starts,
-    read_header,
-    safetensors_files,
-    spec_bytes,
-)
+from .files import TensorSpec, data_starts, read_header, safetensors_files, spec_bytes
 
 # Fills a buffer with a tensor, or rows of its first dimension, converting the dtype.
 Reader = Callable[[Tensor, "slice | None"], None]

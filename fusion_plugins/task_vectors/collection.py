@@ -129,7 +129,7 @@ class TaskVectors:
     @classmethod
     def from_pool(cls, modelpool, keep=()) -> TaskVectors:
         """From a FusionBench model pool, a dict of models, or a dict of folders."""
-        from fusion_plugins.pools import load_task_vectors
+        from ..pools import load_task_vectors
 
         return load_task_vectors(modelpool, keep)[1]
 

@@ -10,7 +10,7 @@ from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
-from fusion_plugins.tinting.model import TintedModel
+from ..merged.model import TintedModel
 
 _BINS = 15  # of the calibration error, as in the field's tables
 

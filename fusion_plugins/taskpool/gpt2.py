@@ -8,7 +8,7 @@ from fusion_bench.taskpool import GPT2TextClassificationTaskPool
 from torch import nn
 from transformers import GPT2ForSequenceClassification
 
-from fusion_plugins.tinting.model import TintedModel
+from ..merged.model import TintedModel
 
 
 class GPT2TaskPool(GPT2TextClassificationTaskPool):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fusion_plugins.tinting.model import TintedModel
+from ..merged.model import TintedModel
 
 
 class NYUv2TaskPool(_NYUv2TaskPool):

@@ -14,11 +14,10 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from fusion_plugins.compat import import_upstream
-from fusion_plugins.openclip.architecture import named_architecture
-from fusion_plugins.openclip.checkpoints import load_head
-from fusion_plugins.tinting.model import TintedModel
-
+from ..common.compat import import_upstream
+from ..merged.model import TintedModel
+from ..modelpool.openclip.architecture import named_architecture
+from ..modelpool.openclip.checkpoints import load_head
 from .clip import _Recorder
 
 _upstream = import_upstream("fusion_bench.taskpool.openclip_vision.openclip_taskpool")

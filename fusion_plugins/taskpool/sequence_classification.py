@@ -14,15 +14,14 @@ from fusion_bench.utils import count_parameters
 from torch import nn
 from tqdm.auto import tqdm
 
-from fusion_plugins.logging import get_logger
-from fusion_plugins.options import reject_unknown_options, require_integer
-from fusion_plugins.pools.loading import load_own_head
-from fusion_plugins.pools.sequence_classification import SequenceClassificationAdapter
-from fusion_plugins.pools.text import load_tokenizer
-from fusion_plugins.pools.tokens import position_limit
-from fusion_plugins.tinting.model import TintedModel
-from fusion_plugins.tinting.sites import replace
-
+from ..common.logging import get_logger
+from ..common.options import reject_unknown_options, require_integer
+from ..merged.model import TintedModel
+from ..merged.sites import replace
+from ..pools.families.sequence_classification import SequenceClassificationAdapter
+from ..pools.loading import load_own_head
+from ..pools.text import load_tokenizer
+from ..pools.tokens import position_limit
 from .text_inputs import TestSets, check_task, load_head
 from .text_metrics import averages, measure
 

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification
 
-from fusion_plugins.pools.sequence_classification import SequenceClassificationAdapter
-from fusion_plugins.pools.text import check_fields
-from fusion_plugins.pools.tokens import TextEncoder, choose_length
-
+from ..pools.families.sequence_classification import SequenceClassificationAdapter
+from ..pools.text import check_fields
+from ..pools.tokens import TextEncoder, choose_length
 from .text_metrics import METRICS
 
 

@@ -9,7 +9,7 @@ import torch
 from fusion_bench.mixins import auto_register_config
 from torch import Tensor, nn
 
-from fusion_plugins.adaptation import (
+from ..adaptation import (
     AdaptationTask,
     Batch,
     Engine,
@@ -18,13 +18,13 @@ from fusion_plugins.adaptation import (
     SampleOrder,
     SequentialSchedule,
 )
-from fusion_plugins.learned import LearnedMergeAlgorithm
-from fusion_plugins.options import require_choice, require_integer, require_number
-from fusion_plugins.pools import ClassificationHead
-from fusion_plugins.statistics import batch_norms
-
-from . import functional, sites
-from .model import TintedModel
+from ..common.options import require_choice, require_integer, require_number
+from ..learned.algorithm import LearnedMergeAlgorithm
+from ..merged import sites
+from ..merged.heads import ClassificationHead
+from ..merged.model import TintedModel
+from ..merged.statistics import batch_norms
+from . import functional
 from .selection import SelectionLog
 from .teacher import TeacherLabels, label_samples
 
@@ -53,7 +53,7 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
         clamp: Clamp coefficients to [0, 1] in the forward pass.
         tint_lr: Learning rate of the tints; None: that of the coefficients.
         learn_coefficients, learn_tints: False freezes them, for ablations.
-        **kwargs: See :class:`~fusion_plugins.learned.LearnedMergeAlgorithm`; here lr is
+        **kwargs: See :class:`~fusion_plugins.learned.algorithm.LearnedMergeAlgorithm`; here lr is
             0.01 and batch_size 32 unless given.
 
     Raises:

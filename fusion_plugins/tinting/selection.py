@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fusion_plugins.adaptation import Callback, Engine, StepReport
-from fusion_plugins.logging import get_logger
+from ..adaptation import Callback, Engine, StepReport
+from ..common.logging import get_logger
 
 log = get_logger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fusion_plugins.adaptation import Engine
+from ..adaptation import Engine
 
 _SAMPLES_AT_ONCE = 128
 

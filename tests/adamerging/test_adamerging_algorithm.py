@@ -20,10 +20,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from fusion_plugins import AdaMergingAlgorithm
 from fusion_plugins.adamerging.algorithm import PRESETS
-from fusion_plugins.artifacts import save_coefficients
 from fusion_plugins.awd.disentangle import disentangle
 from fusion_plugins.awd.functional import Descent
-from fusion_plugins.pools import ClassificationHead, PoolAdapter
+from fusion_plugins.learned.algorithm.artifacts import save_coefficients
+from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.pools import PoolAdapter
 from fusion_plugins.task_vectors import TaskVectors
 
 TASKS = ("one", "two", "three")

@@ -9,7 +9,7 @@ from lightning import Fabric
 from safetensors.torch import save_file
 
 from fusion_plugins import AdaMergingAlgorithm
-from fusion_plugins.artifacts import (
+from fusion_plugins.learned.algorithm.artifacts import (
     SavedCoefficients,
     load_coefficients,
     save_coefficients,

@@ -12,7 +12,7 @@ from fusion_plugins.adaptation import (
     SequentialSchedule,
     TaskData,
 )
-from fusion_plugins.adaptation.order import _permutation
+from fusion_plugins.common.order import _permutation
 
 # What seed 0 gives, written down once.
 FIRST_BATCH = [2, 4, 6, 8]

@@ -20,7 +20,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from fusion_plugins import AWDAlgorithm
 from fusion_plugins.awd.base_method import linear_weights
-from fusion_plugins.options import (
+from fusion_plugins.common.options import (
     reject_unknown_options,
     require_choice,
     require_integer,

@@ -10,8 +10,8 @@ from documented import REPOSITORY
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fusion_plugins import TintedModel
-from fusion_plugins.pools import ClassificationHead
-from fusion_plugins.pools.folders import FolderModelPool
+from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.modelpool.folders import FolderModelPool
 
 
 def given(page: Path, folder: Path) -> dict:

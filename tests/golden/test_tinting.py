@@ -16,7 +16,7 @@ from fusion_plugins.adaptation import (
     Engine,
     MergedWeights,
 )
-from fusion_plugins.pools import ClassificationHead
+from fusion_plugins.merged.heads import ClassificationHead
 
 SAMPLING = {"tinting": "none", "tinting_pp": "confidence_gap"}
 

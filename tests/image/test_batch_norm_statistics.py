@@ -14,10 +14,8 @@ from fusion_plugins import (
     TintedModel,
     TintingAlgorithm,
 )
-from fusion_plugins.pools import adapter_for, load_base
-from fusion_plugins.pools.loading import load_module
-from fusion_plugins.recalibration import recalibrate
-from fusion_plugins.statistics import (
+from fusion_plugins.merged.recalibration import recalibrate
+from fusion_plugins.merged.statistics import (
     CHOICES,
     RunningStatistics,
     batch_norms,
@@ -25,6 +23,8 @@ from fusion_plugins.statistics import (
     statistic_names,
     with_batch_statistics,
 )
+from fusion_plugins.pools import adapter_for, load_base
+from fusion_plugins.pools.loading import load_module
 
 QUIET = {"guard_every": 0, "num_workers": 0, "save_model": False, "seed": 0}
 QUIET |= {"checkpoint_dir": None, "batch_size": 4}

@@ -22,9 +22,9 @@ from fusion_plugins.pools import (
     load_task_vectors,
     with_shared_heads,
 )
-from fusion_plugins.pools.image_classification import load_processor
 from fusion_plugins.pools.loading import load_module
-from fusion_plugins.task_heads import with_task_heads
+from fusion_plugins.pools.registry.image_classification import load_processor
+from fusion_plugins.pools.task_heads import with_task_heads
 
 QUIET = {"guard_every": 2, "guard_samples": 4, "num_workers": 0, "save_model": False}
 QUIET |= {"checkpoint_dir": None, "batch_size": 4, "seed": 0, "data": "test"}

@@ -23,7 +23,7 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from fusion_plugins.pools import image_pools
+from fusion_plugins.modelpool import image_pools
 from fusion_plugins.pools.clip_tasks import register_clip_task
 
 TASKS = {"img-a": 3, "img-b": 4, "img-c": 5}  # classes

@@ -6,7 +6,7 @@ import typing
 
 import pytest
 
-from fusion_plugins.compat import import_upstream
+from fusion_plugins.common.compat import import_upstream
 
 HAS_OVERRIDE = sys.version_info >= (3, 12)
 

@@ -20,8 +20,8 @@ from fusion_plugins.demo.openclip_pools import (
     demo_openclip_taskpool,
 )
 from fusion_plugins.demo.recipe import DemoInputError
-from fusion_plugins.openclip import OpenCLIPModelPool
-from fusion_plugins.openclip.modelpool import OpenCLIPVisionModelPool
+from fusion_plugins.modelpool.openclip import OpenCLIPModelPool
+from fusion_plugins.modelpool.openclip.modelpool import OpenCLIPVisionModelPool
 from fusion_plugins.taskpool.openclip import (
     OpenCLIPTaskPool,
     OpenCLIPVisionModelTaskPool,

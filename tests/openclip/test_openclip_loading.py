@@ -13,17 +13,20 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from safetensors.torch import save_file
 
-from fusion_plugins.openclip import (
+from fusion_plugins.modelpool.folders import FolderModelPool
+from fusion_plugins.modelpool.openclip import (
     OpenCLIPImageEncoder,
     OpenCLIPModelPool,
     convert_checkpoint,
     load_encoder,
     load_head,
 )
-from fusion_plugins.openclip.__main__ import main
-from fusion_plugins.openclip.architecture import Architecture, named_architecture
-from fusion_plugins.openclip.checkpoints import save_head
-from fusion_plugins.pools.folders import FolderModelPool
+from fusion_plugins.modelpool.openclip.__main__ import main
+from fusion_plugins.modelpool.openclip.architecture import (
+    Architecture,
+    named_architecture,
+)
+from fusion_plugins.modelpool.openclip.checkpoints import save_head
 
 
 def activations(module) -> set[str]:

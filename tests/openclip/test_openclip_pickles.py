@@ -20,8 +20,8 @@ from old_pickles import (
 )
 from torch import nn
 
-from fusion_plugins.openclip import OpenCLIPModelPool, load_encoder, load_head
-from fusion_plugins.openclip.unpickle import read_pickle
+from fusion_plugins.modelpool.openclip import OpenCLIPModelPool, load_encoder, load_head
+from fusion_plugins.modelpool.openclip.unpickle import read_pickle
 
 IMAGES = torch.rand(4, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(5))
 

@@ -9,13 +9,13 @@ from torch import nn
 from torchvision.transforms import Compose, Normalize, Resize
 
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, TintingAlgorithm
-from fusion_plugins.openclip import OpenCLIPModelPool
-from fusion_plugins.openclip.modelpool import OpenCLIPVisionModelPool
+from fusion_plugins.merged.model import TintedModel
+from fusion_plugins.modelpool.openclip import OpenCLIPModelPool
+from fusion_plugins.modelpool.openclip.modelpool import OpenCLIPVisionModelPool
 from fusion_plugins.pools import adapter_for, family_of
 from fusion_plugins.pools.loading import expert_checkpoint, load_base
 from fusion_plugins.task_vectors import SafetensorsCheckpoint
 from fusion_plugins.task_vectors.checkpoint import module_checkpoint
-from fusion_plugins.tinting.model import TintedModel
 
 CPU = torch.device("cpu")
 TASKS = ["textures", "colours"]
@@ -76,7 +76,7 @@ def test_images_that_are_no_bytes_are_refused(prepared):
 
 
 def test_a_normalisation_alone_is_not_split(prepared):
-    from fusion_plugins.pools.openclip import split_normalisation
+    from fusion_plugins.pools.registry.openclip import split_normalisation
 
     normalise = Normalize([0.5] * 3, [0.5] * 3)
     for steps in ([normalise], [Resize(3), normalise], [Resize(3)]):
@@ -140,7 +140,7 @@ def test_a_model_in_memory_must_tell_how_to_prepare_images():
 
 def as_files(pool, folder) -> OpenCLIPModelPool:
     """The pool's models as `.pt` paths with converted files beside."""
-    from fusion_plugins.openclip.checkpoints import save_encoder
+    from fusion_plugins.modelpool.openclip.checkpoints import save_encoder
 
     paths = {}
     for name in pool.all_model_names:

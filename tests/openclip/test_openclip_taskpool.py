@@ -13,12 +13,12 @@ from torchmetrics.classification import MulticlassCalibrationError
 from fusion_plugins import TintedModel
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
 from fusion_plugins.demo.openclip_pools import demo_openclip_taskpool
-from fusion_plugins.pools import ClassificationHead
+from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.merged.sites import trainable_copy
 from fusion_plugins.taskpool.openclip import (
     OpenCLIPTaskPool,
     OpenCLIPVisionModelTaskPool,
 )
-from fusion_plugins.tinting.sites import trainable_copy
 
 TASKS = ["textures", "colours"]
 BLOCK = "model.visual.transformer.resblocks.1"

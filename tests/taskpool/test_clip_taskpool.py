@@ -9,10 +9,11 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from fusion_plugins import TintedModel
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
-from fusion_plugins.pools import ClassificationHead, adapter_for
+from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.merged.sites import trainable_copy
+from fusion_plugins.pools import adapter_for
 from fusion_plugins.taskpool import CLIPTaskPool
 from fusion_plugins.taskpool.clip import _Recorder
-from fusion_plugins.tinting.sites import trainable_copy
 
 UPSTREAM = "fusion_bench.taskpool.CLIPVisionModelTaskPool"
 BLOCK = "vision_model.encoder.layers.1"

@@ -81,7 +81,7 @@ def guided(tmp_path) -> OmegaConf:
             writer = csv.DictWriter(file, ["label", "text"], dialect="excel-tab")
             writer.writeheader()
             writer.writerows(sentences(task))
-        target = "fusion_plugins.pools.tsv.TsvDataset"
+        target = "fusion_plugins.modelpool.tsv.TsvDataset"
         dataset.clear()
         dataset |= {"_target_": target, "path": str(tmp_path / f"{task}.tsv")}
     return OmegaConf.create({"modelpool": modelpool, "taskpool": taskpool})

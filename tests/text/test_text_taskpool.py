@@ -28,8 +28,9 @@ from toy_text import (
 )
 
 from fusion_plugins import AWDAlgorithm, TintedModel, TintingAlgorithm
-from fusion_plugins.pools import ClassificationHead, with_shared_heads
-from fusion_plugins.task_heads import with_task_heads
+from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.pools import with_shared_heads
+from fusion_plugins.pools.task_heads import with_task_heads
 from fusion_plugins.taskpool.gpt2 import GPT2TaskPool
 from fusion_plugins.taskpool.sequence_classification import (
     SequenceClassificationTaskPool,

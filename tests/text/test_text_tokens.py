@@ -5,6 +5,7 @@ import pytest
 import torch
 from toy_text import LONGEST, WORDS, make_gpt2, make_roberta, make_t5, make_tokenizer
 
+from fusion_plugins.modelpool.tsv import TsvDataset
 from fusion_plugins.pools.tokens import (
     TEXT_FIELDS,
     TextEncoder,
@@ -12,7 +13,6 @@ from fusion_plugins.pools.tokens import (
     find_fields,
     position_limit,
 )
-from fusion_plugins.pools.tsv import TsvDataset
 
 
 @pytest.fixture(scope="module")

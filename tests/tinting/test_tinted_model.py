@@ -14,8 +14,8 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from fusion_plugins import TintedModel
-from fusion_plugins.pools import ClassificationHead
-from fusion_plugins.tinting.sites import trainable_copy
+from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.merged.sites import trainable_copy
 
 TASKS = {"stanford-cars": 7, "glue/cola": 2, "Digits": 10}
 HIDDEN, FEATURES = 32, 16

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fusion_plugins import TintedModel, TintingAlgorithm
 from fusion_plugins.adaptation import SampleOrder
-from fusion_plugins.pools import ClassificationHead, PoolAdapter
+from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.pools import PoolAdapter
 
 CLASSES = {"birds": 3, "cars": 4, "dogs": 5}
 ROWS, FEATURES = 24, 6

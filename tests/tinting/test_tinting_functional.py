@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fusion_plugins.merged.feature_map import head_as_feature_map
 from fusion_plugins.tinting.functional import (
     confidence_gap_selection,
-    head_as_feature_map,
     pseudo_label_loss,
     top_p_selection,
 )

@@ -5,7 +5,7 @@ from fusion_bench.models.wrappers.switch import SwitchModule
 from torch import nn
 from toy_tinting import ToyNet, make, tint, toy_pool
 
-from fusion_plugins.tinting import sites
+from fusion_plugins.merged import sites
 
 
 class Tied(nn.Module):

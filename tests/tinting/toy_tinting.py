@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fusion_plugins import TintedModel, TintingAlgorithm
 from fusion_plugins.adaptation import Callback, Engine, StepReport
-from fusion_plugins.pools import ClassificationHead, PoolAdapter, as_modelpool
+from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.pools import PoolAdapter, as_modelpool
 
 WIDTH, HIDDEN, FEATURES = 10, 8, 6
 TASKS = {"aa": 3, "bb": 4, "cc": 5}  # classes

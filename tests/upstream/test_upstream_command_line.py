@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from release_copy import contents, small_release
 
-from fusion_plugins.upstream import METHODS, ExportError, find_checkout, find_method
-from fusion_plugins.upstream.__main__ import main, make_parser
+from tools.upstream import METHODS, ExportError, find_checkout, find_method
+from tools.upstream.__main__ import main, make_parser
 
 
 def test_a_dry_run_lists_every_file_and_writes_none(release, capsys):
@@ -77,7 +77,7 @@ def test_another_name_must_be_a_package_name():
 
 def test_the_documented_commands_and_options_exist():
     text = (Path(__file__).parents[2] / "docs" / "upstream.md").read_text()
-    commands = re.findall(r"python -m fusion_plugins.upstream (.+)", text)
+    commands = re.findall(r"python -m tools.upstream (.+)", text)
     assert len(commands) == 2
     for command in commands:
         assert make_parser().parse_args(command.split()).method in METHODS

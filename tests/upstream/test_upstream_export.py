@@ -8,9 +8,9 @@ import yaml
 from release_copy import contents
 from toy_project import FILES, make_project
 
-from fusion_plugins.upstream import ExportError, Plan, find_checkout, find_method
-from fusion_plugins.upstream.export import plan_export
-from fusion_plugins.upstream.sources import Sources
+from tools.upstream import ExportError, Plan, find_checkout, find_method
+from tools.upstream.export import plan_export
+from tools.upstream.sources import Sources
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from release_copy import (
 from safetensors.torch import load_file
 
 import fusion_plugins
-from fusion_plugins.upstream import METHODS
-from fusion_plugins.upstream.__main__ import main
-from fusion_plugins.upstream.listing import with_export
+from tools.upstream import METHODS
+from tools.upstream.__main__ import main
+from tools.upstream.listing import with_export
 
 pytestmark = pytest.mark.slow
 

@@ -41,7 +41,7 @@ class AWDAlgorithm:
     "fusion_plugins/awd/functional.py": "def solve(): ...\n",
     "fusion_plugins/awd/not_needed.py": "",
     "fusion_plugins/late.py": "from .shared import deep\n",
-    "fusion_plugins/options.py": "from typing import TYPE_CHECKING\n"
+    "fusion_plugins/common/options.py": "from typing import TYPE_CHECKING\n"
     "if TYPE_CHECKING:\n    from .typed import Kind\n",
     "fusion_plugins/plain.py": "VALUE = 1\n",
     "fusion_plugins/shared/__init__.py": "from .tables import find as public\n",

@@ -1,0 +1,1 @@
+"""What learned merges share: options, the run, results."""

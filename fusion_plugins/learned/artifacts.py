@@ -1,0 +1,154 @@
+"""What a learned merge leaves in its log folder, and how it is read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_NAMES = ("tasks", "layers", "meaning")  # metadata of saved coefficients
+
+
+@dataclass(frozen=True)
+class SavedCoefficients:
+    """Learned merging coefficients with the names they belong to.
+
+    Attributes:
+        tasks, layers: Names of rows and columns.
+        raw: What was learned, (tasks,) or (tasks, layers), before any clamp.
+        applied: What the merge used, (tasks, layers).
+        meaning: Options without which the numbers mean something else: clamp, trim,
+            disentangle.
+    """
+
+    tasks: tuple[str, ...]
+    layers: tuple[str, ...]
+    raw: Tensor
+    applied: Tensor
+    meaning: Mapping[str, object] = field(default_factory=dict)
+
+    def require(
+        self, tasks: Sequence[str], layers: Sequence[str], meaning: Mapping, path
+    ) -> None:
+        """Raise unless they belong to these tasks, layers and options.
+
+        Raises:
+            ValueError: They were learned on another pool or with other options; the
+                message says what differs.
+        """
+        for name, value in self.meaning.items():
+            if meaning.get(name) != value:
+                raise ValueError(
+                    f"coefficients: {path} was learned with {name}={value!r}, this run has"
+                    f" {name}={meaning.get(name)!r}. Use the same method and options."
+                )
+        for what, ours, theirs in (
+            ("tasks", tasks, self.tasks),
+            ("layers", layers, self.layers),
+        ):
+            if tuple(ours) != tuple(theirs):
+                odd = sorted(set(ours) ^ set(theirs))[:5] or "their order"
+                raise ValueError(
+                    f"coefficients: {path} has {len(theirs)} {what}, this pool has"
+                    f" {len(ours)}; they differ in {odd}. Saved coefficients fit only the"
+                    " pool they were learned on."
+                )
+
+
+def save_coefficients(saved: SavedCoefficients, folder: Path) -> Path:
+    """Write ``coefficients.safetensors`` (exact) and ``coefficients.json`` (to read)."""
+    path = folder / "coefficients.safetensors"
+    names = {name: json.dumps(getattr(saved, name)) for name in _NAMES}
+    tensors = {"raw": saved.raw, "applied": saved.applied}
+    # Cloned: without a clamp both are one tensor, which safetensors refuses to save.
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(tensors, path, metadata=names)
+    values = tensors["applied"].tolist()
+    by_layer = {
+        layer: {task: values[t][column] for t, task in enumerate(saved.tasks)}
+        for column, layer in enumerate(saved.layers)
+    }
+    (folder / "coefficients.json").write_text(json.dumps(by_layer, indent=2))
+    return path
+
+
+def load_coefficients(path: str | Path) -> SavedCoefficients:
+    """Read ``coefficients.safetensors``, or the folder that holds it.
+
+    Raises:
+        ValueError: There is no such file, or it is of another kind.
+    """
+    path = Path(path)
+    path = path / "coefficients.safetensors" if path.is_dir() else path
+    if not path.is_file() or path.suffix != ".safetensors":
+        raise ValueError(
+            f"coefficients: {path} is not a file that a run saved; expected the path of a"
+            " coefficients.safetensors or of its folder."
+        )
+    try:
+        file = safe_open(str(path), framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"coefficients: {path} cannot be read: {error}") from error
+    with file:
+        metadata = file.metadata() or {}
+        known = set(_NAMES) <= metadata.keys()
+        if not known or not {"raw", "applied"} <= set(file.keys()):
+            raise ValueError(
+                f"coefficients: {path} holds {sorted(file.keys())[:5]}, not coefficients"
+                " with their task and layer names."
+            )
+        return SavedCoefficients(
+            tuple(json.loads(metadata["tasks"])),
+            tuple(json.loads(metadata["layers"])),
+            file.get_tensor("raw"),
+            file.get_tensor("applied"),
+            json.loads(metadata["meaning"]),
+        )
+
+
+def plot_coefficients(saved: SavedCoefficients, path: Path) -> None:
+    """Heatmap, layers x tasks."""
+    figure = _figure((3 + 0.7 * len(saved.tasks), 2 + 0.09 * len(saved.layers)))
+    axis = figure.add_subplot()
+    values = saved.applied.detach().cpu().t().numpy()
+    image = axis.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest")
+    axis.set_xticks(range(len(saved.tasks)), saved.tasks, rotation=45, ha="right")
+    step = max(len(saved.layers) // 40, 1)
+    shown = range(0, len(saved.layers), step)
+    axis.set_yticks(shown, [saved.layers[i] for i in shown], fontsize=5)
+    figure.colorbar(image, ax=axis, label="merging coefficient")
+    figure.savefig(path, dpi=150)
+
+
+def plot_history(
+    history: Sequence[Mapping], guard: Sequence[Mapping], path: Path
+) -> None:
+    """Loss per task, and agreement with the experts, over steps."""
+    figure = _figure((10, 4))
+    left, right = figure.subplots(1, 2)
+    names = sorted({k for entry in history for k in entry if k.startswith("loss/")})
+    for name in names:
+        points = [(e["step"], e[name]) for e in history if name in e]
+        left.plot(*zip(*points), lw=1, label=name.removeprefix("loss/"))
+    left.set(xlabel="step", ylabel="loss", title="loss per task")
+    for task in guard[0]["tasks"] if guard else ():
+        points = [(e["step"], e["tasks"][task]["agreement"]) for e in guard]
+        right.plot(*zip(*points), marker=".", label=task)
+    right.set(xlabel="step", ylim=(0, 1.02), title="agreement with the experts")
+    if guard:
+        right.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
+def _figure(size: tuple[float, float]):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -1,0 +1,1 @@
+"""What comes out of a merge: a trunk with a layer per task, heads, statistics, cards."""

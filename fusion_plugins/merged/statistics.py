@@ -1,0 +1,218 @@
+"""Batch normalisation's running statistics: which ones a merged model uses.
+
+They are no weights: nothing learns them, and adding their differences can make a variance
+negative. By default a merged model has the plain average of the experts' statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..common.logging import get_logger
+from ..common.options import require_choice
+from ..task_vectors import TaskVectors
+
+log = get_logger(__name__)
+
+CHOICES = ("average", "merged", "pretrained", "recalibrated", "recalibrated_per_task")
+#: Choices that need samples.
+RECALIBRATED = CHOICES[3:]
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+def batch_norms(module: nn.Module) -> dict[str, _BatchNorm]:
+    """Layers with running statistics, by module path."""
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    }
+
+
+def statistic_names(module: nn.Module) -> list[str]:
+    """State dict names of all running means and variances."""
+    owners = batch_norms(module)
+    return [f"{o}.{s}".removeprefix(".") for o in owners for s in _STATISTICS]
+
+
+class RunningStatistics:
+    """What a merge does with the running statistics of a pool's models.
+
+    Args:
+        choice: One of ``CHOICES``. ``average``: of the experts'. ``merged``: base plus
+            coefficients times differences, like any weight, as FusionBench's own methods
+            do; a variance that is not positive becomes the experts' average.
+            ``pretrained``: the base's. The rest: estimated anew on unlabelled samples, one
+            set for all tasks or one per task.
+        module: The pretrained model.
+        task_vectors: Base and experts; tensors it leaves out stay as in the base.
+
+    Attributes:
+        names: Names of the statistics; empty for models without batch normalisation.
+    """
+
+    def __init__(self, choice: str, module: nn.Module, task_vectors: TaskVectors):
+        require_choice("batch_norm", choice, CHOICES)
+        self.choice = choice
+        known = set(task_vectors.keys)
+        self.names = [name for name in statistic_names(module) if name in known]
+        self._base = {name: task_vectors.base(name).clone() for name in self.names}
+        self._average = _average(task_vectors, self.names)
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether samples are needed."""
+        return bool(self.names) and self.choice in RECALIBRATED
+
+    @property
+    def per_task(self) -> bool:
+        """Whether every task gets statistics of its own."""
+        return self.choice == RECALIBRATED[1]
+
+    def card_notes(self) -> list[str]:
+        """A sentence for the model card, if there is something to say."""
+        used = f"Running statistics of batch normalisation: {self.choice}."
+        return [used] if self.names else []
+
+    @property
+    def apart(self) -> list[str]:
+        """Names that are no part of the merge: not disentangled, trimmed or scaled."""
+        return [] if self.choice == "merged" else self.names
+
+    @torch.no_grad()
+    def write(self, module: nn.Module) -> None:
+        """Put the chosen statistics into a merged module; estimated ones come later."""
+        if self.choice == "merged":
+            self.repair(module)
+            return
+        values = self._base if self.choice == "pretrained" else self._average
+        state = module.state_dict(keep_vars=True)
+        for name in self.names:
+            if name in state:  # some methods return another kind of module
+                state[name].copy_(values[name].view(state[name].shape))
+
+    @torch.no_grad()
+    def repair(self, module: nn.Module) -> None:
+        """Make merged variances positive, with a warning; other choices need none."""
+        state, repaired = module.state_dict(keep_vars=True), {}
+        for name in self.names if self.choice == "merged" else ():
+            if name not in state:
+                continue
+            bad = state[name] <= 0
+            if name.endswith(_STATISTICS[1]) and bad.any():
+                repaired[name] = int(bad.sum())
+                average = self._average[name].to(state[name])
+                state[name].copy_(torch.where(bad, average, state[name]))
+        if repaired:
+            log.warning(
+                "Merging made %d running variances in %d layers zero or negative, as in"
+                " '%s'; they are set to the experts' average. Use batch_norm=average, or"
+                " batch_norm=recalibrated_per_task.",
+                sum(repaired.values()),
+                len(repaired),
+                next(iter(repaired)),
+            )
+
+    def learning_forward(self, forward: Callable) -> Callable:
+        """The forward function to learn with.
+
+        With ``merged`` statistics every variance is made positive first; with those of
+        each task, a batch is normalised by its own, as it will be in the end.
+
+        Args:
+            forward: (module, inputs) -> features.
+        """
+        if self.recalibrates and self.per_task:
+            return with_batch_statistics(forward)
+        if self.choice != "merged" or not self.names:
+            return forward
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def run(module: nn.Module, inputs: Tensor) -> Tensor:
+            if not found:  # the merge writes into these tensors, it makes no new ones
+                found.extend(self._variances(module))
+            for variance, average in found:
+                torch.where(variance > 0, variance, average, out=variance)
+            return forward(module, inputs)
+
+        return run
+
+    def _variances(self, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        owners = batch_norms(module)
+        found = []
+        for name in self.names:
+            owner, _, kind = name.rpartition(".")
+            if kind == _STATISTICS[1] and owner in owners:  # else a task's own layer
+                # .data: what is written must not look like a change of the merge.
+                value = owners[owner].running_var.data
+                found.append((value, self._average[name].to(value)))
+        return found
+
+
+def with_batch_statistics(forward: Callable) -> Callable:
+    """A forward function in which batch norm uses and keeps no running statistics."""
+
+    def run(module: nn.Module, inputs: Tensor) -> Tensor:
+        layers = list(batch_norms(module).values())
+        try:
+            for layer in layers:
+                layer.training, layer.track_running_stats = True, False
+            return forward(module, inputs)
+        finally:
+            for layer in layers:
+                layer.training, layer.track_running_stats = False, True
+
+    return run
+
+
+def _average(task_vectors: TaskVectors, names: Sequence[str]) -> dict[str, Tensor]:
+    """Plain averages of the experts' tensors."""
+    averages = {}
+    for block in task_vectors.blocks(names):
+        mean = block.base + block.task_vectors.mean(dim=0)
+        dtype = task_vectors.dtype(block.key)
+        averages[block.key] = mean.flatten().to(dtype)
+    return averages
+
+
+@torch.no_grad()
+def estimate(
+    layers: Mapping[str, _BatchNorm], run: Callable[[], None], what: str = "the pool"
+) -> None:
+    """Replace the statistics of some layers by those of the inputs they meet in `run`.
+
+    Running mean and variance become the plain averages over the batches of each batch's
+    mean and (unbiased) variance; meanwhile these layers normalise by the batch's own.
+
+    Args:
+        layers: By name, as from :func:`batch_norms`.
+        run: Runs forward passes.
+        what: For the message.
+
+    Raises:
+        ValueError: A layer met no inputs, or statistics that are not finite.
+    """
+    before = [(layer, layer.training, layer.momentum) for layer in layers.values()]
+    try:
+        for layer in layers.values():
+            layer.reset_running_stats()
+            layer.train()
+            layer.momentum = None  # a cumulative average
+        run()
+    finally:
+        for layer, training, momentum in before:
+            layer.train(training)
+            layer.momentum = momentum
+    for name, layer in layers.items():
+        idle = int(layer.num_batches_tracked) == 0
+        if idle or not torch.isfinite(layer.running_var).all():
+            raise ValueError(
+                f"batch_norm: layer '{name}' got "
+                + ("no inputs" if idle else "statistics that are not finite")
+                + f" from the samples of {what}. Use more samples, or batch_norm=average."
+            )

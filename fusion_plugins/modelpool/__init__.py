@@ -1,0 +1,1 @@
+"""Model pool classes: plain folders, image classifiers, OpenCLIP."""

@@ -1,0 +1,52 @@
+"""FusionBench's image classification pools, importable on Python 3.10 and 3.11 too.
+
+_target_: fusion_plugins.modelpool.image_pools.ResNetPool
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ..common.compat import import_upstream
+
+_MODULE = "fusion_bench.modelpool.{}_for_image_classification"
+
+ConvNextPool = import_upstream(
+    _MODULE.format("convnext")
+).ConvNextForImageClassificationPool
+Dinov2Pool = import_upstream(_MODULE.format("dinov2")).Dinov2ForImageClassificationPool
+_ResNetPool = import_upstream(_MODULE.format("resnet")).ResNetForImageClassificationPool
+
+
+class ResNetPool(_ResNetPool):
+    """FusionBench's ResNet pool, whose torchvision models may have a ``checkpoint``.
+
+    FusionBench 0.2.33 builds torchvision models from a name and a number of classes, but
+    has no way to give them fine-tuned weights. Here a model's description may say
+    ``{model_name: resnet18, num_classes: 10, checkpoint: expert.safetensors}``: a state
+    dict, as safetensors or as FusionBench saves it (read as weights only).
+    """
+
+    def load_model(self, model_name_or_config, *args, **kwargs) -> nn.Module:
+        config = model_name_or_config
+        if isinstance(config, str) and config in self._models:
+            config = self._models[config]
+        model = super().load_model(config, *args, **kwargs)
+        if self.type != "torchvision" or not isinstance(config, Mapping):
+            return model
+        if config.get("checkpoint") is not None:
+            model.load_state_dict(_read(Path(config["checkpoint"])))
+        return model
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise ValueError(f"checkpoint: there is no file {path}.")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)

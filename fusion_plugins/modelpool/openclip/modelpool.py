@@ -1,0 +1,127 @@
+"""FusionBench's OpenCLIP model pool: any Python, no downloads, pickles only on request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fusion_bench.models.open_clip import ClassificationHead, ImageEncoder
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ...common.compat import import_upstream
+from .checkpoints import load_encoder, load_head
+from .encoder import WEIGHTS_FILE
+from .trust import SAFE_SUFFIX, converted
+
+_upstream = import_upstream("fusion_bench.modelpool.openclip_vision.modelpool")
+OpenCLIPVisionModelPool = _upstream.OpenCLIPVisionModelPool
+_PATH_KEYS = ("state_dict_path", "pickle_path")  # upstream's; either may be any kind
+
+
+class OpenCLIPModelPool(OpenCLIPVisionModelPool):
+    """Image encoders and classification heads of OpenCLIP.
+
+    A model is given as upstream allows: a path, ``{model_name, state_dict_path}``,
+    ``{model_name, pickle_path}``, a module, or a config with ``_target_``. Paths may also
+    be ``.safetensors`` files or folders of
+    :class:`~fusion_plugins.modelpool.openclip.encoder.OpenCLIPImageEncoder`; a safetensors file of
+    the same name beside a ``.pt`` file is read in its place.
+
+    Args:
+        models: Name -> model, with the pretrained one under ``_pretrained_``.
+        classification_heads: Task -> path, module, or config with ``_target_``.
+        trust_pickle: Read files that are pickles of whole modules. They are read without
+            running code they name, but only trust what you know the source of.
+        **kwargs: Datasets; see upstream's pool.
+
+    Raises:
+        ValueError: `trust_pickle` is not true or false.
+    """
+
+    _config_mapping = OpenCLIPVisionModelPool._config_mapping | {
+        "_classification_heads": "classification_heads",
+        "trust_pickle": "trust_pickle",
+    }
+
+    def __init__(
+        self,
+        models,
+        classification_heads: Mapping | None = None,
+        trust_pickle: bool = False,
+        **kwargs,
+    ):
+        if not isinstance(trust_pickle, bool):
+            raise ValueError(
+                f"trust_pickle is {trust_pickle!r}, expected true or false."
+            )
+        super().__init__(models, classification_heads=classification_heads, **kwargs)
+        self.trust_pickle = trust_pickle
+
+    def load_model(self, model_name_or_config, *args, **kwargs) -> ImageEncoder:
+        """A model by its name in the pool, or by a config in one of the forms above.
+
+        Raises:
+            ValueError: The file is missing, not trusted, or does not fit.
+        """
+        config = self._plain(model_name_or_config)
+        path, model_name = _path_and_name(config)
+        if path is None:
+            return super().load_model(model_name_or_config, *args, **kwargs)
+        encoder = load_encoder(path, model_name, self.trust_pickle)
+        if self._train_processor is None:
+            self._train_processor = encoder.train_preprocess
+        if self._test_processor is None:
+            self._test_processor = encoder.val_preprocess
+        return encoder
+
+    def load_classification_head(
+        self, model_name_or_config, *args, **kwargs
+    ) -> ClassificationHead:
+        """A task's head, by the task's name or by a config.
+
+        Raises:
+            ValueError: The pool has no heads, or the file is missing or not trusted.
+        """
+        heads = self._classification_heads
+        config = model_name_or_config
+        if heads is not None and isinstance(config, str) and config in heads:
+            config = heads[config]
+        if heads is not None and isinstance(config, str):
+            return load_head(config, self.trust_pickle)
+        return super().load_classification_head(model_name_or_config, *args, **kwargs)
+
+    def save_model(self, model: nn.Module, path: str, *args, **kwargs) -> None:
+        """Write a folder if the model knows how; else its state dict, as upstream."""
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(path)
+        else:
+            super().save_model(model, path, *args, **kwargs)
+
+    def safetensors_of(self, name: str) -> Path | None:
+        """The safetensors file or folder that a model is read from, if it is one."""
+        path, _ = _path_and_name(self._plain(name))
+        if path is None:
+            return None
+        source = converted(path)
+        is_safe = source.suffix == SAFE_SUFFIX and source.is_file()
+        return source if is_safe or (source / WEIGHTS_FILE).is_file() else None
+
+    def _plain(self, model_name_or_config) -> object:
+        config = model_name_or_config
+        if isinstance(config, str) and config in self._models:
+            config = self._models[config]
+        if isinstance(config, DictConfig):
+            config = OmegaConf.to_container(config, resolve=True)
+        return config
+
+
+def _path_and_name(config: object) -> tuple[str | None, str | None]:
+    """Where a model is and what its architecture is called; (None, None) if not by path."""
+    if isinstance(config, str):
+        return config, None
+    if isinstance(config, Mapping) and len(config) == 2 and "model_name" in config:
+        for key in _PATH_KEYS:
+            if key in config:
+                return config[key], config["model_name"]
+    return None, None

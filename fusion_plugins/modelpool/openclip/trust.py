@@ -1,0 +1,112 @@
+"""Telling files that hold tensors alone from pickles, which need to be trusted."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .unpickle import Record, read_pickle, written_by_torch
+
+SAFE_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is in a file.
+
+    Attributes:
+        tensors: By name.
+        metadata: Of a safetensors file.
+        record: The pickled module, if the file held a whole one.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    record: Record | None = None
+
+
+def converted(path: str | Path) -> Path:
+    """The safetensors file of the same name beside a file, if there is one."""
+    path = Path(path)
+    beside = path.with_suffix(SAFE_SUFFIX)
+    return beside if path.suffix and beside.is_file() else path
+
+
+def read(path: str | Path, trust_pickle: bool = False) -> Content:
+    """Read safetensors, a state dict written by torch.save, or a trusted pickled module.
+
+    Raises:
+        ValueError: No such file, damaged, of another kind, or a pickle without
+            `trust_pickle`; nothing of such a file is unpickled.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"There is no file {path}. Download the checkpoints, or set modelpool.model_dir"
+            " to the folder that holds them."
+        )
+    if path.suffix == SAFE_SUFFIX:
+        return _read_safetensors(path)
+    tensors = _plain_tensors(path)
+    if tensors is not None:
+        return Content(tensors)
+    if not trust_pickle:
+        raise ValueError(
+            f"{path} is not a plain state dict but a pickle of a whole module (or"
+            " damaged). Pickles can run any code when they are loaded, so it was not read."
+            " If you trust its source, convert it once:\n  python -m"
+            f" fusion_plugins.modelpool.openclip convert {path} {path.with_suffix(SAFE_SUFFIX)}"
+            " --trust-pickle\nThe file that this writes is found by itself then. Or set"
+            " modelpool.trust_pickle=true (and taskpool.trust_pickle=true)."
+        )
+    return _from_pickle(read_pickle(path), path)
+
+
+def _read_safetensors(path: Path) -> Content:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return Content(tensors, file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}.") from error
+
+
+def _plain_tensors(path: Path) -> dict[str, Tensor] | None:
+    """A state dict, or None for anything that torch does not read without trust."""
+    if not written_by_torch(path):
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
+        return None
+    return _state_dict(content, path)
+
+
+def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
+    inner = content.get("state_dict") if isinstance(content, Mapping) else None
+    tensors = content if inner is None else inner
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(value, Tensor) for value in tensors.values()
+    ):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, not a state dict or a module."
+        )
+    return dict(tensors)
+
+
+def _from_pickle(content: object, path: Path) -> Content:
+    if isinstance(content, Record) and "_modules" in content.__dict__:
+        return Content(content.state_dict(), record=content)
+    return Content(_state_dict(content, path))
+
+
+def as_metadata(**values: object) -> dict[str, str]:
+    """Values as the texts that safetensors keep beside tensors."""
+    return {name: json.dumps(value) for name, value in values.items()}

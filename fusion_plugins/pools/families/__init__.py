@@ -1,0 +1,1 @@
+"""One file per family of pools; each registers its adapter."""

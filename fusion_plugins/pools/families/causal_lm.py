@@ -1,0 +1,118 @@
+"""FusionBench's pools of causal language models: adaptation on unlabelled prompts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..causal_lm_files import local_folder, tokenizer_of
+from ..loading import load_base
+from ..registry import family
+from ..text import TextAdapter, listed_dataset
+from ..tokens import LONGEST
+
+
+@family("fusion_bench.modelpool.causal_lm.causal_lm.CausalLMPool")
+class CausalLMAdapter(TextAdapter):
+    """For :class:`fusion_bench.modelpool.CausalLMPool`.
+
+    Samples have a text field (``text``, ``prompt``, or those named in `task_info`) or are
+    tokenised already (``input_ids``); then the pool needs no tokenizer. The whole model
+    is merged. The classes are the vocabulary: logits are those of the token that would
+    follow the last one of the prompt, so that AdaMerging makes the model sure of how each
+    answer starts.
+
+    Deviation: FusionBench's LayerWiseAdaMergingForLlamaSFT minimises the cross-entropy of
+    labelled samples over all positions and merges the decoder layers alone; the entropy
+    needs no labels.
+    """
+
+    heads_are_layers = False
+
+    @classmethod
+    def files(cls, modelpool, name: str) -> Path | None:
+        return local_folder(modelpool, name)
+
+    def prepare(self, device: torch.device) -> None:
+        self.device = device
+        base = load_base(self.modelpool)
+        if getattr(base, "get_output_embeddings", lambda: None)() is None:
+            raise ValueError(
+                f"The pool is a {type(self.modelpool).__name__}, but its pretrained model"
+                f" is a {type(base).__name__} without an output layer over the vocabulary."
+            )
+        tokenizer = tokenizer_of(self.modelpool) or _NoTokenizer()
+        self._unmasked = tokenizer.pad_token_id is None
+        if self._unmasked:  # any token can fill places that nothing looks at
+            tokenizer.pad_token_id = 0
+        self._choose_lengths(base, tokenizer)
+
+    def dataset(self, task: str, split: str) -> Dataset:
+        raw = listed_dataset(self.modelpool, task, split)
+        return _Prompts(raw, lambda sample: self._encode_prompt(task, sample), task)
+
+    def _encode_prompt(self, task: str, sample: object) -> Tensor:
+        fields = self.task_info.get(task, {}).get("fields")
+        if isinstance(sample, Mapping) and fields is None:
+            if "input_ids" in sample:
+                ids = torch.as_tensor(sample["input_ids"]).flatten()
+                if self._unmasked and "attention_mask" not in sample:
+                    sample = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            elif "prompt" in sample and "text" not in sample:
+                fields = ["prompt"]
+        return self._encoder(sample, fields, self._lengths[task])
+
+    def heads(self) -> dict[str, nn.Module]:
+        return {task: nn.Identity() for task in self.tasks}
+
+    def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        """Logits behind each prompt's last token, shape (samples, vocabulary)."""
+        texts = self._encoder.unpack(inputs)
+        ids, mask = texts["input_ids"], texts["attention_mask"]
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        options = {"attention_mask": mask, "use_cache": False}
+        if _can_choose_places(module):  # all places would cost vocabulary * length each
+            places, last = last.unique(return_inverse=True)
+            options["logits_to_keep"] = places
+        logits = module(ids, **options).logits
+        return logits[torch.arange(len(logits), device=logits.device), last]
+
+
+def _can_choose_places(module: nn.Module) -> bool:
+    compiled_from = getattr(module, "_orig_mod", module)
+    return "logits_to_keep" in inspect.signature(compiled_from.forward).parameters
+
+
+class _NoTokenizer:
+    """Stands for the tokenizer of a pool whose samples are tokenised already."""
+
+    pad_token_id = None
+    model_input_names = ("input_ids", "attention_mask")
+    model_max_length = LONGEST
+
+    def __call__(self, *texts, **options):
+        raise ValueError(
+            "The samples hold text, but the pool has no tokenizer. Set modelpool.tokenizer"
+            " to the model's folder or hub name, or give samples with input_ids."
+        )
+
+
+class _Prompts(Dataset):
+    """Raw samples of one task, encoded."""
+
+    def __init__(self, samples, encode: Callable[[object], Tensor], task: str):
+        self._samples, self._encode, self._task = samples, encode, task
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            return self._encode(self._samples[index])
+        except ValueError as error:
+            raise ValueError(f"Task '{self._task}', sample {index}: {error}") from error

@@ -1,0 +1,66 @@
+"""FusionBench's GPT-2 pool: bare trunks are merged, heads come from the classifiers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from fusion_bench.modelpool import GPT2ForSequenceClassificationPool
+from torch import Tensor, nn
+
+from ...merged.heads import ClassificationHead
+from ..hugging_face import is_from_pretrained, load_with_head, local_folder
+from ..registry import family
+from ..text import TextAdapter
+from .sequence_classification import require_classes
+
+_CLASSIFIER = "transformers.GPT2ForSequenceClassification.from_pretrained"
+
+
+@family(
+    "fusion_bench.modelpool.huggingface_gpt2_classification.GPT2ForSequenceClassificationPool"
+)
+class GPT2Adapter(TextAdapter):
+    """For :class:`fusion_bench.modelpool.GPT2ForSequenceClassificationPool`.
+
+    Its models are ``GPT2Model``; `pool.load_classifier(task)` gives the expert with its
+    head.
+    """
+
+    @classmethod
+    def files(cls, modelpool, name: str) -> Path | None:
+        return local_folder(modelpool, name, GPT2ForSequenceClassificationPool)
+
+    def heads(self) -> dict[str, ClassificationHead]:
+        """The classifiers' score layers; one classifier at a time is loaded.
+
+        Raises:
+            ValueError: An expert has no classifier, or one with a single output.
+        """
+        heads = {}
+        for task in self.tasks:
+            config = self.modelpool._models[task]
+            if not is_from_pretrained(config):
+                raise ValueError(
+                    f"expert '{task}' is not loaded by from_pretrained, so the pool cannot"
+                    " load its classifier. Give the folder or hub name of the expert's"
+                    " GPT2ForSequenceClassification."
+                )
+            config = {**config, "_target_": _CLASSIFIER}
+            score = load_with_head(config, task, "score").score
+            require_classes(task, score.out_features)
+            heads[task] = ClassificationHead(score.weight, score.bias).to(self.device)
+        return heads
+
+    def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        """The hidden state of each sample's last token, shape (samples, width).
+
+        A classifier looks for the last token that is not padding; this one for the last
+        that is attended to.
+        """
+        texts = self._encoder.unpack(inputs)
+        hidden = module(**texts).last_hidden_state
+        mask = texts["attention_mask"]
+        places = torch.arange(mask.shape[1], device=mask.device)
+        last = (mask * places).argmax(-1)
+        return hidden[torch.arange(len(hidden), device=mask.device), last]

@@ -1,0 +1,130 @@
+"""ResNet, ConvNeXt and DINOv2 pools: the trunk is merged, each task keeps its head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..clip_tasks import register_clip_task
+from ..image_processing import ImageCodec
+from ..loading import PRETRAINED
+from ..own_heads import OwnHeadsAdapter
+from ..registry import family
+
+# FusionBench asks for prompts too when a task is registered; nothing here reads them.
+_TEMPLATE = "a photo of a {}."
+
+# Pool classes whose models given as a folder are exactly what its files hold.
+_KNOWN = {
+    "ResNetPool",
+    "ResNetForImageClassificationPool",
+    "ConvNextForImageClassificationPool",
+    "Dinov2ForImageClassificationPool",
+}
+
+
+@family(
+    "fusion_bench.modelpool.resnet_for_image_classification.ResNetForImageClassificationPool",
+    "fusion_bench.modelpool.convnext_for_image_classification.ConvNextForImageClassificationPool",
+    "fusion_bench.modelpool.dinov2_for_image_classification.Dinov2ForImageClassificationPool",
+)
+class ImageClassificationAdapter(OwnHeadsAdapter):
+    """For FusionBench's ``*ForImageClassificationPool`` classes.
+
+    Heads are ``classifier`` (transformers) or ``fc`` (torchvision). `task_info` of an own
+    task: ``{classnames: [...]}``; it is registered with FusionBench, so that its
+    ImageClassificationTaskPool knows the number of classes.
+
+    Raises:
+        ValueError: `task_info` is of another form, or an expert's head would be random.
+    """
+
+    head_names = ("classifier", "fc")
+
+    def __init__(self, modelpool, task_info=None):
+        super().__init__(modelpool, task_info)
+        for task, info in self.task_info.items():
+            if not isinstance(info, Mapping) or set(info) != {"classnames"}:
+                raise ValueError(
+                    f"tasks.{task} is {info!r}, expected {{classnames: [...]}}. Images"
+                    " are classified by the experts' own heads, without prompts."
+                )
+            register_clip_task(task, info["classnames"], [_TEMPLATE])
+
+    @classmethod
+    def files(cls, modelpool, name: str) -> Path | None:
+        config = modelpool._models[name]
+        known = type(modelpool).__name__ in _KNOWN and _is_upstream(modelpool)
+        torchvision = getattr(modelpool, "type", None) == "torchvision"
+        if not known or torchvision or not isinstance(config, str):
+            return None
+        return Path(config) if Path(config).is_dir() else None
+
+    @classmethod
+    def adopt(cls, module: nn.Module) -> nn.Module:
+        """Take off the pool's `forward`, which runs the weights of one fixed object."""
+        for name in ("forward", "original_forward"):
+            module.__dict__.pop(name, None)
+        return module
+
+    @classmethod
+    def load_head(cls, modelpool, task: str, site: str) -> nn.Module:
+        config = modelpool._models[task]
+        described = isinstance(config, Mapping) and config.get("dataset_name")
+        transformers = getattr(modelpool, "type", "transformers") == "transformers"
+        if described and transformers and _is_upstream(modelpool):
+            raise ValueError(
+                f"expert '{task}' has dataset_name={config['dataset_name']}, for which"
+                " FusionBench gives it a new head of random weights. Give the expert as"
+                " its folder or hub name alone, so that its trained head is loaded."
+            )
+        return super().load_head(modelpool, task, site)
+
+    @classmethod
+    def save_model(cls, modelpool, module: nn.Module, path: Path) -> None:
+        """As the pool does, but a torchvision model as safetensors in a folder."""
+        if not hasattr(module, "save_pretrained"):
+            super().save_model(modelpool, module, path)
+            return
+        module.save_pretrained(path)
+        processor = load_processor(modelpool)
+        if hasattr(processor, "save_pretrained"):
+            processor.save_pretrained(path)
+
+    def prepare(self, device: torch.device) -> None:
+        super().prepare(device)
+        self._codec = ImageCodec(load_processor(self.modelpool), device)
+
+    def encode(self, sample: object) -> Tensor:
+        """The preprocessed image, as bytes where that is exact."""
+        image = sample["image"] if isinstance(sample, dict) else sample[0]
+        return self._codec.encode(image)
+
+    def decode(self, stored: Tensor) -> Tensor:
+        return self._codec.decode(stored)
+
+    def outputs(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        outputs = module(inputs)
+        return outputs if isinstance(outputs, Tensor) else outputs.logits
+
+
+def load_processor(modelpool):
+    """The pool's image processor; also where FusionBench itself cannot find it.
+
+    FusionBench 0.2.33 expects ``_pretrained_: {config_path: ...}``, but some of its own
+    configs give the folder or hub name alone.
+    """
+    config = modelpool._models[PRETRAINED]
+    if isinstance(config, str) and getattr(modelpool, "type", "") != "torchvision":
+        from transformers import AutoImageProcessor
+
+        return AutoImageProcessor.from_pretrained(config)
+    return modelpool.load_processor()
+
+
+def _is_upstream(modelpool) -> bool:
+    # A subclass may change what is loaded; ours does so for torchvision models alone.
+    return type(modelpool).__module__.startswith(("fusion_bench.", "fusion_plugins."))

@@ -1,0 +1,84 @@
+"""Pools of ``*ForSequenceClassification`` models: BERT, RoBERTa and their like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusion_bench.modelpool import SequenceClassificationModelPool
+from torch import Tensor, nn
+
+from ..hugging_face import is_from_pretrained, load_with_head, local_folder
+from ..own_heads import OwnHeadsAdapter
+from ..registry import family
+from ..text import TextAdapter
+
+
+@family(
+    "fusion_bench.modelpool.seq_classification_lm.seq_classification_lm.SequenceClassificationModelPool"
+)
+class SequenceClassificationAdapter(TextAdapter, OwnHeadsAdapter):
+    """For :class:`fusion_bench.modelpool.SequenceClassificationModelPool`.
+
+    The trunk is merged, each task keeps its expert's head. Adaptation needs heads with
+    two or more classes.
+    """
+
+    head_names = ("classifier", "score", "classification_head", "logits_proj")
+
+    @classmethod
+    def files(cls, modelpool, name: str) -> Path | None:
+        return local_folder(modelpool, name, SequenceClassificationModelPool)
+
+    @classmethod
+    def load_head(cls, modelpool, task: str, site: str) -> nn.Module:
+        config = modelpool._models[task]
+        if not is_from_pretrained(config):
+            return modelpool.load_model(task).get_submodule(site)
+        options = dict(getattr(modelpool, "_model_kwargs", None) or {})
+        return load_with_head(config, task, site, **options).get_submodule(site)
+
+    def check_base(self, base: nn.Module, tokenizer) -> None:
+        """Decoders look for the last token that is not padding, by the model's config."""
+        if self.head_site(base) != "score":
+            return
+        theirs, ours = base.config.pad_token_id, tokenizer.pad_token_id
+        if theirs != ours:
+            raise ValueError(
+                f"The pretrained model's config has pad_token_id {theirs}, but the"
+                f" tokenizer pads with {ours}: the model would take its class from a"
+                " padding token. Set both to the same token."
+            )
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Each expert's own head.
+
+        Raises:
+            ValueError: A head has one output: a regression task.
+        """
+        heads = super().heads()
+        for task, head in heads.items():
+            require_classes(task, output_size(head))
+        return heads
+
+    def outputs(self, module: nn.Module, inputs: Tensor) -> Tensor:
+        return module(**self._encoder.unpack(inputs)).logits
+
+
+def output_size(head: nn.Module) -> int | None:
+    """How many numbers a head gives per sample; None if it ends in no linear layer."""
+    linear = [m for m in head.modules() if isinstance(m, nn.Linear)]
+    return linear[-1].out_features if linear else None
+
+
+def require_classes(task: str, outputs: int | None) -> None:
+    """Raise for a head with a single output.
+
+    Raises:
+        ValueError: It has.
+    """
+    if outputs == 1:
+        raise ValueError(
+            f"Task '{task}' is a regression: its head has one output, but the entropy of"
+            " AdaMerging and the pseudo labels of Tinting need classes. Leave the task out"
+            " of the pool, or merge with a data-free method such as method=awd."
+        )

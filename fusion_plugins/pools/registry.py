@@ -1,0 +1,85 @@
+"""Which adapter knows which pool class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from fusion_bench.modelpool import BaseModelPool
+
+from .adapter import PoolAdapter
+
+# Full class name of a pool -> its adapter. By name: importing some of FusionBench's pools
+# is slow or needs Python 3.12, and none of them is imported for the sake of another.
+_ADAPTERS: dict[str, type[PoolAdapter]] = {}
+
+
+def family(*pool_classes: str) -> Callable[[type[PoolAdapter]], type[PoolAdapter]]:
+    """A decorator with which a file of ``pools/families`` registers its adapter.
+
+    Args:
+        *pool_classes: Full names of the model pool classes it knows.
+    """
+
+    def register(adapter: type[PoolAdapter]) -> type[PoolAdapter]:
+        _ADAPTERS.update(dict.fromkeys(pool_classes, adapter))
+        return adapter
+
+    return register
+
+
+def register_adapter(pool_class: type, adapter: type[PoolAdapter]) -> None:
+    """Teach all methods a pool class; its subclasses are known too.
+
+    Args:
+        pool_class: A model pool class.
+        adapter: What knows it. Replaces the adapter known so far.
+
+    Raises:
+        TypeError: Not a pool class, or not an adapter class.
+    """
+    if not (isinstance(pool_class, type) and issubclass(pool_class, BaseModelPool)):
+        raise TypeError(f"{pool_class!r} is not a subclass of BaseModelPool.")
+    if not (isinstance(adapter, type) and issubclass(adapter, PoolAdapter)):
+        raise TypeError(f"{adapter!r} is not a subclass of PoolAdapter.")
+    _import_families()  # which must not undo it later
+    _ADAPTERS[_name(pool_class)] = adapter
+
+
+def family_of(modelpool: BaseModelPool) -> type[PoolAdapter] | None:
+    """The adapter class of a pool, or None if no family knows it."""
+    _import_families()
+    names = (_name(kind) for kind in type(modelpool).__mro__)
+    return next((_ADAPTERS[name] for name in names if name in _ADAPTERS), None)
+
+
+@cache
+def _import_families() -> None:
+    folder = Path(__file__).parent / "families"
+    for module in sorted(path.stem for path in folder.glob("[!_]*.py")):
+        import_module(f".families.{module}", __package__)
+
+
+def adapter_for(
+    modelpool: BaseModelPool, task_info: Mapping | None = None
+) -> PoolAdapter:
+    """The adapter of a pool's family, ready to be asked for data.
+
+    Raises:
+        TypeError: No family knows this pool.
+    """
+    adapter = family_of(modelpool)
+    if adapter is None:
+        known = sorted(name.rpartition(".")[2] for name in _ADAPTERS)
+        raise TypeError(
+            f"Adaptation does not know the pool class {type(modelpool).__name__}; it knows"
+            f" {known}. Data-free methods such as method=awd take any pool; to teach it a"
+            " new one, see fusion_plugins.pools.register_adapter."
+        )
+    return adapter(modelpool, task_info)
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
