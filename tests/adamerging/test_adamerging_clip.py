@@ -220,7 +220,7 @@ def test_disentangle_equals_adamerging_of_disentangled_experts(
 
     settings = {
         "alpha": 0.001,
-        "lr": 0.5,
+        "lr": 0.02 if granularity == "row" else 0.5,  # rows diverge at 0.5
         "iterations": 60,
         "granularity": granularity,
     }
