@@ -50,7 +50,7 @@ def _update(state: Any, part: Any) -> None:
         state.update(f"items {len(part)}".encode())
         for item in items:
             _update(state, item)
-    elif hasattr(part, "__array__"):  # numpy's, and pictures
+    elif hasattr(part, "__array_interface__"):  # numpy's, and pictures
         array = np.ascontiguousarray(part)
         state.update(f"{array.shape}{array.dtype}".encode())
         state.update(repr(array).encode() if array.dtype == object else array.tobytes())
