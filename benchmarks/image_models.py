@@ -17,10 +17,10 @@ from rich.console import Console
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, TintingAlgorithm
 from fusion_plugins.demo.measure import mean, quiet
 from fusion_plugins.demo.resnet_pools import demo_resnet_modelpool, demo_resnet_taskpool
-from fusion_plugins.merged.recalibration import recalibrate
-from fusion_plugins.merged.statistics import CHOICES, RECALIBRATED, RunningStatistics
+from fusion_plugins.merged.statistics import BatchNorm, RunningStatistics
 from fusion_plugins.pools import load_base, load_task_vectors, with_shared_heads
 from fusion_plugins.pools.loading import load_module
+from fusion_plugins.pools.recalibration import recalibrate
 from fusion_plugins.pools.task_heads import with_task_heads
 
 COLUMNS = ("merged", "average", "recalibrated", "recalibrated_per_task")
@@ -50,10 +50,10 @@ def upstream_model(pool, make, choice: str):
     else:
         merged = make().run(with_shared_heads(pool))
     if choice == "average":
-        RunningStatistics(choice, *load_task_vectors(pool)).write(merged)
+        RunningStatistics(BatchNorm(choice), *load_task_vectors(pool)).write(merged)
     merged = with_task_heads(merged, pool)
-    if choice in RECALIBRATED:
-        merged = recalibrate(merged, pool, per_task=choice == RECALIBRATED[1])
+    if BatchNorm(choice).needs_samples:
+        merged = recalibrate(merged, pool, per_task=BatchNorm(choice).per_task)
     return merged
 
 
@@ -89,7 +89,7 @@ def measure(root: str, console: Console) -> dict[str, dict[str, dict[str, float]
 
 
 def table(found) -> str:
-    assert set(COLUMNS) <= set(CHOICES)
+    assert set(COLUMNS) <= {choice.value for choice in BatchNorm}
     lines = [
         "| method | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),

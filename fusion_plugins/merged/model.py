@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from . import sites
 from .feature_map import head_as_feature_map
 from .heads import ClassificationHead
+from .sites import Site
 from .trunks import load_trunk, save_trunk
 
 _INDEX = "tinted.json"
@@ -45,10 +46,10 @@ class TintedModel(nn.Module):
         super().__init__()
         self.tasks = tuple(next(iter(tints.values())))
         sites.check_task_names(self.tasks)
-        self.sites: tuple[str, ...] = ()
+        self.sites: tuple[Site, ...] = ()
         self.trunk = trunk
         self.switches = nn.ModuleList()
-        self._plain = {}
+        self._plain: dict[Site, tuple[nn.Module]] = {}
         for site, layers in tints.items():
             self.add_site(site, layers)
         self._reference = dict(reference or {})
@@ -62,7 +63,8 @@ class TintedModel(nn.Module):
             site: As in the constructor.
             layers: Task -> layer, for every task.
         """
-        if not _in_trunk(site):
+        site = Site(site)
+        if not site.in_trunk:
             switch = sites.TaskSwitch(layers, site)
         else:  # a plain tuple keeps the plain layer out of the state dict
             self._plain[site] = (self.trunk.get_submodule(site),)
@@ -93,7 +95,7 @@ class TintedModel(nn.Module):
     @property
     def needs_task(self) -> bool:
         """Whether a layer of the trunk is tinted, so that no task means no forward."""
-        return any(_in_trunk(site) for site in self.sites)
+        return any(site.in_trunk for site in self.sites)
 
     def forward(self, *args, **kwargs):
         """The trunk's own output for the active task.
@@ -112,9 +114,9 @@ class TintedModel(nn.Module):
     def outer_layers(self, task: str) -> dict[str, nn.Module]:
         """Tinted layers that the pool applies after the trunk, by their name there."""
         return {
-            site.removeprefix("outer:"): sites.option(switch, task)
+            site.layer: sites.option(switch, task)
             for site, switch in zip(self.sites, self.switches)
-            if site.startswith("outer:")
+            if site.is_outer
         }
 
     # -- FusionBench's surgery hook: a head tint under its unmodified task pool -------
@@ -173,7 +175,7 @@ class TintedModel(nn.Module):
         inside = sum(
             p.numel()
             for site, switch in zip(self.sites, self.switches)
-            if _in_trunk(site)
+            if site.in_trunk
             for p in switch.parameters()
         )
         trunk = everything - inside
@@ -208,7 +210,7 @@ class TintedModel(nn.Module):
             save_trunk(self.trunk, folder, **kwargs)
         finally:
             for site, switch in zip(self.sites, self.switches):
-                if _in_trunk(site):
+                if site.in_trunk:
                     sites.replace(self.trunk, site, switch)
         for task in self.tasks:
             save_file(self._task_tensors(task), _tint_file(folder, task))
@@ -268,7 +270,9 @@ class TintedModel(nn.Module):
                 f"{folder} has no tint for {missing}; it has {index['tasks']}."
             )
         trunk = load_trunk(folder, trunk)
-        tints: dict[str, dict[str, nn.Module]] = {site: {} for site in index["sites"]}
+        tints: dict[str, dict[str, nn.Module]] = {
+            site: {} for site in map(Site, index["sites"])
+        }
         reference = {}
         for task in tasks:
             tensors = _read_tint(folder, task, index["sites"])
@@ -279,10 +283,6 @@ class TintedModel(nn.Module):
                 head = (heads or {}).get(task)
                 tints[site][task] = _layer(trunk, site, state, head)
         return cls(trunk, tints, reference)
-
-
-def _in_trunk(site: str) -> bool:
-    return site != sites.HEAD and not site.startswith("outer:")
 
 
 def _read_index(folder: Path) -> dict:
@@ -296,8 +296,7 @@ def _read_index(folder: Path) -> dict:
 
 
 def _tint_file(folder: Path, task: str) -> Path:
-    """One file per task; a name such as 'glue/cola' must not become a subfolder."""
-    return folder / "tints" / f"{task.replace('/', '_')}.safetensors"
+    return folder / "tints" / f"{sites.file_name(task)}.safetensors"
 
 
 def _read_tint(folder: Path, task: str, places: Sequence[str]) -> dict[str, Tensor]:
@@ -322,13 +321,13 @@ def _site_state(tensors: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
 
 
 def _layer(
-    trunk: nn.Module, site: str, state: Mapping[str, Tensor], head: nn.Module | None
+    trunk: nn.Module, site: Site, state: Mapping[str, Tensor], head: nn.Module | None
 ) -> nn.Module:
-    if site == sites.HEAD and (head is not None or "weight" not in state):
+    if site.is_head and (head is not None or "weight" not in state):
         return _filled_head(head, state)
-    if site == sites.HEAD:
+    if site.is_head:
         return ClassificationHead(state["weight"], state.get("bias"))
-    if not _in_trunk(site):  # the layers pools apply after the trunk are linear
+    if not site.in_trunk:  # the layers pools apply after the trunk are linear
         classes, features = state["weight"].shape
         layer = nn.Linear(features, classes, bias="bias" in state)
     else:

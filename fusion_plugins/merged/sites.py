@@ -11,6 +11,40 @@ from fusion_bench.models.wrappers.switch import SwitchModule, _standardize_optio
 from torch import Tensor, nn
 
 HEAD = "head"
+_OUTER = "outer:"
+
+# A file system's limit on names is 255 bytes, and the file has an ending.
+_LONGEST_NAME = 200
+
+
+class Site(str):
+    """Where tasks differ, spelt as in a saved model's index.
+
+    ``head``: the classification head, outside the trunk; ``outer:NAME``: a layer that the
+    pool applies after the trunk; anything else: a module path of the trunk.
+    """
+
+    @classmethod
+    def outer(cls, name: str) -> Site:
+        """The site of a layer after the trunk."""
+        return cls(_OUTER + name)
+
+    @property
+    def is_head(self) -> bool:
+        return self == HEAD
+
+    @property
+    def is_outer(self) -> bool:
+        return self.startswith(_OUTER)
+
+    @property
+    def in_trunk(self) -> bool:
+        return not self.is_head and not self.is_outer
+
+    @property
+    def layer(self) -> str:
+        """The name of the layer where it is."""
+        return self.removeprefix(_OUTER)
 
 
 def find_sites(module: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -62,25 +96,38 @@ def _check_site(module: nn.Module, site: str) -> None:
             )
 
 
+def file_name(task: str) -> str:
+    """A task's name as part of a file's: 'glue/cola' must not become a subfolder."""
+    return task.replace("/", "_")
+
+
 def check_task_names(tasks: Sequence[str]) -> None:
-    """FusionBench's SwitchModule must be able to tell the tasks apart.
+    """Every task needs a module and a file of its own.
 
     Raises:
-        ValueError: Two names differ only in case, '-' and '/', or one has a '.'.
+        ValueError: A name cannot name a module or file, or two names are one module of
+            FusionBench's SwitchModule or one file.
     """
-    seen: dict[str, str] = {}
+    modules, files = {}, {}
     for task in tasks:
         option = _standardize_option_name(task)
-        if "." in option:
-            raise ValueError(
-                f"task name '{task}' has a '.', which modules cannot have."
+        problem = None
+        if not option or "." in option or hasattr(nn.ModuleDict(), option):
+            problem = (
+                "which modules cannot have: it is empty, has a '.', or is reserved"
             )
-        if option in seen:
-            raise ValueError(
-                f"tasks '{seen[option]}' and '{task}' are the same option '{option}' of"
-                " FusionBench's SwitchModule. Rename one of them."
+        elif len(file_name(task).encode()) > _LONGEST_NAME or "\0" in task:
+            problem = f"which files cannot have: at most {_LONGEST_NAME} bytes, no NUL"
+        elif modules.setdefault(option, task) != task:
+            problem = f"which FusionBench's SwitchModule takes for '{modules[option]}'"
+        elif files.setdefault(file_name(task).casefold(), task) != task:
+            problem = (
+                f"whose file would be that of '{files[file_name(task).casefold()]}'"
             )
-        seen[option] = task
+        if problem:
+            raise ValueError(
+                f"a task has the name '{task[:60]}', {problem}. Rename it in the pool."
+            )
 
 
 class TaskSwitch(SwitchModule):

@@ -43,7 +43,10 @@ def test_other_contents_have_another_name(one, other):
 
 def test_equal_contents_have_one_name():
     one = {"x": torch.arange(6).view(2, 3).t(), "y": [PICTURE, "text", 3]}
-    other = {"y": [PICTURE.copy(), "text", 3], "x": torch.tensor([[0, 3], [1, 4], [2, 5]])}
+    other = {
+        "y": [PICTURE.copy(), "text", 3],
+        "x": torch.tensor([[0, 3], [1, 4], [2, 5]]),
+    }
     assert fingerprint(one) == fingerprint(other)
     assert fingerprint({"a", "b"}) == fingerprint({"b", "a"})
 

@@ -12,6 +12,8 @@ from fusion_plugins.adaptation import (
     Engine,
     JointSchedule,
     MergedWeights,
+    Predictor,
+    expert_predictions,
 )
 from fusion_plugins.task_vectors.ties import ties_trim_
 
@@ -36,17 +38,22 @@ def replay(recording: Recording, name: str, batch_tasks) -> torch.Tensor:
         ties_trim_(weights.stacks, 0.2)
     granularity = "layer" if "layer" in name else "task"
     coefficients = Coefficients(recording.tasks, len(weights.keys), granularity)
+    predictor = Predictor(
+        weights,
+        recording.adaptation_tasks(),
+        lambda module, images: module(images),
+        Fabric(accelerator="cpu", devices=1),
+    )
+    # Looking must not change the result.
+    guard = CollapseGuard(expert_predictions(predictor, 64), every=10)
     Engine(
-        weights=weights,
-        coefficients=coefficients,
-        tasks=recording.adaptation_tasks(),
-        forward=lambda module, images: module(images),
-        loss=entropy,
-        schedule=JointSchedule(recording.tasks, STEPS, batches_per_task=2),
-        fabric=Fabric(accelerator="cpu", devices=1),
-        optimizer=torch.optim.Adam(coefficients.parameters(), lr=1e-3),
+        predictor,
+        coefficients,
+        entropy,
+        JointSchedule(recording.tasks, STEPS, batches_per_task=2),
+        torch.optim.Adam(coefficients.parameters(), lr=1e-3),
         batch_tasks=batch_tasks,
-        callbacks=[CollapseGuard(every=10)],  # looking must not change the result
+        callbacks=[guard],
     ).run()
     raw = coefficients.raw.detach()
     return raw.t() if raw.dim() == 2 else raw[None]

@@ -15,6 +15,8 @@ from fusion_plugins.adaptation import (
     Coefficients,
     Engine,
     MergedWeights,
+    Predictor,
+    SampleOrder,
 )
 from fusion_plugins.merged.heads import ClassificationHead
 
@@ -25,8 +27,8 @@ class LabelledBatches(RecordedBatches):
     """Recorded batches whose visited samples the teacher can ask for."""
 
     @property
-    def dataset(self) -> Tensor:
-        return self.images
+    def count(self) -> int:
+        return len(self.images)
 
     @property
     def visited(self) -> np.ndarray:
@@ -34,6 +36,14 @@ class LabelledBatches(RecordedBatches):
 
     def inputs(self, samples: Iterable[int]) -> Tensor:
         return self.images[samples]
+
+
+class NoPool:
+    """A pool without layers outside its model, and without heads inside."""
+
+    outer_layers = ()
+
+    def head_site(self, module) -> None: ...
 
 
 class RecordedSchedule:
@@ -63,22 +73,20 @@ def recorded_task(recording: Recording, task: int) -> AdaptationTask:
 
 def replay(recording: Recording, sampling: str) -> Engine:
     """Teacher, tints, loss and optimiser are the algorithm's own."""
-    algorithm = TintingAlgorithm(sampling=sampling)
-    algorithm._inner = []
-    algorithm._own_heads = None
+    objective = TintingAlgorithm(sampling=sampling).objective()
     weights = MergedWeights(recording.encoder("base"), recording.task_vectors())
+    tasks = [recorded_task(recording, t) for t in range(recording.tasks)]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    experts = Predictor(weights, tasks, unit_features, fabric)
+    coefficients = Coefficients(recording.tasks, len(weights.keys))
+    learner = objective.prepare(experts, NoPool())(weights, coefficients)
     engine = Engine(
-        weights=weights,
-        coefficients=Coefficients(recording.tasks, len(weights.keys)),
-        tasks=[recorded_task(recording, t) for t in range(recording.tasks)],
-        forward=unit_features,
-        loss=algorithm.sample_loss,
-        schedule=RecordedSchedule(recording.arrays["order"]),
-        fabric=Fabric(accelerator="cpu", devices=1),
+        Predictor(weights, learner.tasks, unit_features, fabric),
+        coefficients,
+        learner.loss,
+        RecordedSchedule(recording.arrays["order"]),
+        torch.optim.Adam(learner.groups, lr=1e-2),
     )
-    algorithm.adapter = type("NoPool", (), {"outer_layers": ()})()
-    algorithm.prepare_engine(engine)
-    engine.optimizer = algorithm.optimizer(engine)
     engine.run()
     return engine
 
@@ -109,8 +117,8 @@ def test_the_recorded_rounds_are_those_of_the_sequential_schedule(name):
     assert len(rounds.unique(dim=0)) > 3
     assert recording.arrays["schedule"].shape[1:] == (1, 32)
     defaults = TintingAlgorithm()
-    schedule = defaults.schedule(3)
-    assert (schedule.steps, defaults.batch_size) == (1500, 32)
+    schedule = defaults.objective().schedule(3, SampleOrder(0, 32))
+    assert (schedule.steps, defaults.options.batch_size) == (1500, 32)
 
 
 def test_sampling_is_what_tells_the_two_recordings_apart():

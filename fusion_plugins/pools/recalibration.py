@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Protocol
 
 import torch
 from fusion_bench import BaseModelPool
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from ..adaptation import SampleOrder
-from ..pools import PoolAdapter, adapter_for
-from . import sites
-from .model import TintedModel
-from .statistics import batch_norms, estimate
+from ..common.order import SampleOrder
+from ..merged import sites
+from ..merged.model import TintedModel
+from ..merged.statistics import batch_norms, estimate
+from .registry import adapter_for
+
+
+class SampleSource(Protocol):
+    """What this file uses of a pool's adapter."""
+
+    tasks: tuple[str, ...]
+
+    def dataset(self, task: str, split: str) -> Dataset: ...
+    def encode(self, sample: object) -> Tensor: ...
+    def decode(self, stored: Tensor) -> Tensor: ...
+    def features(self, module: nn.Module, inputs: Tensor) -> Tensor: ...
+    def head_site(self, module: nn.Module) -> str | None: ...
+
 
 _AT_ONCE = 128  # samples per batch; its statistics are what is averaged
 
@@ -25,7 +40,7 @@ def recalibrate(
     samples: int = 512,
     data: str = "test",
     seed: int = 0,
-    adapter: PoolAdapter | None = None,
+    adapter: SampleSource | None = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """Give a merged model the running statistics of its own activations.
@@ -105,7 +120,7 @@ class _Parts:
         return self._adapter.decode(stored.to(self._device))
 
 
-def _estimate_shared(model: nn.Module, adapter: PoolAdapter, parts: _Parts) -> None:
+def _estimate_shared(model: nn.Module, adapter: SampleSource, parts: _Parts) -> None:
     trunk = model
     if isinstance(model, TintedModel):
         trunk, head = model.trunk, adapter.head_site(model.trunk)
@@ -123,7 +138,7 @@ def _estimate_shared(model: nn.Module, adapter: PoolAdapter, parts: _Parts) -> N
     estimate(batch_norms(trunk), run)
 
 
-def _estimate_per_task(model: nn.Module, adapter: PoolAdapter, parts: _Parts):
+def _estimate_per_task(model: nn.Module, adapter: SampleSource, parts: _Parts):
     tinted = isinstance(model, TintedModel)
     trunk = model.trunk if tinted else model
     shared = _outside_switches(trunk)
