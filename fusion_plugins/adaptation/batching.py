@@ -64,7 +64,8 @@ def _smallest(predictor: Predictor, size: int) -> int:
     if predictor.fabric.world_size == 1:
         return size
     sizes = torch.tensor(size, device=predictor.weights.device)
-    return int(predictor.fabric.all_reduce(sizes, reduce_op="min"))
+    predictor.fabric.all_reduce(sizes, reduce_op="min")  # in place
+    return int(sizes)
 
 
 def _mixes_samples(module: nn.Module) -> bool:

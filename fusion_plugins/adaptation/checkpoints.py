@@ -243,7 +243,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensors(engine: Training, extra: Mapping[str, Any]) -> dict[str, Tensor]:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, owner in extra.items():
         if hasattr(owner, "tensors"):
             tensors |= {

@@ -155,7 +155,7 @@ class StreamedSamples:
             self._stream = iter(
                 DataLoader(
                     self.data.dataset,
-                    batch_sampler=batches,  # type: ignore[arg-type]  # endless
+                    batch_sampler=batches,
                     num_workers=self._workers,
                 )
             )

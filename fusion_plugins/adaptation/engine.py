@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +68,10 @@ class Engine:
         self.weights.module.eval()  # no dropout, stored batch norm statistics
         self.weights.train_moved_layers()
         self.coefficients.to(self.weights.device)
-        self._runner: Callable = self.weights.module
+        self._runner: Any = self.weights.module
         if self.compile:
             self._runner = torch.compile(self.weights.module)
-        self._stepper = self.fabric.setup_optimizers(self.optimizer)
+        self._stepper: Any = self.fabric.setup_optimizers(self.optimizer)
         self.materialise()
         first = self.schedule.draws(0)
         self._groups = plan_groups(self.predictor, first, self.batch_tasks)
@@ -197,7 +198,7 @@ class Engine:
     def _sum(self, tensor: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
             return tensor
-        return self.fabric.all_reduce(tensor, reduce_op="sum")
+        return cast(Tensor, self.fabric.all_reduce(tensor, reduce_op="sum"))
 
     def _raise_if_diverged(self, report: StepReport, gradient: Tensor) -> None:
         bad = [n for n, loss in report.loss.items() if not math.isfinite(loss)]

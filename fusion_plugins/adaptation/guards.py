@@ -120,8 +120,8 @@ class CollapseGuard(Callback):
             for i, task in enumerate(engine.predictor.tasks)
         }
         mean = sum(h.agreement for h in health.values()) / len(health)
-        entry = {"step": engine.step, "agreement": mean}
-        entry["tasks"] = {name: asdict(h) for name, h in health.items()}
+        tasks = {name: asdict(h) for name, h in health.items()}
+        entry = {"step": engine.step, "agreement": mean, "tasks": tasks}
         self.history.append(entry)
         metrics = {f"guard/agreement/{n}": h.agreement for n, h in health.items()}
         metrics["guard/agreement"] = mean

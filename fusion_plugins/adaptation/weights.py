@@ -138,7 +138,7 @@ class MergedWeights:
     def _each(self, work: Callable, items: Sequence) -> None:
         """Call `work` with every item, on the CPU several at once."""
         if self.device.type == "cpu":
-            self._workers.each(work, items)
+            self._workers.each(work, items, both_ends=True)
         else:
             for item in items:
                 work(item)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from lightning import Fabric
+from torch import Tensor
 
 from ..common.logging import get_logger
 from .disentangle import Disentanglement
@@ -70,7 +71,7 @@ def publish(result: Disentanglement, fabric: Fabric, folder: str | Path | None) 
             log.info("AWD report: %s", path)
 
 
-def mean_absolute(cosines) -> float:
+def mean_absolute(cosines: Tensor) -> float:
     """Mean absolute off-diagonal cosine; 0 for a single task."""
     tasks = len(cosines)
     off_diagonal = cosines.abs().sum() - cosines.diagonal().abs().sum()

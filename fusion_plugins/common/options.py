@@ -240,13 +240,14 @@ def require_patterns(name: str, value: object) -> tuple[str, ...]:
     """
     if value is None:
         return ()
-    listed = isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
-    if not listed or not all(isinstance(v, str) and v for v in value):
-        raise ValueError(
-            f"{name} is {value!r}, expected a list of patterns such as"
-            " ['*embeddings*', '*.bias']."
-        )
-    return tuple(value)
+    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
+        found = tuple(value)
+        if all(isinstance(v, str) and v for v in found):
+            return found
+    raise ValueError(
+        f"{name} is {value!r}, expected a list of patterns such as"
+        " ['*embeddings*', '*.bias']."
+    )
 
 
 def require_path(name: str, value: object) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 
 from fusion_bench import BaseAlgorithm, BaseModelPool
 from fusion_bench.mixins import LightningFabricMixin, SimpleProfilerMixin
-from omegaconf import OmegaConf
 from torch import nn
 
 from ..adaptation import Coefficients, MergedWeights, check_resume
 from ..awd.disentangle import Disentanglement
-from ..common.options import WithOptions
+from ..common.options import WithOptions, plain
+from ..merged.model import TintedModel
 from ..pools.adapter import PoolAdapter
 from ..pools.loading import as_modelpool, load_task_vectors
 from ..pools.registry import adapter_for, family_of
@@ -79,7 +79,7 @@ class LearnedMergeAlgorithm(
         if adapter is None and (saved is None or self.options.tasks):
             adapter = adapter_for(modelpool, self.options.tasks)
         settings = self._settings(objective)
-        if saved is None:
+        if saved is None and adapter is not None:
             adapter.check_datasets(self.options.data)
             check_resume(self.options.resume, settings)
         experts = self._load(modelpool, adapter, objective, saved)
@@ -92,12 +92,10 @@ class LearnedMergeAlgorithm(
                 self.profile,
                 held.enter_context,
             )
-            if saved is None:
+            if saved is not None:
+                trained = self._merge(experts, saved, adapter)
+            elif adapter is not None:
                 trained = trainer.train(experts, adapter)
-            else:
-                trained = self._merge(experts, saved)
-                if adapter is not None and experts.finish.statistics.recalibrates:
-                    adapter.prepare(self.fabric.device)
             merged = self._complete(trained, experts)
             self._keep(trained, experts, objective, merged)
             if trained.checkpoints is not None:
@@ -117,7 +115,7 @@ class LearnedMergeAlgorithm(
 
     def settings(self) -> dict[str, Any]:
         """Every option as plain values, for cards and checkpoints."""
-        return OmegaConf.to_container(self.config, resolve=True)
+        return plain(self.config)
 
     def _load(
         self,
@@ -129,9 +127,9 @@ class LearnedMergeAlgorithm(
         options, device = self.options, self.fabric.device
         with self.profile("load task vectors"):
             module, task_vectors = load_task_vectors(modelpool, options.keep)
-            if saved is None:
+            if saved is None and adapter is not None:
                 objective.check(adapter, module)
-            else:
+            elif saved is not None:
                 names = task_vectors.tasks, task_vectors.keys
                 meaning = self._meaning(objective)
                 saved.require(*names, meaning, options.coefficients)
@@ -153,13 +151,17 @@ class LearnedMergeAlgorithm(
         self.disentanglement = transform.disentanglement
         return Experts(modelpool, weights, coefficients, transform, finish)
 
-    def _merge(self, experts: Experts, saved: SavedCoefficients) -> Trained:
+    def _merge(
+        self, experts: Experts, saved: SavedCoefficients, adapter: PoolAdapter | None
+    ) -> Trained:
         """Merge with saved coefficients."""
         experts.coefficients.load(saved.raw)
         experts.transform.apply_(experts.weights)
         effective = experts.coefficients.effective().detach()
         model = experts.weights.materialise(effective)
         experts.finish.statistics.write(model)
+        if adapter is not None and experts.finish.statistics.recalibrates:
+            adapter.prepare(self.fabric.device)
         return Trained(model, [], [], None)
 
     def _complete(self, trained: Trained, experts: Experts) -> nn.Module:
@@ -196,7 +198,7 @@ class LearnedMergeAlgorithm(
             experts.modelpool,
             notes,
         )
-        if hasattr(merged, "card"):  # models that write their own folder
+        if isinstance(merged, TintedModel):  # it writes its own folder
             merged.card = card
         if self.log_dir is not None and self.fabric.is_global_zero:
             with self.profile("save results"):

@@ -40,7 +40,7 @@ class Learner:
     groups: list[dict[str, Any]]
     result: Callable[[], nn.Module]
     callbacks: Sequence[Callback] = ()
-    optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
 
 
 # Makes the learner, once the weights hold what is merged and not the experts any more.
@@ -48,17 +48,19 @@ Start = Callable[[MergedWeights, Coefficients], Learner]
 
 
 class Objective(Protocol):
-    """One way to learn coefficients.
+    """One way to learn coefficients."""
 
-    Attributes:
-        label: The method's name, for people.
-        clamps: Whether coefficients are clamped to [0, 1] in the forward pass.
-        protocol: Settings that decide the result and are no options, if any.
-    """
+    @property
+    def label(self) -> str:
+        """The method's name, for people."""
 
-    label: str
-    clamps: bool
-    protocol: dict[str, Any] | None
+    @property
+    def clamps(self) -> bool:
+        """Whether coefficients are clamped to [0, 1] in the forward pass."""
+
+    @property
+    def protocol(self) -> dict[str, Any] | None:
+        """Settings that decide the result and are no options, if any."""
 
     def check(self, adapter: PoolAdapter, module: nn.Module) -> None:
         """Raise ValueError if the pool does not fit; called before anything slow."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,7 +41,7 @@ class TintedModel(nn.Module):
     def __init__(
         self,
         trunk: nn.Module,
-        tints: Mapping[str, Mapping[str, nn.Module]],
+        tints: Mapping[Any, Mapping[str, nn.Module]],
         reference: Mapping[str, Tensor] | None = None,
     ):
         super().__init__()
@@ -75,9 +76,9 @@ class TintedModel(nn.Module):
     @property
     def active_task(self) -> str | None:
         """The task whose layers are in use; also FusionBench's pools may set it."""
-        active = self.switches[0]._active_option
+        active = sites.active_option(self.switches[0])
         names = {sites.option_name(task): task for task in self.tasks}
-        return names.get(active)
+        return None if active is None else names.get(active)
 
     def set_task(self, task: str | None) -> None:
         """Choose the task; None (its state at first) allows only a head tint.
@@ -90,14 +91,14 @@ class TintedModel(nn.Module):
                 f"there is no tint for task '{task}', only for {list(self.tasks)}."
             )
         for switch in self.switches:
-            switch.set_active_option(task)
+            sites.choose(switch, task)
 
     @property
     def needs_task(self) -> bool:
         """Whether a layer of the trunk is tinted, so that no task means no forward."""
         return any(site.in_trunk for site in self.sites)
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The trunk's own output for the active task.
 
         Raises:
@@ -105,7 +106,7 @@ class TintedModel(nn.Module):
         """
         return self.trunk(*args, **kwargs)
 
-    def head(self, task: str) -> ClassificationHead | None:
+    def head(self, task: str) -> Any:
         """The tinted head of a task: unit features -> logits; None without a head tint."""
         if sites.HEAD not in self.sites or task not in self.tasks:
             return None
@@ -126,7 +127,9 @@ class TintedModel(nn.Module):
         """FusionBench's CLIP task pool then asks for :meth:`compute_surgery_features`."""
         return True
 
-    def compute_surgery_features(self, features: Tensor, dataset_name: str):
+    def compute_surgery_features(
+        self, features: Tensor, dataset_name: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Features whose zero-shot logits are the tinted head's.
 
         Args:
@@ -168,7 +171,7 @@ class TintedModel(nn.Module):
 
     # -- numbers and files ----------------------------------------------------------
 
-    def parameter_report(self) -> dict[str, float]:
+    def parameter_report(self) -> dict[str, Any]:
         """Parameters per task, of all tints, of the trunk, and their share in percent."""
         tints = sum(p.numel() for s in self.switches for p in s.parameters())
         everything = sum(p.numel() for p in self.trunk.parameters())
@@ -192,7 +195,7 @@ class TintedModel(nn.Module):
         layers = [sites.option(switch, task) for switch in self.switches]
         return sum(p.numel() for layer in layers for p in layer.parameters())
 
-    def save_pretrained(self, folder: str | Path, **kwargs) -> None:
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
         """Write the trunk as a normal model folder, one file per task, index and card.
 
         The trunk alone is a plain merged model; where inner layers are tinted, it holds
@@ -281,7 +284,7 @@ class TintedModel(nn.Module):
             for site in tints:
                 state = _site_state(tensors, site)
                 head = (heads or {}).get(task)
-                tints[site][task] = _layer(trunk, site, state, head)
+                tints[site][task] = _layer(trunk, Site(site), state, head)
         return cls(trunk, tints, reference)
 
 
@@ -329,7 +332,7 @@ def _layer(
         return ClassificationHead(state["weight"], state.get("bias"))
     if not site.in_trunk:  # the layers pools apply after the trunk are linear
         classes, features = state["weight"].shape
-        layer = nn.Linear(features, classes, bias="bias" in state)
+        layer: nn.Module = nn.Linear(features, classes, bias="bias" in state)
     else:
         layer = sites.fitting_copy(trunk.get_submodule(site), state)
     layer.load_state_dict(dict(state))

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
 from fusion_bench.models.wrappers.switch import SwitchModule, _standardize_option_name
 from torch import Tensor, nn
@@ -108,7 +109,8 @@ def check_task_names(tasks: Sequence[str]) -> None:
         ValueError: A name cannot name a module or file, or two names are one module of
             FusionBench's SwitchModule or one file.
     """
-    modules, files = {}, {}
+    modules: dict[str, str] = {}
+    files: dict[str, str] = {}
     for task in tasks:
         option = _standardize_option_name(task)
         problem = None
@@ -148,12 +150,12 @@ class TaskSwitch(SwitchModule):
         else:
             super().set_active_option(option_name)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if self.__dict__.get("_active_option") is None:
             return nn.Module.__getattr__(self, name)
         return super().__getattr__(name)
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._active_option is None:
             raise RuntimeError(
                 f"The layer '{self._site}' differs between the tasks"
@@ -179,9 +181,19 @@ def replace(module: nn.Module, site: str, layer: nn.Module) -> None:
     setattr(module.get_submodule(parent), child, layer)
 
 
-def option(switch: SwitchModule, task: str) -> nn.Module:
+def option(switch: nn.Module, task: str) -> nn.Module:
     """The layer of one task."""
-    return switch._option_modules[_standardize_option_name(task)]
+    return cast(TaskSwitch, switch)._option_modules[_standardize_option_name(task)]
+
+
+def choose(switch: nn.Module, task: str | None) -> None:
+    """Let a switch use the layer of a task; None for no layer."""
+    cast(TaskSwitch, switch).set_active_option(task)
+
+
+def active_option(switch: nn.Module) -> str | None:
+    """The option a switch uses, as SwitchModule spells it."""
+    return cast(TaskSwitch, switch)._active_option
 
 
 def option_name(task: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +163,7 @@ class RunningStatistics:
             owner, _, kind = name.rpartition(".")
             if kind == _STATISTICS[1] and owner in owners:  # else a task's own layer
                 # .data: what is written must not look like a change of the merge.
-                value = owners[owner].running_var.data
+                value = cast(Tensor, owners[owner].running_var).data
                 found.append((value, self._average[name].to(value)))
         return found
 
@@ -222,8 +223,8 @@ def estimate(
             layer.train(training)
             layer.momentum = momentum
     for name, layer in layers.items():
-        idle = int(layer.num_batches_tracked) == 0
-        if idle or not torch.isfinite(layer.running_var).all():
+        idle = not layer.num_batches_tracked
+        if idle or not torch.isfinite(cast(Tensor, layer.running_var)).all():
             raise ValueError(
                 f"batch_norm: layer '{name}' got "
                 + ("no inputs" if idle else "statistics that are not finite")

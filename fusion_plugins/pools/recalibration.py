@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Protocol
 
 import torch
 from fusion_bench import BaseModelPool
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from ..common.order import SampleOrder
@@ -23,6 +24,8 @@ class SampleSource(Protocol):
 
     tasks: tuple[str, ...]
 
+    def check_datasets(self, split: str) -> None: ...
+    def prepare(self, device: torch.device) -> None: ...
     def dataset(self, task: str, split: str) -> Dataset: ...
     def encode(self, sample: object) -> Tensor: ...
     def decode(self, stored: Tensor) -> Tensor: ...
@@ -93,16 +96,23 @@ def recalibrate(
 class _Parts:
     """Batches of preprocessed samples, the same ones for the same seed."""
 
-    def __init__(self, adapter, data: str, samples: int, seed: int, device):
+    def __init__(
+        self,
+        adapter: SampleSource,
+        data: str,
+        samples: int,
+        seed: int,
+        device: torch.device,
+    ):
         self._adapter, self._device = adapter, device
         order = SampleOrder(seed, _AT_ONCE)
         self._datasets = {task: adapter.dataset(task, data) for task in adapter.tasks}
         self._chosen = {
-            task: order.subset(f"statistics of {task}", len(dataset), samples)
+            task: order.subset(f"statistics of {task}", len(dataset), samples)  # type: ignore[arg-type]
             for task, dataset in self._datasets.items()
         }
 
-    def __call__(self, tasks: Sequence[str]):
+    def __call__(self, tasks: Sequence[str]) -> Iterator[Tensor]:
         """Batches that mix these tasks evenly."""
         most = max(len(self._chosen[task]) for task in tasks)
         count = -(-most * len(tasks) // _AT_ONCE)
@@ -138,42 +148,44 @@ def _estimate_shared(model: nn.Module, adapter: SampleSource, parts: _Parts) -> 
     estimate(batch_norms(trunk), run)
 
 
-def _estimate_per_task(model: nn.Module, adapter: SampleSource, parts: _Parts):
-    tinted = isinstance(model, TintedModel)
-    trunk = model.trunk if tinted else model
+def _estimate_per_task(
+    model: nn.Module, adapter: SampleSource, parts: _Parts
+) -> TintedModel:
+    tinted = model if isinstance(model, TintedModel) else None
+    trunk = model if tinted is None else tinted.trunk
     shared = _outside_switches(trunk)
     copies: dict[str, dict[str, nn.Module]] = {name: {} for name in shared}
     for task in adapter.tasks:
-        if tinted:
-            model.set_task(task)
+        if tinted is not None:
+            tinted.set_task(task)
         layers = shared | _inside_switches(trunk, task)
 
-        def run(task=task) -> None:
+        def run(task: str = task) -> None:
             for inputs in parts([task]):
                 adapter.features(trunk, inputs)
 
         estimate(layers, run, f"task '{task}'")
         for name, layer in shared.items():
             copies[name][task] = deepcopy(layer)
-    if not tinted:
+    if tinted is None:
         return TintedModel(model, copies)
-    model.set_task(None)
-    for name, layers in copies.items():
-        model.add_site(name, layers)
-    return model
+    tinted.set_task(None)
+    for name, own in copies.items():
+        tinted.add_site(name, own)
+    return tinted
 
 
 def _switches(trunk: nn.Module) -> dict[str, sites.TaskSwitch]:
     return {n: m for n, m in trunk.named_modules() if isinstance(m, sites.TaskSwitch)}
 
 
-def _outside_switches(trunk: nn.Module) -> dict[str, nn.Module]:
+def _outside_switches(trunk: nn.Module) -> dict[str, _BatchNorm]:
     inside = tuple(f"{name}." for name in _switches(trunk))
     found = batch_norms(trunk)
     return {n: layer for n, layer in found.items() if not n.startswith(inside)}
 
 
-def _inside_switches(trunk: nn.Module, task: str) -> dict[str, nn.Module]:
+def _inside_switches(trunk: nn.Module, task: str) -> dict[str, _BatchNorm]:
     """The task's own layers; its head takes no part."""
     return {
         f"{name}.{inner}": layer

@@ -148,7 +148,9 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum(dtype=torch.float32)))
 
 
-def check_coefficients(task_vectors: TaskVectors, key: str, values: Tensor | None):
+def check_coefficients(
+    task_vectors: TaskVectors, key: str, values: Tensor | None
+) -> None:
     """Raise ValueError unless `values` is (tasks,) or (tasks, rows) of the tensor."""
     if values is None:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +120,7 @@ def _copy_heads(tints: Tints, tasks: Sequence[AdaptationTask]) -> None:
     for task in tasks:
         head = task.head
         if place.in_trunk or not isinstance(head, ClassificationHead):
-            heads[task.name] = sites.trainable_copy(head)
+            heads[task.name] = sites.trainable_copy(cast(nn.Module, head))
             continue
         tints.reference[task.name] = head.weight.detach().clone()
         zeros = head.weight.new_zeros(len(head.weight))
