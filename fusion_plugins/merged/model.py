@@ -150,8 +150,8 @@ class TintedModel(nn.Module):
 
     def _feature_map(self, task: str) -> tuple[Tensor, Tensor]:
         advice = (
-            "Evaluate with the task pool class fusion_plugins.CLIPTaskPool (all our task"
-            " pool configs use it)."
+            "Evaluate with a task pool that sets the task and uses its layers, such as"
+            " CLIPTaskPool."
         )
         head = self.head(task)
         if self.sites != (sites.HEAD,):  # other tints change the features themselves
@@ -228,8 +228,8 @@ class TintedModel(nn.Module):
             f"# Tinted model of {', '.join(self.tasks)}\n\nA merged trunk (an ordinary"
             f" model folder) and, in `tints/`, one layer per task at"
             f" {', '.join(self.sites)}: {report['tints']} parameters,"
-            f" {report['percent']:.2f} % of the trunk.\n\n```python\nfrom fusion_plugins"
-            " import TintedModel\n\nmodel = TintedModel.from_pretrained(folder)\n"
+            f" {report['percent']:.2f} % of the trunk.\n\n```python\nfrom"
+            f" {__name__} import TintedModel\n\nmodel = TintedModel.from_pretrained(folder)\n"
             f'model.set_task("{self.tasks[0]}")\n```\n'
         )
 

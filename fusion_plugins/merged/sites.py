@@ -160,7 +160,7 @@ class TaskSwitch(SwitchModule):
             raise RuntimeError(
                 f"The layer '{self._site}' differs between the tasks"
                 f" {list(self._option_modules)}, but no task is set: call set_task(name) on the tinted model, or evaluate"
-                " with a task pool that does (fusion_plugins.CLIPTaskPool, FusionBench's"
+                " with a task pool that does (CLIPTaskPool, FusionBench's"
                 " ImageClassificationTaskPool)."
             )
         return super().forward(*args, **kwargs)

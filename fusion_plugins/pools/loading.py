@@ -187,7 +187,7 @@ class _SpilledCheckpoint(SafetensorsCheckpoint):
     """A model that had to be loaded whole, moved to a temporary file and forgotten."""
 
     def __init__(self, model: nn.Module, label: str):
-        self._folder = tempfile.TemporaryDirectory(prefix="fusion-plugins-")
+        self._folder = tempfile.TemporaryDirectory(prefix="experts-")
         path = Path(self._folder.name) / "model.safetensors"
         save_model(model, str(path))
         super().__init__(path, label)

@@ -75,7 +75,7 @@ def adapter_for(modelpool: BaseModelPool, task_info: Mapping | None = None) -> A
         raise TypeError(
             f"Adaptation does not know the pool class {type(modelpool).__name__}; it knows"
             f" {known}. Data-free methods such as method=awd take any pool; to teach it a"
-            " new one, see fusion_plugins.pools.register_adapter."
+            " new one, see register_adapter."
         )
     return adapter(modelpool, task_info)
 

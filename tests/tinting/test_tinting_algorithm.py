@@ -12,9 +12,10 @@ from fusion_bench.method import TaskArithmeticAlgorithm
 from fusion_bench.modelpool import BaseModelPool
 from torch import Tensor, nn
 
-from fusion_plugins import TintedModel, TintingAlgorithm
+from fusion_plugins import TintingAlgorithm
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.merged.model import TintedModel
 from fusion_plugins.pools import PoolAdapter
 
 CLASSES = {"birds": 3, "cars": 4, "dogs": 5}
