@@ -1,4 +1,4 @@
-"""The tiny encoder of the recorded test-time runs, and a recording's parts."""
+"""Where recordings are, and the parts of a recorded test-time run."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -14,25 +14,45 @@ from torch import Tensor, nn
 from fusion_plugins.adaptation import AdaptationTask, Batch
 from fusion_plugins.task_vectors import TaskVectors
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path(
-    os.environ.get("FUSION_PLUGINS_GOLDEN") or REPOSITORY.parent / "shared" / "golden"
+    os.environ.get("FUSION_PLUGINS_GOLDEN") or Path(__file__).with_name("data")
 )
 
 
-class TinyEncoder(nn.Module):
-    """x (B, 3, 6, 6) -> features (B, 16)."""
+def load(name: str) -> dict[str, Tensor]:
+    """The numbers of a recording; skips the test if it is absent."""
+    file = FOLDER / f"{name}.npz"
+    if not file.is_file():
+        pytest.skip(f"no recording {file}; FUSION_PLUGINS_GOLDEN names their folder")
+    with np.load(file, allow_pickle=False) as arrays:
+        kept = {key: arrays[key] for key in arrays.files}
+    return {
+        key: torch.from_numpy(np.array(value))
+        for key, value in kept.items()
+        if value.dtype.kind in "fi"
+    }
 
-    def __init__(self):
+
+class TinyEncoder(nn.Module):
+    """x (B, 3, 6, 6) -> features, of any width."""
+
+    def __init__(self, inputs: int, width: int, features: int):
         super().__init__()
-        self.stem = nn.Linear(108, 24)
-        self.norm = nn.LayerNorm(24)
-        self.mid = nn.Linear(24, 24)
-        self.out = nn.Linear(24, 16, bias=False)
+        self.stem = nn.Linear(inputs, width)
+        self.norm = nn.LayerNorm(width)
+        self.mid = nn.Linear(width, width)
+        self.out = nn.Linear(width, features, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.norm(self.stem(images.flatten(1)))
         return self.out(hidden + F.gelu(self.mid(hidden)))
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> "TinyEncoder":
+        width, inputs = state["stem.weight"].shape
+        module = cls(inputs, width, len(state["out.weight"]))
+        module.load_state_dict(state)
+        return module
 
 
 class RecordedBatches:
@@ -40,12 +60,16 @@ class RecordedBatches:
 
     def __init__(self, images: Tensor, batches: Tensor):
         self.images, self.batches = images, batches
+        self.count, self.visited = len(images), batches.unique().numpy()
 
     def batch(self, draws: Iterable[int]) -> Batch:
         chosen = self.batches[list(draws)]
         numbers = torch.arange(len(chosen)).repeat_interleave(chosen.shape[1])
         samples = chosen.flatten()
         return Batch(self.images[samples], samples, numbers)
+
+    def inputs(self, samples: Iterable[int]) -> Tensor:
+        return self.images[samples]
 
     def monitored(self, count: int) -> Tensor:
         return self.images[:count]
@@ -56,32 +80,28 @@ class Recording:
     """One `.npz` of a test-time run; a test that asks for an absent one is skipped."""
 
     arrays: dict[str, Tensor]
-    parameter_names: tuple[str, ...]
 
     @classmethod
     def load(cls, name: str) -> "Recording":
-        file = FOLDER / f"{name}.npz"
-        if not file.is_file():
-            pytest.skip(f"no recording {file}; set FUSION_PLUGINS_GOLDEN")
-        with np.load(file, allow_pickle=False) as arrays:
-            names = tuple(str(n) for n in arrays["param_names"])
-            tensors = {
-                key: torch.from_numpy(np.array(arrays[key]))
-                for key in arrays.files
-                if arrays[key].dtype.kind in "fi"
-            }
-        return cls(tensors, names)
+        return cls(load(name))
 
     @property
     def tasks(self) -> int:
         return len(self.arrays["images"])
 
+    @property
+    def steps(self) -> int:
+        """Visits of each task."""
+        return len(self.arrays["order"]) // self.tasks
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        return tuple(k[5:] for k in self.arrays if k.startswith("base/"))
+
     def encoder(self, owner: str) -> TinyEncoder:
         """The weights of `base` or `task<t>` as a module."""
         names = self.parameter_names
-        module = TinyEncoder()
-        module.load_state_dict({n: self.arrays[f"{owner}/{n}"] for n in names})
-        return module
+        return TinyEncoder.of({n: self.arrays[f"{owner}/{n}"] for n in names})
 
     def task_vectors(self) -> TaskVectors:
         experts = {f"task{t}": self.encoder(f"task{t}") for t in range(self.tasks)}
