@@ -122,18 +122,41 @@ def test_other_peoples_folders_are_not_touched(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_pool_of_another_recipe_is_not_taken_for_it(tmp_path):
+    root = ensure_pool(RECIPE, tmp_path / "pool")
+    with pytest.raises(ValueError, match="pool holds a pool of another recipe; choose"):
+        ensure_pool(dataclasses.replace(RECIPE, seed=1), root)
+    (tmp_path / "link").symlink_to(root)
+    assert ensure_pool(RECIPE, tmp_path / "link") == tmp_path / "link"
+
+
+def test_what_killed_builds_left_is_replaced(tmp_path):
+    clean = files(ensure_pool(RECIPE, tmp_path / "clean"))
+    for mark in (RECIPE.hash(), "0123456789ab"):
+        left = tmp_path / f".pool[1].building-{mark}"
+        (left / "experts" / ".textures.unfinished").mkdir(parents=True)
+        (left / "pretrained").mkdir()
+        (left / "pretrained" / "model.safetensors").write_bytes(b"half")
+        (left / "pool.json").write_text("{")
+    assert files(ensure_pool(RECIPE, tmp_path / "pool[1]")) == clean
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders == {"clean", "pool[1]"}
+
+
 @pytest.mark.slow
-def test_a_killed_build_leaves_no_half_pool(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_build_leaves_no_half_pool(tmp_path, sent):
     root = tmp_path / "pool"
     process = start(root, 1_000_000)
     assert process.stdout.readline() == "building\n"
     assert list(tmp_path.glob(".pool.building-*"))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(sent)
+    assert process.wait() != 0
     process.stdout.close()
     assert not root.exists()
-    ensure_pool(RECIPE, root)
-    assert (root / "pool.json").is_file()
+    assert files(ensure_pool(RECIPE, root)) == files(
+        ensure_pool(RECIPE, tmp_path / "b")
+    )
     assert not list(tmp_path.glob(".pool.building-*"))
 
 

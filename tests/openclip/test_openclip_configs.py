@@ -1,6 +1,7 @@
 """The aliases are FusionBench's OpenCLIP pools; the demo pool runs from the command."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -121,6 +122,19 @@ def test_the_command_exports_a_pool_and_says_how_to_use_it(clip_root, tmp_path, 
     assert pool.model_names == ["colours"]
     assert main(["demo", "build-openclip", "--from", str(clip_root)]) == 2
     assert "--from needs --out" in capsys.readouterr().err
+
+
+def test_a_killed_export_does_not_stop_the_next(clip_root, openclip_root, tmp_path):
+    recipe = json.loads((clip_root / "pool.json").read_text())["recipe_hash"]
+    for mark in (recipe, os.getpid()):
+        left = tmp_path / f".new.building-{mark}" / "heads"
+        left.mkdir(parents=True)
+        (left / "colours.safetensors").write_bytes(b"half")
+    root = export_pool(clip_root, tmp_path / "new")
+    assert {p.name for p in tmp_path.iterdir()} == {"new", ".new.lock"}
+    for name in ("pretrained", "experts/colours"):
+        ours, theirs = (r / name / "model.safetensors" for r in (root, openclip_root))
+        assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_the_built_in_pool_is_made_once_in_the_cache(clip_root, tmp_path, monkeypatch):

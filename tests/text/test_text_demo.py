@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load, save
 from toy_text import CLASSES, make_bert, make_tokenizer, sentences
 
 from fusion_plugins import AWDAlgorithm
@@ -205,6 +207,32 @@ def test_wrong_input_ends_with_a_message(
     options = [word for k, v in given.items() if v is not None for word in (k, v)]
     assert main(["demo", "build-text", *options]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", lambda old: b"{", "has no usable tokenizer|no usable encoder"),
+        ("model.safetensors", lambda old: old[:-50], "holds no usable encoder"),
+        ("model.safetensors", lambda old: b"version https://git-lfs", "no usable enco"),
+        ("model.safetensors", None, "holds no usable encoder"),
+        (
+            "model.safetensors",
+            lambda old: save({f"x.{k}": v for k, v in load(old).items()}),
+            "has no weights for .* tensors of the encoder, such as bert.embeddings",
+        ),
+    ],
+)
+def test_a_damaged_encoder_is_named(encoder, tmp_path, name, change, message):
+    copy = tmp_path / "copy"
+    shutil.copytree(encoder, copy)
+    if change is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(change((encoder / name).read_bytes()))
+    with pytest.raises(ValueError, match=f"copy .*({message})"):
+        build_text_pool(copy, make_tasks(), tmp_path / "out", RECIPE)
     assert not (tmp_path / "out").exists()
 
 
