@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 
 # Build (once) the offline demo pool, merge it with every method, print the table.
 demo: install
-	$(BIN)/python -m fusion_plugins.demo run
+	$(BIN)/fusion-plugins demo run
 
 # Every default method on the demo pool; report in outputs/compare (some minutes).
 compare: install
