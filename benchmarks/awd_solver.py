@@ -47,7 +47,7 @@ def gram_space_worker(options) -> dict:
     stack = stand_ins.task_vector_stack(8, sum(sizes))
 
     def checkpoint(vector, label):
-        pieces = zip(shapes.items(), vector.split(sizes))
+        pieces = zip(shapes.items(), vector.split(sizes), strict=True)
         return StateDictCheckpoint({n: v.view(s) for (n, s), v in pieces}, label)
 
     task_vectors = TaskVectors(

@@ -140,11 +140,11 @@ def plot_history(
     names = sorted({k for entry in history for k in entry if k.startswith("loss/")})
     for name in names:
         points = [(e["step"], e[name]) for e in history if name in e]
-        left.plot(*zip(*points), lw=1, label=name.removeprefix("loss/"))
+        left.plot(*zip(*points, strict=True), lw=1, label=name.removeprefix("loss/"))
     left.set(xlabel="step", ylabel="loss", title="loss per task")
     for task in guard[0]["tasks"] if guard else ():
         points = [(e["step"], e["tasks"][task]["agreement"]) for e in guard]
-        right.plot(*zip(*points), marker=".", label=task)
+        right.plot(*zip(*points, strict=True), marker=".", label=task)
     right.set(xlabel="step", ylim=(0, 1.02), title="agreement with the experts")
     if guard:
         right.legend(fontsize=7)

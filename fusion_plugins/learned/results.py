@@ -37,7 +37,8 @@ def save_results(
     Args:
         folder: The log folder.
         result: What was learned.
-        history, guard_history: Entries per logged step, and per check of the guard.
+        history: Entries per logged step.
+        guard_history: Entries per check of the guard.
         disentanglement: What AWD removed, if anything.
     """
     save_coefficients(result, folder)

@@ -116,7 +116,7 @@ class TintedModel(nn.Module):
         """Tinted layers that the pool applies after the trunk, by their name there."""
         return {
             site.layer: sites.option(switch, task)
-            for site, switch in zip(self.sites, self.switches)
+            for site, switch in zip(self.sites, self.switches, strict=True)
             if site.is_outer
         }
 
@@ -177,7 +177,7 @@ class TintedModel(nn.Module):
         everything = sum(p.numel() for p in self.trunk.parameters())
         inside = sum(
             p.numel()
-            for site, switch in zip(self.sites, self.switches)
+            for site, switch in zip(self.sites, self.switches, strict=True)
             if site.in_trunk
             for p in switch.parameters()
         )
@@ -212,7 +212,7 @@ class TintedModel(nn.Module):
         try:
             save_trunk(self.trunk, folder, **kwargs)
         finally:
-            for site, switch in zip(self.sites, self.switches):
+            for site, switch in zip(self.sites, self.switches, strict=True):
                 if site.in_trunk:
                     sites.replace(self.trunk, site, switch)
         for task in self.tasks:
@@ -235,7 +235,7 @@ class TintedModel(nn.Module):
 
     def _task_tensors(self, task: str) -> dict[str, Tensor]:
         tensors = {}
-        for site, switch in zip(self.sites, self.switches):
+        for site, switch in zip(self.sites, self.switches, strict=True):
             for name, value in sites.option(switch, task).state_dict().items():
                 tensors[f"{site}/{name}"] = value.detach().cpu().contiguous()
         if task in self._reference:

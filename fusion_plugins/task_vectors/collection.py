@@ -212,7 +212,9 @@ class TaskVectors:
         models, entry_bytes = len(self._experts) + 1, self.entry_bytes(key)
         names = (self._names_in[task][key] for task in self._experts)
         read_base = self._base.reader(key)
-        read_experts = [e.reader(n) for e, n in zip(self._experts.values(), names)]
+        read_experts = [
+            e.reader(n) for e, n in zip(self._experts.values(), names, strict=True)
+        ]
         for rows in row_slices(shape):
             view = None if len(shape) < 2 else rows
             size = _block_shape(shape, view)
@@ -221,7 +223,7 @@ class TaskVectors:
                 buffers[dtype] = torch.empty(needed, dtype=dtype)
             base, *experts = values = buffers[dtype][:needed].view(models, *size)
             read_base(base, view)
-            for row, read_expert in zip(experts, read_experts):
+            for row, read_expert in zip(experts, read_experts, strict=True):
                 read_expert(row, view)
                 row.sub_(base)
             yield Block(key, rows, base, values[1:], base.numel() * entry_bytes)

@@ -51,7 +51,7 @@ def test_tensor_and_row_grams_of_every_kind_of_tensor(key):
 
 def test_row_groups_are_rows_of_matrices_and_whole_vectors():
     gram = gram_matrices(from_family(), "row")
-    groups = dict(zip(gram.keys, gram.groups))
+    groups = dict(zip(gram.keys, gram.groups, strict=True))
     assert groups["conv.weight"] == 5 and groups["linear.weight"] == 4
     assert groups["conv.bias"] == groups["scale"] == 1 and groups["empty"] == 0
     assert len(gram.values) == sum(gram.groups)

@@ -24,7 +24,7 @@ WEIGHTS = torch.tensor([0.3, -0.2, 0.7], dtype=torch.float64)
 def plain_loop(base, experts, key: str, weights: Tensor) -> Tensor:
     """base + sum over tasks of weight * task vector, in float64."""
     merged = base.state_dict()[key].double().clone()
-    for weight, tau in zip(weights, vectors(base, experts, key)):
+    for weight, tau in zip(weights, vectors(base, experts, key), strict=True):
         merged += weight * tau
     return merged
 
@@ -122,7 +122,7 @@ def test_merging_leaves_base_and_experts_alone():
     merge_into(deepcopy(base), task_vectors, coefficients)
     gram_matrices(task_vectors, "row")
     state["mask"].logical_not_()
-    for model, kept in zip((base, *experts.values()), before):
+    for model, kept in zip((base, *experts.values()), before, strict=True):
         same(model.state_dict(), kept)
 
 

@@ -85,7 +85,7 @@ def _entry_line(entries: ast.Dict) -> int:
 
 
 def _pairs(entries: ast.Dict):
-    return zip(entries.keys, entries.values)
+    return zip(entries.keys, entries.values, strict=True)
 
 
 def _name(key: ast.expr | None):
