@@ -184,6 +184,12 @@ def disentangle_gram(
         torch.cat([part.coefficients for part in parts]),
         _summed([part.losses for part in parts]),
     )
+    if not torch.isfinite(solution.coefficients).all():
+        raise ValueError(
+            f"AWD diverged: lr={settings.lr:g} is too long a step for granularity"
+            f" '{gram.granularity}'. Use scale_free=true, a smaller lr, or"
+            " granularity=model."
+        )
     result = Disentanglement(
         tuple(tasks), gram, solution, torch.cat(thresholds), settings
     )
