@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from .builtin import TaskData
+from .image_build import MEAN, STD
 from .recipe import DemoRecipe
-from .tensors import MEAN, STD
 
 CONTEXT = 77  # longest prompt in tokens, as in CLIP
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
