@@ -28,7 +28,9 @@ def train_and_val(count: int) -> tuple[np.ndarray, np.ndarray]:
 class DemoDataset(Dataset):
     """Labelled images: uint8 (N, H, W, 3) and integers (N,)."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: list[str]):
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, class_names: list[str]
+    ) -> None:
         self.images = images
         self.labels = labels
         self.class_names = class_names

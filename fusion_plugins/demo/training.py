@@ -51,7 +51,7 @@ def _contrastive_loss(
     length = max(len(caption) for caption in captions)
     padding = model.config.text_config.pad_token_id
     padded = torch.full((len(captions), length), padding)
-    for row, caption in zip(padded, captions):
+    for row, caption in zip(padded, captions, strict=True):
         row[: len(caption)] = caption
     different, target = torch.unique(padded, dim=0, return_inverse=True)
     texts = text_features(model, different)
@@ -146,9 +146,10 @@ def train_experts(
     )
     try:
         with workers:
-            return {t.name: e for t, e in zip(tasks, workers.map(train, tasks))}
+            experts = list(workers.map(train, tasks))
     finally:
         torch.set_num_threads(threads)
+    return {t.name: e for t, e in zip(tasks, experts, strict=True)}
 
 
 def accuracy(model: CLIPModel, task: ClipTask) -> float:
