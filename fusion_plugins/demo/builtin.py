@@ -123,5 +123,7 @@ def builtin_tasks(recipe: DemoRecipe | ResNetRecipe) -> list[TaskData]:
         else:
             arrays = _drawn(recipe, rng, draw, len(class_names))
         prompts = tuple(templates.split("|"))
-        tasks.append(TaskData(name, *arrays, tuple(class_names), prompts))
+        train, labels, test, answers = arrays
+        classes = tuple(class_names)
+        tasks.append(TaskData(name, train, labels, test, answers, classes, prompts))
     return tasks

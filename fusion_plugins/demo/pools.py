@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusion_bench.modelpool import CLIPVisionModelPool
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
@@ -112,10 +112,9 @@ def demo_openclip_modelpool(
     from ..modelpool.openclip.modelpool import OpenCLIPModelPool
 
     folder, chosen, heads = _openclip(root, seed, tasks)
+    splits: dict[str, Any] = split_configs(folder, chosen)
     return OpenCLIPModelPool(
-        model_configs(folder, chosen),
-        classification_heads=heads,
-        **split_configs(folder, chosen),
+        model_configs(folder, chosen), classification_heads=heads, **splits
     )
 
 

@@ -48,6 +48,7 @@ class TintedModel(SurgeryHook, nn.Module):
         for site, layers in tints.items():
             self.add_site(site, layers)
         self._reference = dict(reference or {})
+        self._maps = {}
         self.card: str | None = None
 
     def add_site(self, site: str, layers: Mapping[str, nn.Module]) -> None:

@@ -17,6 +17,7 @@ class SurgeryHook:
     tasks: tuple[str, ...]
     sites: tuple[Site, ...]
     _reference: dict[str, Tensor]
+    _maps: dict[str, tuple[Any, Any]]  # task -> (head's version, its feature map)
 
     def head(self, task: str) -> Any:
         """The tinted head of a task."""
