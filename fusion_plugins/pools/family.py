@@ -187,7 +187,7 @@ def register_adapter(pool_class: type, adapter: type[ModelFamily]) -> None:
 
 
 def family_of(modelpool: BaseModelPool) -> type[ModelFamily]:
-    """The family of a pool; plain :class:`ModelFamily` if none knows it."""
+    """The family of a `modelpool`; plain :class:`ModelFamily` if none knows it."""
     _import_families()
     names = (_name(kind) for kind in type(modelpool).__mro__)
     return next((_ADAPTERS[n] for n in names if n in _ADAPTERS), ModelFamily)
@@ -202,6 +202,10 @@ def _import_families() -> None:
 
 def adapter_for(modelpool: BaseModelPool, task_info: Mapping | None = None) -> Any:
     """The adapter of a pool's family, ready to be asked for data.
+
+    Args:
+        modelpool: The pool.
+        task_info: Task name -> what the family needs to know of an own task.
 
     Raises:
         TypeError: No family knows this pool.
