@@ -17,6 +17,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
+        """End the program with exit status 2."""
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 

@@ -16,7 +16,7 @@ from ..common.order import SampleOrder
 from ..merged import sites
 from ..merged.model import TintedModel
 from ..merged.statistics import batch_norms, estimate
-from .registry import adapter_for
+from .family import adapter_for
 
 
 class SampleSource(Protocol):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .collection import Block, TaskVectors
+from .blocks import Block
+from .collection import TaskVectors
 
 # Coefficients per tensor name: shape (tasks,), or (tasks, rows) for one per row.
 Coefficients = Mapping[str, Tensor]

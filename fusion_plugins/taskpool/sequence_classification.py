@@ -145,6 +145,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         Args:
             model: A tinted model, or any ``*ForSequenceClassification``; not changed.
             name: Noted in `model_info`.
+            **kwargs: Not used; FusionBench may give more.
 
         Returns:
             Task -> scores (see :func:`~.text_metrics.measure`); `average` also has

@@ -279,6 +279,29 @@ def test_conversion_refuses_what_it_should(tmp_path, capsys):
     assert "There is no .pt file" in capsys.readouterr().err
 
 
+def test_a_killed_conversion_leaves_no_half_file(tmp_path, encoder, monkeypatch):
+    source, target = tmp_path / "a.pt", tmp_path / "a.safetensors"
+    save_old(OldHead(True, torch.ones(3, 8)), source)
+
+    def killed(head, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fusion_plugins.modelpool.openclip.convert.save_head", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_checkpoint(source, target, trust_pickle=True)
+    assert not target.exists()
+    assert (
+        convert_checkpoint(source, target, trust_pickle=True) == "classification head"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt", "a.safetensors"]
+    (tmp_path / "b.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(ValueError, match="b.safetensors exists already"):
+        convert_checkpoint(source, tmp_path / "b.safetensors", trust_pickle=True)
+    assert not (tmp_path / "elsewhere.safetensors").exists()
+
+
 # -- the pool ---------------------------------------------------------------------------
 
 

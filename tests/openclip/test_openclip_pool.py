@@ -230,7 +230,10 @@ def learned(algorithm) -> list[dict[str, float]]:
     """The applied coefficients: for each task, tensor name -> value."""
     result = algorithm.result
     assert result.tasks == tuple(TASKS)
-    return [dict(zip(result.layers, row.double().tolist())) for row in result.applied]
+    return [
+        dict(zip(result.layers, row.double().tolist(), strict=True))
+        for row in result.applied
+    ]
 
 
 def test_adamerging_merges_with_what_it_learned(pool):
