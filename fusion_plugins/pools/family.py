@@ -102,7 +102,7 @@ class ModelFamily:
     """A family of model pools as data-free methods see it: files, heads, saving.
 
     This class serves pools that no family knows; families derive from
-    :class:`~fusion_plugins.pools.adapter.PoolAdapter`, which knows their data too.
+    ``PoolAdapter``, which knows their data too.
     """
 
     #: Whether instances give a task's batches, features and heads.
