@@ -89,8 +89,7 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
     if isinstance(model, LazyStateDict):
         return _materialise(model, label_of(name))
     model = deepcopy(model) if is_instance(modelpool, name) else model
-    family = family_of(modelpool)
-    return model if family is None else family.adopt(model)
+    return family_of(modelpool).adopt(model)
 
 
 def load_model(modelpool: BaseModelPool, name: str, *args, **options) -> nn.Module:
@@ -131,12 +130,8 @@ def _load(
     modelpool: BaseModelPool, name: str, label: str, new_head: bool, args, options
 ) -> nn.Module:
     family = family_of(modelpool)
-    site = None if family is None else family.head_site
-    with accounted(label, site, new_head):
-        if family is None:
-            model = modelpool.load_model(name, *args, **options)
-        else:
-            model = family.load_model(modelpool, name, label, *args, **options)
+    with accounted(label, family.head_site, new_head):
+        model = family.load_model(modelpool, name, label, *args, **options)
         refuse_quantised(model, label)
     return model
 
@@ -199,8 +194,7 @@ def load_task_vectors(
 
 def head_site(modelpool: BaseModelPool, module: nn.Module) -> str | None:
     """Where in the module every expert has a head of its own, if its family has such."""
-    family = family_of(modelpool)
-    return None if family is None else family.head_site(module)
+    return family_of(modelpool).head_site(module)
 
 
 def load_own_head(modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
@@ -274,8 +268,7 @@ def _files(pool: BaseModelPool, name: str) -> Path | None:
     config = pool._models[name]
     if type(pool) is FolderModelPool:
         return Path(config) if isinstance(config, str) else None
-    family = family_of(pool)
-    return None if family is None else family.files(pool, name)
+    return family_of(pool).files(pool, name)
 
 
 def _only_base_names(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
