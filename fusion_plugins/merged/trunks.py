@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from ..modelpool.accounting import accounted
 from ..modelpool.folders import FolderModelPool
 
 _WEIGHTS = "model.safetensors"
@@ -42,7 +43,8 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
     """
     if trunk is None and (folder / "config.json").is_file():
         pool = FolderModelPool({"_pretrained_": str(folder)})
-        return pool.load_model("_pretrained_")
+        with accounted(f"The trunk in {folder}"):
+            return pool.load_model("_pretrained_")
     if trunk is None:
         raise ValueError(
             f"{folder} has no config.json that says what class its trunk is. Give a module"

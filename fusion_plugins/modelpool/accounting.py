@@ -219,14 +219,16 @@ def read_tensors(file: Path, label: str) -> dict[str, Tensor]:
     Raises:
         ValueError: It is missing, damaged, or holds something else.
     """
-    if file.suffix == ".safetensors" and file.is_file():
+    if not file.is_file():
+        raise ValueError(f"{label}: there is no file {file}.")
+    if file.suffix == ".safetensors":
         read_header(file, label)
         return load_file(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise ValueError(
-            f"{label}: {file} is missing, truncated or no state dict written by torch.save"
+            f"{label}: {file} is truncated or no state dict written by torch.save"
             f" ({one_line(error)[:200]}). Download or save it again; a git-lfs pointer"
             " needs `git lfs pull`."
         ) from error

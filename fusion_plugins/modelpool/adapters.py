@@ -79,8 +79,8 @@ def merge_adapter(base: nn.Module, folder: str | Path, label: str) -> nn.Module:
         from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
     except ImportError as error:
         raise ValueError(
-            f"{label} is a LoRA adapter ({folder}), which needs peft: pip install"
-            " 'fusion-plugins[peft]'."
+            f"{label} is a LoRA adapter ({folder}), which needs peft: pip"
+            " install peft."
         ) from error
     tensors = _fitted(base, load_peft_weights(str(folder), device="cpu"))
     _resize_heads(base, tensors)

@@ -58,6 +58,11 @@ def _bare_names(name: str) -> Iterator[str]:
         yield name
 
 
+def bare_name(name: str) -> str:
+    """A tensor's name without known prefixes."""
+    return list(_bare_names(name))[-1]
+
+
 def unplaced_names(module: nn.Module, stored: Iterable[str]) -> list[str]:
     """Names that belong inside a part of the module, where it has no such tensor.
 

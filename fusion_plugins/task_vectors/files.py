@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,15 @@ def read_header(file: Path, label: str) -> dict[str, TensorSpec]:
                 )
             specs[name] = TensorSpec(tuple(view.get_shape()), _DTYPES[view.get_dtype()])
     return specs
+
+
+def file_digest(file: Path) -> str:
+    """A hash of all that a file holds."""
+    digest = hashlib.blake2b(digest_size=32)
+    with file.open("rb", buffering=0) as stream:
+        while content := stream.read(2**22):
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def data_starts(file: Path) -> dict[str, int]:

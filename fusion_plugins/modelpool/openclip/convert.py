@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .checkpoints import encoder_from, head_from, is_head, save_encoder, save_head
-from .trust import SAFE_SUFFIX, read
+from .trust import SAFE_SUFFIX, read, source_metadata
 
 
 def convert_checkpoint(
@@ -33,10 +33,10 @@ def convert_checkpoint(
         raise ValueError(f"{target} must end in {SAFE_SUFFIX}.")
     if target.exists():
         raise ValueError(f"{target} exists already. Remove it, or choose another name.")
-    content = read(source, trust_pickle)
+    content, made_from = read(source, trust_pickle), source_metadata(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_head(content.tensors):
-        save_head(head_from(content, source), target)
+        save_head(head_from(content, source), target, made_from)
         return "classification head"
-    save_encoder(encoder_from(content, source, model_name), target)
+    save_encoder(encoder_from(content, source, model_name), target, made_from)
     return "image encoder"
