@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from ..modelpool.accounting import accounted
-from ..modelpool.folders import FolderModelPool
+from ..modelpool.folders import FolderModelPool, accounted
 
 _WEIGHTS = "model.safetensors"
 

@@ -14,7 +14,13 @@ from ..common.options import Options, choice, integer
 from ..merged.statistics import BatchNorm, RunningStatistics
 from ..task_vectors import TaskVectors
 
+PRETRAINED = "_pretrained_"
 SPLITS = ("test", "val", "train")
+
+
+def label_of(name: str) -> str:
+    """What error messages call a model of a pool."""
+    return "the base ('_pretrained_')" if name == PRETRAINED else f"expert '{name}'"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Which adapter knows which pool class."""
+"""What counts as a pool, and which adapter knows which pool class."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fusion_bench.modelpool import BaseModelPool
+from torch import nn
 
-from .family import ModelFamily
+from ..modelpool.folders import FolderModelPool
+from .family import PRETRAINED, ModelFamily
 
 # Full class name of a pool -> its adapter. By name: importing some of FusionBench's pools
 # is slow or needs Python 3.12, and none of them is imported for the sake of another.
@@ -54,6 +56,37 @@ def family_of(modelpool: BaseModelPool) -> type[ModelFamily]:
     _import_families()
     names = (_name(kind) for kind in type(modelpool).__mro__)
     return next((_ADAPTERS[n] for n in names if n in _ADAPTERS), ModelFamily)
+
+
+def as_modelpool(models) -> BaseModelPool:
+    """A model pool from a pool, a dict of modules, or a dict of model folders.
+
+    Raises:
+        TypeError: Something else, or a mixed dict.
+        ValueError: There is no ``_pretrained_`` model.
+    """
+    if isinstance(models, BaseModelPool):
+        pool = models
+    elif not isinstance(models, Mapping):
+        raise TypeError(
+            f"The model pool is a {type(models).__name__}; expected a FusionBench model"
+            " pool, a dict of nn.Module, or a dict of folders, with the pretrained model"
+            f" under '{PRETRAINED}'."
+        )
+    elif all(isinstance(model, (str, Path)) for model in models.values()):
+        pool = FolderModelPool({name: str(path) for name, path in models.items()})
+    elif all(isinstance(model, nn.Module) for model in models.values()):
+        pool = BaseModelPool(dict(models))
+    else:
+        kinds = {name: type(model).__name__ for name, model in models.items()}
+        raise TypeError(f"A dict pool is all modules or all folders; got {kinds}.")
+    if not pool.has_pretrained:
+        raise ValueError(
+            f"The model pool has no '{PRETRAINED}' model, only {pool.all_model_names}."
+            " Task vectors are expert minus pretrained: add the model that all experts"
+            f" were fine-tuned from as '{PRETRAINED}'."
+        )
+    return pool
 
 
 @cache

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification
 
-from ..modelpool.accounting import accounted
+from ..modelpool.folders import accounted
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
 from ..pools.text import check_fields
 from ..pools.tokens import TextEncoder, choose_length

@@ -9,8 +9,8 @@ from fusion_bench.models.open_clip import ImageEncoder
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..accounting import read_tensors
-from ..names import bare_name, fitted_names
+from ...task_vectors.checks import bare_name, fitted_names
+from ...task_vectors.files import read_tensors
 from .architecture import CONFIG_FILES, Architecture
 
 CONFIG_FILE = CONFIG_FILES[0]
@@ -44,7 +44,9 @@ class OpenCLIPImageEncoder(ImageEncoder):
         names = fitted_names(tensors, wanted, ("model.", "image_encoder.model."))
         given = {stored: name for name, stored in names.items()}
         kept = {
-            given.get(k, k): _float32(v) for k, v in tensors.items() if not _is_unused(k)
+            given.get(k, k): _float32(v)
+            for k, v in tensors.items()
+            if not _is_unused(k)
         }
         _check_shapes(wanted, kept)
         self.load_state_dict(kept, assign=True)

@@ -16,7 +16,7 @@ from fusion_bench.utils.modelscope import resolve_repo_path
 from torch import Tensor, nn
 
 from ...merged.heads import ClassificationHead
-from ...modelpool.accounting import accounted
+from ...modelpool.folders import accounted
 from ..adapter import PoolAdapter
 from ..clip_tasks import register_clip_task
 from ..loading import PRETRAINED, is_instance, label_of

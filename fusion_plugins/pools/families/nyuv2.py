@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...modelpool.accounting import load_exactly, read_tensors
+from ...modelpool.folders import load_exactly
+from ...task_vectors.files import read_tensors
 from ..adapter import PoolAdapter
 from ..loading import load_model
 from ..registry import family
