@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -96,24 +97,10 @@ def accounted(
     def checked(cls, pretrained_model_name_or_path, *args, **options):
         path = pretrained_model_name_or_path
         with_info = options.pop("output_loading_info", False)
-        options_given = [name for name in _QUANTISED if options.get(name)]
-        if options_given:
-            raise ValueError(
-                f"{label} is loaded with {options_given[0]}: quantised weights cannot be"
-                " merged. Leave the option out."
-            )
-        folder = Path(path) if path is not None and Path(path).is_dir() else None
-        if folder is not None:
-            refuse_quantised(folder, label)
-        try:
-            model, info = load.__get__(None, cls)(
-                path, *args, output_loading_info=True, **options
-            )
-        except UNREADABLE as error:
-            if folder is not None:
-                read_folder(folder, label)  # names the file that is damaged
-            raise ValueError(f"{path} cannot be loaded: {one_line(error)}") from error
-        _complete(model, info, label, path, _new_prefix(model, head_site), new_head)
+        read = partial(load.__get__(None, cls), path, *args, **options)
+        model, info, complete = _read(read, path, label)
+        head = _new_prefix(model, head_site)
+        _complete(model, info, label, path, head, new_head and complete)
         return (model, info) if with_info else model
 
     transformers.PreTrainedModel.from_pretrained = classmethod(checked)
@@ -130,6 +117,30 @@ def accounted(
         raise ValueError(f"{label}: {one_line(cause)}") from error
     finally:
         transformers.PreTrainedModel.from_pretrained = load
+
+
+def _read(
+    read: partial, path: str | Path, label: str
+) -> tuple[nn.Module, Mapping[str, Any], bool]:
+    """The model, what transformers says of it, and whether all shapes were right."""
+    quantised = [name for name in _QUANTISED if read.keywords.get(name)]
+    if quantised:
+        raise ValueError(
+            f"{label} is loaded with {quantised[0]}: quantised weights cannot be merged."
+            " Leave the option out."
+        )
+    folder = Path(path) if path is not None and Path(path).is_dir() else None
+    if folder is not None:
+        refuse_quantised(folder, label)
+    try:
+        return *read(output_loading_info=True), True
+    except UNREADABLE as error:
+        if folder is not None:
+            read_folder(folder, label)  # names the file that is damaged
+        if "size mismatch" not in str(error):
+            raise ValueError(f"{path} cannot be loaded: {one_line(error)}") from error
+    # Once more, to name all tensors whose shapes are wrong.
+    return *read(output_loading_info=True, ignore_mismatched_sizes=True), False
 
 
 def _new_prefix(model: nn.Module, head_site: HeadSite | None) -> str | None:

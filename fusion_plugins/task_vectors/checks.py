@@ -200,15 +200,15 @@ def unplaced_names(module: nn.Module, stored: Iterable[str]) -> list[str]:
     trunk = getattr(module, prefix.rstrip("."), None)
     owners = [module, trunk] if isinstance(trunk, nn.Module) else [module]
     parts = {name for owner in owners for name, _ in owner.named_children()}
-    tensors = (module.state_dict(), dict(module.named_buffers()))
-    known = {name.removeprefix(prefix) for names in tensors for name in names}
+    state = {name.removeprefix(prefix) for name in module.state_dict()}
+    buffers = {name.removeprefix(prefix) for name, _ in module.named_buffers()} - state
     ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or []
     pattern = re.compile("|".join([*ignored, r"rotary_emb\.inv_freq"]))
     found = []
     for name in stored:
         bare = [n.removeprefix(prefix) for n in _bare_names(name)]
-        place = next((n for n in bare if n.partition(".")[0] in parts), None)
-        if place and not known.intersection(bare) and not pattern.search(name):
+        known = bare[0] in state or not buffers.isdisjoint(bare) or pattern.search(name)
+        if not known and any(n.partition(".")[0] in parts for n in bare):
             found.append(name)
     return found
 
