@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from fusion_plugins import AdaMergingAlgorithm
 from fusion_plugins.adaptation import SampleOrder
-from fusion_plugins.pools.registry import causal_lm
-from fusion_plugins.pools.registry.causal_lm import CausalLMAdapter
+from fusion_plugins.pools.families import causal_lm
+from fusion_plugins.pools.families.causal_lm import CausalLMAdapter
 
 BATCH, STEPS, LR = 5, 3, 0.5
 QUIET = {"num_workers": 0, "save_model": False, "seed": 0, "guard_every": 0}
