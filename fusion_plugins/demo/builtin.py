@@ -1,13 +1,34 @@
 """The built-in tasks: the real scikit-learn digits and five generated ones."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from . import drawing
-from .recipe import BUILTIN_TASKS, DemoInputError, DemoRecipe, TaskData
+from .recipe import BUILTIN_TASKS, DemoRecipe, ResNetRecipe
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One classification task.
+
+    Images are uint8 (N, H, W, 3), labels int64 (N,) in [0, classes).
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+
 
 _DIGITS = ("zero one two three four five six seven eight nine").split()
 
@@ -43,7 +64,7 @@ _TASKS: dict[str, tuple[Sequence[str], Sequence[str], _Drawer | None]] = {
 }
 
 
-def _load_digits():
+def _load_digits() -> Any:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
@@ -62,7 +83,9 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _digits(recipe: DemoRecipe, rng: np.random.Generator) -> list[np.ndarray]:
+def _digits(
+    recipe: DemoRecipe | ResNetRecipe, rng: np.random.Generator
+) -> list[np.ndarray]:
     """The 1797 real 8x8 scans, shuffled, the first `test_images` (<= 597) for testing."""
     data = _load_digits()
     order = rng.permutation(len(data.images))
@@ -75,7 +98,10 @@ def _digits(recipe: DemoRecipe, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _drawn(
-    recipe: DemoRecipe, rng: np.random.Generator, draw: _Drawer, classes: int
+    recipe: DemoRecipe | ResNetRecipe,
+    rng: np.random.Generator,
+    draw: _Drawer,
+    classes: int,
 ) -> list[np.ndarray]:
     arrays = []
     for count in (recipe.train_images, recipe.test_images):
@@ -90,16 +116,16 @@ def task_seed(seed: int, name: str) -> list[int]:
     return [seed, zlib.crc32(name.encode())]
 
 
-def builtin_tasks(recipe: DemoRecipe) -> list[TaskData]:
+def builtin_tasks(recipe: DemoRecipe | ResNetRecipe) -> list[TaskData]:
     """The recipe's tasks, in its order; the same recipe gives the same bytes.
 
     Raises:
-        DemoInputError: A task is not built in.
+        ValueError: A task is not built in.
         ModuleNotFoundError: `digits` is wanted without scikit-learn.
     """
     unknown = [name for name in recipe.tasks if name not in _TASKS]
     if unknown:
-        raise DemoInputError(
+        raise ValueError(
             f"unknown built-in tasks {unknown}; available: {list(BUILTIN_TASKS)}"
         )
     tasks = []

@@ -14,11 +14,12 @@ from transformers import (
     CLIPTokenizerFast,
 )
 
-from .recipe import DemoInputError, DemoRecipe, TaskData
+from .builtin import TaskData
+from .recipe import DemoRecipe
+from .tensors import MEAN, STD
 
 CONTEXT = 77  # longest prompt in tokens, as in CLIP
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
-_MEAN = _STD = 0.5
 
 
 def _byte_symbols() -> list[str]:
@@ -50,8 +51,8 @@ def make_processor(recipe: DemoRecipe) -> CLIPProcessor:
     images = CLIPImageProcessor(
         size=size,
         do_center_crop=False,
-        image_mean=[_MEAN] * 3,
-        image_std=[_STD] * 3,
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
     )
     return CLIPProcessor(image_processor=images, tokenizer=make_tokenizer())
 
@@ -84,21 +85,16 @@ def make_model(recipe: DemoRecipe, tokenizer: CLIPTokenizerFast) -> CLIPModel:
     return CLIPModel(config)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) -> float32 as the processor makes them."""
-    return (images.float() / 255 - _MEAN) / _STD
-
-
 def prompt_tokens(task: TaskData, tokenizer: CLIPTokenizerFast) -> Tensor:
     """Token ids (templates, classes, longest prompt), padded with end-of-text.
 
     Raises:
-        DemoInputError: A prompt is longer than CLIP's 77 tokens.
+        ValueError: A prompt is longer than CLIP's 77 tokens.
     """
     prompts = [t.replace("{}", c) for t in task.templates for c in task.class_names]
     ids = tokenizer(prompts, padding=True, return_tensors="pt")["input_ids"]
     if ids.shape[1] > CONTEXT:
-        raise DemoInputError(
+        raise ValueError(
             f"task {task.name!r}: the prompt {max(prompts, key=len)!r} has"
             f" {ids.shape[1]} tokens, at most {CONTEXT} fit; shorten the class name"
         )

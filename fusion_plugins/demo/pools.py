@@ -1,6 +1,7 @@
 """The demo pool as FusionBench's own CLIP model pool and task pool."""
 
-import json
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,53 +9,24 @@ from pathlib import Path
 from fusion_bench.modelpool import CLIPVisionModelPool
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from fusion_bench.utils import import_object
-from omegaconf import OmegaConf
 
 from ..pools.clip_tasks import register_clip_task
-from .build import POOL_FILE, ensure_pool, is_pool
-from .choosing import choose_tasks, dataset_configs
-from .recipe import FORMAT_VERSION, DemoInputError, DemoRecipe
+from .build import ensure_pool
+from .datasets import dataset_configs, loader_options, model_configs, split_configs
+from .pool_folder import open_pool
+from .recipe import DemoRecipe
 
 
-def read_description(root: str | os.PathLike) -> dict:
-    """The pool's `pool.json`: recipe, tasks, accuracies measured when it was built.
-
-    Raises:
-        DemoInputError: The folder is no pool, or of another format version.
-    """
-    if not is_pool(root):
-        raise DemoInputError(
-            f"{root} is not a demo pool (it has no {POOL_FILE}). Build one there with:"
-            f" python -m fusion_plugins.demo build --out {root}"
-        )
-    text = (Path(root) / POOL_FILE).read_text(encoding="utf-8")
-    try:
-        description = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DemoInputError(f"{root}/{POOL_FILE} is damaged: {error}") from error
-    version = description.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DemoInputError(
-            f"{root} has format version {version}, this release reads {FORMAT_VERSION};"
-            " build it again"
-        )
-    return description
-
-
-def _open(root: str | os.PathLike | None, seed: int) -> Path:
-    if root is None:
-        return ensure_pool(DemoRecipe(seed=seed))
-    read_description(root)
-    return Path(root).absolute()
-
-
-def _choose_tasks(root: Path, tasks: Sequence[str] | None) -> list[str]:
-    """Check the wanted tasks and register them as zero-shot tasks."""
-    known = read_description(root)["tasks"]
-    chosen = choose_tasks(root, known, tasks)
-    for name in chosen:
-        register_clip_task(name, known[name]["class_names"], known[name]["templates"])
-    return chosen
+def _open(
+    root: str | os.PathLike | None, seed: int, tasks: Sequence[str] | None
+) -> tuple[Path, list[str]]:
+    """The folder and the wanted tasks, which are then known as zero-shot tasks."""
+    folder, chosen = open_pool(
+        root, DemoRecipe.format, lambda: ensure_pool(DemoRecipe(seed=seed)), tasks
+    )
+    for name, task in chosen.items():
+        register_clip_task(name, task["class_names"], task["templates"])
+    return folder, list(chosen)
 
 
 def demo_modelpool(
@@ -70,18 +42,13 @@ def demo_modelpool(
         tasks: Names of the experts wanted; None takes all.
 
     Raises:
-        DemoInputError: `root` is no pool, or a task is not in it.
+        ValueError: `root` is no such pool, or a task is not in it.
     """
-    folder = _open(root, seed)
-    chosen = _choose_tasks(folder, tasks)
-    pretrained = str(folder / "pretrained")
-    experts = {name: str(folder / "experts" / name) for name in chosen}
+    folder, chosen = _open(root, seed, tasks)
     return CLIPVisionModelPool(
-        OmegaConf.create({"_pretrained_": pretrained, **experts}),
-        processor=pretrained,
-        train_datasets=dataset_configs(folder, chosen, "train"),
-        val_datasets=dataset_configs(folder, chosen, "val"),
-        test_datasets=dataset_configs(folder, chosen, "test"),
+        model_configs(folder, chosen),
+        processor=str(folder / "pretrained"),
+        **split_configs(folder, chosen),
     )
 
 
@@ -103,17 +70,13 @@ def demo_taskpool(
             ``fusion_bench.taskpool.CLIPVisionModelTaskPool``.
 
     Raises:
-        DemoInputError: As `demo_modelpool`, or a batch size below 1.
+        ValueError: As `demo_modelpool`, or a batch size below 1.
     """
-    if batch_size < 1:
-        raise DemoInputError(f"batch_size must be at least 1, got {batch_size}")
-    folder = _open(root, seed)
-    chosen = _choose_tasks(folder, tasks)
+    loader = loader_options(batch_size)
+    folder, chosen = _open(root, seed, tasks)
     return import_object(pool_class)(
         dataset_configs(folder, chosen, "test"),
         processor=str(folder / "pretrained"),
         clip_model=str(folder / "pretrained"),
-        dataloader_kwargs=OmegaConf.create(
-            {"batch_size": batch_size, "num_workers": 0}
-        ),
+        dataloader_kwargs=loader,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,44 +11,28 @@ from omegaconf import OmegaConf
 
 from ..modelpool.image_pools import ResNetPool
 from ..pools.clip_tasks import register_clip_task
-from .build import POOL_FILE, is_pool
-from .choosing import choose_tasks, dataset_configs
-from .recipe import DemoInputError
+from .datasets import dataset_configs, loader_options, split_configs
+from .pool_folder import open_pool
+from .recipe import ResNetRecipe
 from .resnet_build import ensure_resnet_pool
-from .resnet_recipe import RESNET_FORMAT, ResNetRecipe
 
 # FusionBench asks for prompts when a task is registered; nothing here reads them.
 _PROMPT = "a picture of {}."
 
 
-def read_resnet_description(root: str | os.PathLike) -> dict:
-    """The pool's `pool.json`: recipe, tasks, accuracies measured when it was built.
-
-    Raises:
-        DemoInputError: The folder is no pool, or of another kind.
-    """
-    if not is_pool(root):
-        raise DemoInputError(
-            f"{root} is not a ResNet pool (it has no {POOL_FILE}). Build one there with:"
-            f" python -m fusion_plugins.demo build-resnet --out {root}"
-        )
-    description = json.loads((Path(root) / POOL_FILE).read_text(encoding="utf-8"))
-    version = description.get("format_version")
-    if version != RESNET_FORMAT:
-        raise DemoInputError(
-            f"{root} has format {version!r}, this command reads {RESNET_FORMAT!r}"
-        )
-    return description
-
-
-def _open(root, seed: int, tasks) -> tuple[Path, list[str]]:
+def _open(
+    root: str | os.PathLike | None, seed: int, tasks: Sequence[str] | None
+) -> tuple[Path, list[str]]:
     """The folder and the wanted tasks, whose class names FusionBench then knows."""
-    folder = ensure_resnet_pool(ResNetRecipe(seed=seed)) if root is None else Path(root)
-    known = read_resnet_description(folder)["tasks"]
-    chosen = choose_tasks(folder, known, tasks)
-    for name in chosen:
-        register_clip_task(name, known[name]["class_names"], [_PROMPT])
-    return folder.absolute(), chosen
+    folder, chosen = open_pool(
+        root,
+        ResNetRecipe.format,
+        lambda: ensure_resnet_pool(ResNetRecipe(seed=seed)),
+        tasks,
+    )
+    for name, task in chosen.items():
+        register_clip_task(name, task["class_names"], [_PROMPT])
+    return folder, list(chosen)
 
 
 def demo_resnet_modelpool(
@@ -59,13 +42,7 @@ def demo_resnet_modelpool(
 ) -> ResNetPool:
     """The pretrained ResNet and one expert per task, with train, val and test images.
 
-    Args:
-        root: A pool's folder; None uses the built-in one, building it on first use.
-        seed: Seed of the built-in pool; ignored when `root` is given.
-        tasks: Names of the experts wanted; None takes all.
-
-    Raises:
-        DemoInputError: `root` is no such pool, or a task is not in it.
+    Arguments and errors are those of :func:`~fusion_plugins.demo.demo_modelpool`.
     """
     folder, chosen = _open(root, seed, tasks)
     experts = {name: str(folder / "experts" / name) for name in chosen}
@@ -73,9 +50,7 @@ def demo_resnet_modelpool(
     return ResNetPool(
         OmegaConf.create({"_pretrained_": pretrained, **experts}),
         type="transformers",
-        train_datasets=dataset_configs(folder, chosen, "train"),
-        val_datasets=dataset_configs(folder, chosen, "val"),
-        test_datasets=dataset_configs(folder, chosen, "test"),
+        **split_configs(folder, chosen),
     )
 
 
@@ -87,22 +62,12 @@ def demo_resnet_taskpool(
 ) -> ImageClassificationTaskPool:
     """FusionBench's own task pool over the same tasks' test images.
 
-    Args:
-        root: A pool's folder; None uses the built-in one, building it on first use.
-        seed: Seed of the built-in pool; ignored when `root` is given.
-        tasks: Names of the tasks wanted; None takes all.
-        batch_size: Images per evaluation step.
-
-    Raises:
-        DemoInputError: As `demo_resnet_modelpool`, or a batch size below 1.
+    Arguments and errors are those of :func:`~fusion_plugins.demo.demo_taskpool`.
     """
-    if batch_size < 1:
-        raise DemoInputError(f"batch_size must be at least 1, got {batch_size}")
+    loader = loader_options(batch_size)
     folder, chosen = _open(root, seed, tasks)
     return ImageClassificationTaskPool(
         dataset_configs(folder, chosen, "test"),
         processor=str(folder / "pretrained"),
-        dataloader_kwargs=OmegaConf.create(
-            {"batch_size": batch_size, "num_workers": 0}
-        ),
+        dataloader_kwargs=loader,
     )

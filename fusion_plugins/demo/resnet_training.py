@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -16,42 +14,10 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from .builtin import task_seed
-from .datasets import train_and_val
-from .recipe import TaskData
-from .resnet_recipe import ResNetRecipe
+from .recipe import ResNetRecipe
+from .tensors import MEAN, STD, ImageTensors, generator, normalise
 
-_MEAN = _STD = 0.5
 _RISING = 0.1  # share of the steps
-
-
-@dataclass(frozen=True)
-class ImageTensors:
-    """A task as tensors: uint8 images (N, 3, H, W) and labels (N,)."""
-
-    name: str
-    classes: int
-    x_train: Tensor
-    y_train: Tensor
-    x_test: Tensor
-    y_test: Tensor
-
-
-def to_image_tensors(task: TaskData) -> ImageTensors:
-    """Without the validation tenth of the training images, which nobody trains on."""
-    train, _ = train_and_val(len(task.y_train))
-
-    def channels_first(images: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-    return ImageTensors(
-        task.name,
-        len(task.class_names),
-        channels_first(task.x_train[train]),
-        torch.from_numpy(task.y_train[train]),
-        channels_first(task.x_test),
-        torch.from_numpy(task.y_test),
-    )
 
 
 def make_image_processor(size: int) -> ConvNextImageProcessor:
@@ -59,14 +25,9 @@ def make_image_processor(size: int) -> ConvNextImageProcessor:
     return ConvNextImageProcessor(
         size={"shortest_edge": size},
         crop_pct=1.0,
-        image_mean=[_MEAN] * 3,
-        image_std=[_STD] * 3,
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
     )
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) -> float32 as the processor makes them."""
-    return (images.float() / 255 - _MEAN) / _STD
 
 
 def make_resnet(width: int, classes: int) -> ResNetForImageClassification:
@@ -88,7 +49,7 @@ def pretrain(
     on_step: Callable[[], None],
 ) -> None:
     """Train a classifier of all tasks' classes on some images of each, in place."""
-    draw = _generator(recipe.seed, "pretraining")
+    draw = generator(recipe.seed, "pretraining")
     images, labels, offset = [], [], 0
     for task in tasks:
         order = torch.randperm(len(task.y_train), generator=draw)
@@ -124,14 +85,23 @@ def train_expert(
     for name in ("classifier.1.weight", "classifier.1.bias"):
         state[name] = state[name][rows].clone()
     expert.load_state_dict(state)
-    draw = _generator(recipe.seed, task.name)
+    draw = generator(recipe.seed, task.name)
     images, labels = task.x_train, task.y_train
     steps, lr = recipe.expert_steps, recipe.expert_lr
     _train(expert, images, labels, steps, lr, recipe, draw, on_step)
     return expert
 
 
-def _train(model, images, labels, steps, lr, recipe, draw, on_step) -> None:
+def _train(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    steps: int,
+    lr: float,
+    recipe: ResNetRecipe,
+    draw: torch.Generator,
+    on_step: Callable[[], None],
+) -> None:
     decay = recipe.weight_decay
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -147,23 +117,3 @@ def _train(model, images, labels, steps, lr, recipe, draw, on_step) -> None:
         schedule.step()
         on_step()
     model.eval()
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    state = np.random.SeedSequence(task_seed(seed, name)).generate_state(1)
-    return torch.Generator().manual_seed(int(state[0]))
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, task: ImageTensors, offset: int = 0) -> float:
-    """Share of test images whose most probable class is right, 0 to 1.
-
-    Args:
-        model: A classifier of the task, or of all tasks.
-        task: Its images and labels.
-        offset: Where the task's classes start in the model's.
-    """
-    classes = slice(offset, offset + task.classes)
-    parts = task.x_test.split(500)
-    logits = torch.cat([model(normalise(part)).logits[:, classes] for part in parts])
-    return float((logits.argmax(1) == task.y_test).double().mean())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -16,8 +17,8 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from .recipe import DemoInputError
-from .text_recipe import TextRecipe, TextTask
+from .recipe import TextRecipe
+from .text_data import TextTask
 
 _WARM_UP = 0.1  # share of the steps
 _SORTED_TOGETHER = 8  # batches
@@ -28,18 +29,26 @@ def load_classifier(encoder: Path, classes: int, seed: int) -> PreTrainedModel:
     """The encoder with a new head, drawn from the seed.
 
     Raises:
-        DemoInputError: Transformers cannot make a sequence classifier of the folder.
+        ValueError: Transformers cannot make a sequence classifier of the folder, or
+            weights of the encoder are missing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return AutoModelForSequenceClassification.from_pretrained(
-                encoder, num_labels=classes
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                encoder, num_labels=classes, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
-            raise DemoInputError(
-                f"{encoder} holds no usable encoder: {error}"
-            ) from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{encoder} holds no usable encoder: {error}") from error
+    prefix = f"{model.base_model_prefix}."
+    new = [k for k in found["missing_keys"] if k.startswith(prefix)]
+    new = [key for key in new if ".pooler." not in key]  # many encoders have none
+    if new:
+        raise ValueError(
+            f"{encoder} has no weights for {len(new)} tensors of the encoder, such as"
+            f" {new[0]}; save it with save_pretrained of the library that trained it"
+        )
+    return model
 
 
 def steps_of(recipe: TextRecipe, task: TextTask) -> int:

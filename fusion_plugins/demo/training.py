@@ -4,6 +4,7 @@ import copy
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,13 +12,20 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import CLIPModel
 
-from .builtin import task_seed
-from .clip import image_features, normalise, text_features, zero_shot_head
+from . import tensors
+from .clip import image_features, text_features, zero_shot_head
 from .recipe import DemoRecipe
-from .tensors import TaskTensors
+from .tensors import ImageTensors, generator, normalise
 
 _MAX_LOGIT_SCALE = float(np.log(100))  # as in CLIP
 _WARM_UP = 0.1  # share of the steps
+
+
+@dataclass(frozen=True)
+class ClipTask(ImageTensors):
+    """With token ids (templates, classes, longest prompt) of its prompts."""
+
+    tokens: Tensor
 
 
 class _Optimiser:
@@ -40,11 +48,6 @@ class _Optimiser:
         self._schedule.step()
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
-    state = np.random.SeedSequence(task_seed(seed, name)).generate_state(1)
-    return torch.Generator().manual_seed(int(state[0]))
-
-
 def _contrastive_loss(
     model: CLIPModel, images: Tensor, captions: Sequence[Tensor]
 ) -> Tensor:
@@ -60,19 +63,19 @@ def _contrastive_loss(
     return cross_entropy(logits, target)
 
 
-def _caption(task: TaskTensors, label: Tensor, draw: torch.Generator) -> Tensor:
+def _caption(task: ClipTask, label: Tensor, draw: torch.Generator) -> Tensor:
     template = int(torch.randint(len(task.tokens), (), generator=draw))
     return task.tokens[template, int(label)]
 
 
 def pretrain(
     model: CLIPModel,
-    tasks: Sequence[TaskTensors],
+    tasks: Sequence[ClipTask],
     recipe: DemoRecipe,
     on_step: Callable[[], None],
 ) -> None:
     """Train both towers in place on few, noisy images of all tasks (contrastive)."""
-    draw = _generator(recipe.seed, "pretraining")
+    draw = generator(recipe.seed, "pretraining")
     kept = [
         torch.randperm(len(task.y_train), generator=draw)[: recipe.pretrain_images]
         for task in tasks
@@ -101,7 +104,7 @@ def pretrain(
 
 def train_expert(
     pretrained: CLIPModel,
-    task: TaskTensors,
+    task: ClipTask,
     recipe: DemoRecipe,
     on_step: Callable[[], None],
 ) -> CLIPModel:
@@ -110,7 +113,7 @@ def train_expert(
     model.requires_grad_(False)
     model.vision_model.requires_grad_(True)
     head = zero_shot_head(model, task.tokens) * model.logit_scale.exp()
-    draw = _generator(recipe.seed, task.name)
+    draw = generator(recipe.seed, task.name)
     optimiser = _Optimiser(
         model.vision_model.parameters(),
         recipe.expert_lr,
@@ -129,7 +132,7 @@ def train_expert(
 
 def train_experts(
     pretrained: CLIPModel,
-    tasks: Sequence[TaskTensors],
+    tasks: Sequence[ClipTask],
     recipe: DemoRecipe,
     on_step: Callable[[], None],
 ) -> dict[str, CLIPModel]:
@@ -144,7 +147,7 @@ def train_experts(
         with lock:
             on_step()
 
-    def train(task: TaskTensors) -> CLIPModel:
+    def train(task: ClipTask) -> CLIPModel:
         return train_expert(pretrained, task, recipe, count_step)
 
     workers = ThreadPoolExecutor(
@@ -157,10 +160,7 @@ def train_experts(
         torch.set_num_threads(threads)
 
 
-@torch.no_grad()
-def accuracy(model: CLIPModel, task: TaskTensors) -> float:
+def accuracy(model: CLIPModel, task: ClipTask) -> float:
     """Share of test images whose nearest class prompt is the right one, 0 to 1."""
     head = zero_shot_head(model, task.tokens)
-    chunks = normalise(task.x_test).split(500)
-    found = torch.cat([(image_features(model, c) @ head.T).argmax(1) for c in chunks])
-    return float((found == task.y_test).double().mean())
+    return tensors.accuracy(lambda x: image_features(model, x) @ head.T, task)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,7 +35,11 @@ class SavedCoefficients:
     meaning: Mapping[str, object] = field(default_factory=dict)
 
     def require(
-        self, tasks: Sequence[str], layers: Sequence[str], meaning: Mapping, path
+        self,
+        tasks: Sequence[str],
+        layers: Sequence[str],
+        meaning: Mapping,
+        path: object,
     ) -> None:
         """Raise unless they belong to these tasks, layers and options.
 
@@ -145,10 +151,7 @@ def plot_history(
     figure.savefig(path, dpi=150)
 
 
-def _figure(size: tuple[float, float]):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _figure(size: tuple[float, float]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from . import sites
 from .feature_map import head_as_feature_map
 from .heads import ClassificationHead
+from .sites import Site
 from .trunks import load_trunk, save_trunk
 
 _INDEX = "tinted.json"
@@ -39,16 +41,16 @@ class TintedModel(nn.Module):
     def __init__(
         self,
         trunk: nn.Module,
-        tints: Mapping[str, Mapping[str, nn.Module]],
+        tints: Mapping[Any, Mapping[str, nn.Module]],
         reference: Mapping[str, Tensor] | None = None,
     ):
         super().__init__()
         self.tasks = tuple(next(iter(tints.values())))
         sites.check_task_names(self.tasks)
-        self.sites: tuple[str, ...] = ()
+        self.sites: tuple[Site, ...] = ()
         self.trunk = trunk
         self.switches = nn.ModuleList()
-        self._plain = {}
+        self._plain: dict[Site, tuple[nn.Module]] = {}
         for site, layers in tints.items():
             self.add_site(site, layers)
         self._reference = dict(reference or {})
@@ -62,7 +64,8 @@ class TintedModel(nn.Module):
             site: As in the constructor.
             layers: Task -> layer, for every task.
         """
-        if not _in_trunk(site):
+        site = Site(site)
+        if not site.in_trunk:
             switch = sites.TaskSwitch(layers, site)
         else:  # a plain tuple keeps the plain layer out of the state dict
             self._plain[site] = (self.trunk.get_submodule(site),)
@@ -73,9 +76,9 @@ class TintedModel(nn.Module):
     @property
     def active_task(self) -> str | None:
         """The task whose layers are in use; also FusionBench's pools may set it."""
-        active = self.switches[0]._active_option
+        active = sites.active_option(self.switches[0])
         names = {sites.option_name(task): task for task in self.tasks}
-        return names.get(active)
+        return None if active is None else names.get(active)
 
     def set_task(self, task: str | None) -> None:
         """Choose the task; None (its state at first) allows only a head tint.
@@ -88,14 +91,14 @@ class TintedModel(nn.Module):
                 f"there is no tint for task '{task}', only for {list(self.tasks)}."
             )
         for switch in self.switches:
-            switch.set_active_option(task)
+            sites.choose(switch, task)
 
     @property
     def needs_task(self) -> bool:
         """Whether a layer of the trunk is tinted, so that no task means no forward."""
-        return any(_in_trunk(site) for site in self.sites)
+        return any(site.in_trunk for site in self.sites)
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The trunk's own output for the active task.
 
         Raises:
@@ -103,7 +106,7 @@ class TintedModel(nn.Module):
         """
         return self.trunk(*args, **kwargs)
 
-    def head(self, task: str) -> ClassificationHead | None:
+    def head(self, task: str) -> Any:
         """The tinted head of a task: unit features -> logits; None without a head tint."""
         if sites.HEAD not in self.sites or task not in self.tasks:
             return None
@@ -112,9 +115,9 @@ class TintedModel(nn.Module):
     def outer_layers(self, task: str) -> dict[str, nn.Module]:
         """Tinted layers that the pool applies after the trunk, by their name there."""
         return {
-            site.removeprefix("outer:"): sites.option(switch, task)
+            site.layer: sites.option(switch, task)
             for site, switch in zip(self.sites, self.switches)
-            if site.startswith("outer:")
+            if site.is_outer
         }
 
     # -- FusionBench's surgery hook: a head tint under its unmodified task pool -------
@@ -124,7 +127,9 @@ class TintedModel(nn.Module):
         """FusionBench's CLIP task pool then asks for :meth:`compute_surgery_features`."""
         return True
 
-    def compute_surgery_features(self, features: Tensor, dataset_name: str):
+    def compute_surgery_features(
+        self, features: Tensor, dataset_name: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Features whose zero-shot logits are the tinted head's.
 
         Args:
@@ -145,8 +150,8 @@ class TintedModel(nn.Module):
 
     def _feature_map(self, task: str) -> tuple[Tensor, Tensor]:
         advice = (
-            "Evaluate with the task pool class fusion_plugins.CLIPTaskPool (all our task"
-            " pool configs use it)."
+            "Evaluate with a task pool that sets the task and uses its layers, such as"
+            " CLIPTaskPool."
         )
         head = self.head(task)
         if self.sites != (sites.HEAD,):  # other tints change the features themselves
@@ -166,14 +171,14 @@ class TintedModel(nn.Module):
 
     # -- numbers and files ----------------------------------------------------------
 
-    def parameter_report(self) -> dict[str, float]:
+    def parameter_report(self) -> dict[str, Any]:
         """Parameters per task, of all tints, of the trunk, and their share in percent."""
         tints = sum(p.numel() for s in self.switches for p in s.parameters())
         everything = sum(p.numel() for p in self.trunk.parameters())
         inside = sum(
             p.numel()
             for site, switch in zip(self.sites, self.switches)
-            if _in_trunk(site)
+            if site.in_trunk
             for p in switch.parameters()
         )
         trunk = everything - inside
@@ -190,7 +195,7 @@ class TintedModel(nn.Module):
         layers = [sites.option(switch, task) for switch in self.switches]
         return sum(p.numel() for layer in layers for p in layer.parameters())
 
-    def save_pretrained(self, folder: str | Path, **kwargs) -> None:
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
         """Write the trunk as a normal model folder, one file per task, index and card.
 
         The trunk alone is a plain merged model; where inner layers are tinted, it holds
@@ -208,7 +213,7 @@ class TintedModel(nn.Module):
             save_trunk(self.trunk, folder, **kwargs)
         finally:
             for site, switch in zip(self.sites, self.switches):
-                if _in_trunk(site):
+                if site.in_trunk:
                     sites.replace(self.trunk, site, switch)
         for task in self.tasks:
             save_file(self._task_tensors(task), _tint_file(folder, task))
@@ -223,8 +228,8 @@ class TintedModel(nn.Module):
             f"# Tinted model of {', '.join(self.tasks)}\n\nA merged trunk (an ordinary"
             f" model folder) and, in `tints/`, one layer per task at"
             f" {', '.join(self.sites)}: {report['tints']} parameters,"
-            f" {report['percent']:.2f} % of the trunk.\n\n```python\nfrom fusion_plugins"
-            " import TintedModel\n\nmodel = TintedModel.from_pretrained(folder)\n"
+            f" {report['percent']:.2f} % of the trunk.\n\n```python\nfrom"
+            f" {__name__} import TintedModel\n\nmodel = TintedModel.from_pretrained(folder)\n"
             f'model.set_task("{self.tasks[0]}")\n```\n'
         )
 
@@ -268,7 +273,9 @@ class TintedModel(nn.Module):
                 f"{folder} has no tint for {missing}; it has {index['tasks']}."
             )
         trunk = load_trunk(folder, trunk)
-        tints: dict[str, dict[str, nn.Module]] = {site: {} for site in index["sites"]}
+        tints: dict[str, dict[str, nn.Module]] = {
+            site: {} for site in map(Site, index["sites"])
+        }
         reference = {}
         for task in tasks:
             tensors = _read_tint(folder, task, index["sites"])
@@ -277,12 +284,8 @@ class TintedModel(nn.Module):
             for site in tints:
                 state = _site_state(tensors, site)
                 head = (heads or {}).get(task)
-                tints[site][task] = _layer(trunk, site, state, head)
+                tints[site][task] = _layer(trunk, Site(site), state, head)
         return cls(trunk, tints, reference)
-
-
-def _in_trunk(site: str) -> bool:
-    return site != sites.HEAD and not site.startswith("outer:")
 
 
 def _read_index(folder: Path) -> dict:
@@ -296,8 +299,7 @@ def _read_index(folder: Path) -> dict:
 
 
 def _tint_file(folder: Path, task: str) -> Path:
-    """One file per task; a name such as 'glue/cola' must not become a subfolder."""
-    return folder / "tints" / f"{task.replace('/', '_')}.safetensors"
+    return folder / "tints" / f"{sites.file_name(task)}.safetensors"
 
 
 def _read_tint(folder: Path, task: str, places: Sequence[str]) -> dict[str, Tensor]:
@@ -322,15 +324,15 @@ def _site_state(tensors: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
 
 
 def _layer(
-    trunk: nn.Module, site: str, state: Mapping[str, Tensor], head: nn.Module | None
+    trunk: nn.Module, site: Site, state: Mapping[str, Tensor], head: nn.Module | None
 ) -> nn.Module:
-    if site == sites.HEAD and (head is not None or "weight" not in state):
+    if site.is_head and (head is not None or "weight" not in state):
         return _filled_head(head, state)
-    if site == sites.HEAD:
+    if site.is_head:
         return ClassificationHead(state["weight"], state.get("bias"))
-    if not _in_trunk(site):  # the layers pools apply after the trunk are linear
+    if not site.in_trunk:  # the layers pools apply after the trunk are linear
         classes, features = state["weight"].shape
-        layer = nn.Linear(features, classes, bias="bias" in state)
+        layer: nn.Module = nn.Linear(features, classes, bias="bias" in state)
     else:
         layer = sites.fitting_copy(trunk.get_submodule(site), state)
     layer.load_state_dict(dict(state))

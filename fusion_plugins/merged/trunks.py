@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
@@ -14,7 +15,7 @@ from ..modelpool.folders import FolderModelPool
 _WEIGHTS = "model.safetensors"
 
 
-def save_trunk(trunk: nn.Module, folder: Path, **kwargs) -> None:
+def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
     """Write the trunk as its class does, or as one safetensors file.
 
     Args:
@@ -22,8 +23,9 @@ def save_trunk(trunk: nn.Module, folder: Path, **kwargs) -> None:
         folder: Exists already.
         **kwargs: For the trunk's own save_pretrained.
     """
-    if hasattr(trunk, "save_pretrained"):
-        trunk.save_pretrained(folder, **kwargs)
+    save = getattr(trunk, "save_pretrained", None)
+    if save is not None:
+        save(folder, **kwargs)
     else:
         save_model(trunk, str(folder / _WEIGHTS))
 

@@ -9,6 +9,7 @@ from .merge import (
     merge_each,
     merge_into,
     merged_state_dict,
+    require_finite,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "merge_each",
     "merge_into",
     "merged_state_dict",
+    "require_finite",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,14 +12,13 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..common.workers import Workers
 from . import checks
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
 
 # Entries of one tensor looked at together: bounds memory at (tasks + 2) blocks, and a
 # block of all tasks stays in the processor's cache between reading and using it.
 BLOCK_ENTRIES = 2**18
-
-_MOST_WORKERS = 8  # tensors walked at a time; disks and memory give no more
 
 Result = TypeVar("Result")
 
@@ -106,7 +104,7 @@ class TaskVectors:
 
     @classmethod
     def from_modules(
-        cls, base: nn.Module, experts: Mapping[str, nn.Module], keep=()
+        cls, base: nn.Module, experts: Mapping[str, nn.Module], keep: Sequence[str] = ()
     ) -> TaskVectors:
         """From models in memory; they are read, never changed."""
         return cls(
@@ -117,7 +115,10 @@ class TaskVectors:
 
     @classmethod
     def from_checkpoints(
-        cls, base: str | Path, experts: Mapping[str, str | Path], keep=()
+        cls,
+        base: str | Path,
+        experts: Mapping[str, str | Path],
+        keep: Sequence[str] = (),
     ) -> TaskVectors:
         """From safetensors files or folders on disk, read in place."""
         return cls(
@@ -125,13 +126,6 @@ class TaskVectors:
             {t: SafetensorsCheckpoint(p, f"expert '{t}'") for t, p in experts.items()},
             keep,
         )
-
-    @classmethod
-    def from_pool(cls, modelpool, keep=()) -> TaskVectors:
-        """From a FusionBench model pool, a dict of models, or a dict of folders."""
-        from ..pools import load_task_vectors
-
-        return load_task_vectors(modelpool, keep)[1]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -211,7 +205,9 @@ class TaskVectors:
         for key in self.keys if keys is None else keys:
             yield from self._blocks_of(key, buffers)
 
-    def _blocks_of(self, key: str, buffers: dict[torch.dtype, Tensor]):
+    def _blocks_of(
+        self, key: str, buffers: dict[torch.dtype, Tensor]
+    ) -> Iterator[Block]:
         dtype, shape = self.compute_dtype(key), self.shape(key)
         models, entry_bytes = len(self._experts) + 1, self.entry_bytes(key)
         names = (self._names_in[task][key] for task in self._experts)
@@ -247,22 +243,16 @@ class TaskVectors:
         Returns:
             What `work` returned, in the order of `keys`.
         """
-        own = threading.local()
+        walked = self.keys if keys is None else keys
+        results: dict[str, Result] = {}
+        own = threading.local()  # each thread's buffers
 
-        def start() -> None:
-            torch.set_num_threads(1)
-            own.buffers = {}
+        def run(key: str) -> None:
+            buffers = own.__dict__.setdefault("buffers", {})
+            results[key] = work(self._blocks_of(key, buffers))
 
-        def run(key: str) -> Result:
-            return work(self._blocks_of(key, own.buffers))
-
-        threads = torch.get_num_threads()
-        workers = min(threads, _MOST_WORKERS)
-        try:
-            with ThreadPoolExecutor(workers, initializer=start) as pool:
-                return list(pool.map(run, self.keys if keys is None else keys))
-        finally:
-            torch.set_num_threads(threads)
+        Workers().each(run, walked)
+        return [results[key] for key in walked]
 
     def raise_not_finite(self, block: Block) -> None:
         """Name the model at fault for a block that holds NaN or Inf."""

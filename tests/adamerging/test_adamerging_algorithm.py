@@ -22,7 +22,8 @@ from fusion_plugins import AdaMergingAlgorithm
 from fusion_plugins.adamerging.algorithm import PRESETS
 from fusion_plugins.awd.disentangle import disentangle
 from fusion_plugins.awd.functional import Descent
-from fusion_plugins.learned.algorithm.artifacts import save_coefficients
+from fusion_plugins.common.order import SampleOrder
+from fusion_plugins.learned.artifacts import save_coefficients
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.pools import PoolAdapter
 from fusion_plugins.task_vectors import TaskVectors
@@ -179,14 +180,14 @@ class TestAdaMerging(unittest.TestCase):
 
     def test_presets_differ_in_every_setting_and_reach_the_run(self):
         for name, want in PRESETS.items():
-            algorithm = AdaMergingAlgorithm(preset=name)
-            self.assertEqual(algorithm.protocol, want)
-            schedule = algorithm.schedule(3)
+            objective = AdaMergingAlgorithm(preset=name).objective()
+            self.assertEqual(objective.protocol, want)
+            schedule = objective.schedule(3, SampleOrder(0, 16))
             self.assertEqual(schedule.steps, want["steps"])
             self.assertEqual(len(schedule.draws(0)[0][1]), want["batches_per_task"])
-            self.assertEqual(algorithm.clamps, want["clamp"])
+            self.assertEqual(objective.clamps, want["clamp"])
             sure = torch.tensor([[60.0, 0.0]])
-            value, weight = algorithm.sample_loss("one", sure, None)
+            value, weight = objective.loss("one", sure, None)
             floor = -1e-8 if want["entropy_eps"] else 0
             self.assertAlmostEqual(value.item(), floor, delta=1e-9 + abs(floor))
             self.assertEqual(weight.item(), 1)
@@ -204,9 +205,9 @@ class TestAdaMerging(unittest.TestCase):
             "entropy_eps": 0.5,
         }
         with self.assertLogs(LOGGER, logging.INFO) as caught:
-            algorithm = AdaMergingAlgorithm(preset="official", **changed)
-            AdaMergingAlgorithm(preset="fusion_bench")
-        self.assertEqual(algorithm.protocol, changed)
+            objective = AdaMergingAlgorithm(**changed).objective()
+            AdaMergingAlgorithm(preset="fusion_bench").objective()
+        self.assertEqual(objective.protocol, changed)
         self.assertIn("preset 'official' with {'clamp': False", caught.output[0])
         self.assertIn("'steps': 7", caught.output[0])
         self.assertIn("preset 'fusion_bench': {'clamp': False", caught.output[1])
@@ -303,7 +304,7 @@ class TestAdaMerging(unittest.TestCase):
             path = Path(folder) / "method.yaml"
             algorithm.to_yaml(path)
             again = AdaMergingAlgorithm.from_yaml(path)
-        self.assertEqual(again.protocol, algorithm.protocol)
+        self.assertEqual(again.options, algorithm.options)
         self.assertEqual(again.settings(), algorithm.settings())
 
 

@@ -22,8 +22,8 @@ from fusion_plugins.pools import (
     load_task_vectors,
     with_shared_heads,
 )
+from fusion_plugins.pools.families.image_classification import load_processor
 from fusion_plugins.pools.loading import load_module
-from fusion_plugins.pools.registry.image_classification import load_processor
 from fusion_plugins.pools.task_heads import with_task_heads
 
 QUIET = {"guard_every": 2, "guard_samples": 4, "num_workers": 0, "save_model": False}

@@ -212,7 +212,7 @@ def test_adamerging_minimises_the_entropy_of_every_place(pool):
     logits = torch.randn(2, 3, 4, 5)
     log_p = logits.log_softmax(-1)
     want = -(log_p.exp() * log_p).sum(-1).mean((1, 2))
-    values, weights = algorithm.sample_loss("segmentation", logits, None)
+    values, weights = algorithm.objective().loss("segmentation", logits, None)
     torch.testing.assert_close(values, want)
     assert weights.tolist() == [1, 1]
     assert (algorithm.result.raw != 0.3).any()

@@ -13,6 +13,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from safetensors.torch import save_file
 
+from fusion_plugins.cli import main
 from fusion_plugins.modelpool.folders import FolderModelPool
 from fusion_plugins.modelpool.openclip import (
     OpenCLIPImageEncoder,
@@ -21,7 +22,6 @@ from fusion_plugins.modelpool.openclip import (
     load_encoder,
     load_head,
 )
-from fusion_plugins.modelpool.openclip.__main__ import main
 from fusion_plugins.modelpool.openclip.architecture import (
     Architecture,
     named_architecture,

@@ -76,7 +76,7 @@ def test_images_that_are_no_bytes_are_refused(prepared):
 
 
 def test_a_normalisation_alone_is_not_split(prepared):
-    from fusion_plugins.pools.registry.openclip import split_normalisation
+    from fusion_plugins.pools.families.openclip import split_normalisation
 
     normalise = Normalize([0.5] * 3, [0.5] * 3)
     for steps in ([normalise], [Resize(3), normalise], [Resize(3)]):

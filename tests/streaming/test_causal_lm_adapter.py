@@ -1,6 +1,7 @@
 """AdaMerging of language models on unlabelled prompts."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from fusion_plugins import AdaMergingAlgorithm
+from fusion_plugins.adamerging.algorithm import EntropyObjective
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.pools.families import causal_lm
 from fusion_plugins.pools.families.causal_lm import CausalLMAdapter
@@ -19,11 +21,17 @@ QUIET = {"num_workers": 0, "save_model": False, "seed": 0, "guard_every": 0}
 QUIET |= {"checkpoint_dir": None}
 
 
+class DescentObjective(EntropyObjective):
+    def prepare(self, experts, adapter):
+        start = super().prepare(experts, adapter)
+        return lambda *merge: replace(start(*merge), optimizer=torch.optim.SGD)
+
+
 class PlainDescent(AdaMergingAlgorithm):
     """Adam divides by the gradient's size, which makes noise of zero gradients."""
 
-    def optimizer(self, engine):
-        return torch.optim.SGD(engine.coefficients.parameters(), lr=self.lr)
+    def objective(self):
+        return DescentObjective(self.options.protocol)
 
 
 def prompts(task: str, count: int = 12) -> list[dict]:

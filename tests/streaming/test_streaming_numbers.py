@@ -16,6 +16,7 @@ from torch import Tensor
 from fusion_plugins import AWDAlgorithm, TaskVectors
 from fusion_plugins.awd.disentangle import disentangle
 from fusion_plugins.awd.functional import Descent
+from fusion_plugins.pools import load_task_vectors
 from fusion_plugins.streaming.ties import TiesStatistics, ties_block, ties_statistics
 from fusion_plugins.task_vectors import collection
 from fusion_plugins.task_vectors.ties import magnitude_threshold, ties_trim_
@@ -95,7 +96,7 @@ def stacks_of(task_vectors: TaskVectors) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("keep_ratio", [0.01, 0.2, 0.5, 1.0])
 def test_ties_thresholds_are_exact(bfloat16_llamas, keep_ratio):
-    task_vectors = TaskVectors.from_pool(bfloat16_llamas)
+    task_vectors = load_task_vectors(bfloat16_llamas)[1]
     found = ties_statistics(task_vectors, keep_ratio)
     stacks = list(stacks_of(task_vectors).values())
     for task, threshold in enumerate(found.thresholds):
@@ -112,7 +113,7 @@ def test_ties_takes_disentangled_task_vectors(tied_llamas, tmp_path, granularity
     base = TiesMergingAlgorithm(0.5, 20, [], "sum")
     merge(tied_llamas, tmp_path / "out", base=base, **options)
     got = merged_files(tmp_path / "out")
-    task_vectors = TaskVectors.from_pool(tied_llamas)
+    task_vectors = load_task_vectors(tied_llamas)[1]
     settings = Descent(AWD["alpha"], AWD["lr"], AWD["iterations"])
     found = disentangle(task_vectors, settings, granularity=granularity)
     stacks = stacks_of(task_vectors)

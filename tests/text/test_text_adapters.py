@@ -1,6 +1,7 @@
 """Each family of text pools: its logits, its merges, and its gradients by autograd."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from fusion_plugins import (
     TintedModel,
     TintingAlgorithm,
 )
+from fusion_plugins.adamerging.algorithm import EntropyObjective
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.pools import adapter_for, load_task_vectors
 
@@ -137,11 +139,17 @@ def test_t5_logits_are_upstreams():
 # -- methods --------------------------------------------------------------------------
 
 
+class DescentObjective(EntropyObjective):
+    def prepare(self, experts, adapter):
+        start = super().prepare(experts, adapter)
+        return lambda *merge: replace(start(*merge), optimizer=torch.optim.SGD)
+
+
 class PlainDescent(AdaMergingAlgorithm):
     """Adam divides by the gradient's size, which makes noise of zero gradients."""
 
-    def optimizer(self, engine):
-        return torch.optim.SGD(engine.coefficients.parameters(), lr=self.lr)
+    def objective(self):
+        return DescentObjective(self.options.protocol)
 
 
 def trunk_states(pool, kind):

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Sequence
 
-from .errors import ExportError
+from .methods import ExportError
 
 _NEIGHBOUR = "task_arithmetic"  # the merging methods stand around it
 _SECTION = "Model Merging"

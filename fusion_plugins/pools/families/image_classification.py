@@ -127,4 +127,5 @@ def load_processor(modelpool):
 
 def _is_upstream(modelpool) -> bool:
     # A subclass may change what is loaded; ours does so for torchvision models alone.
-    return type(modelpool).__module__.startswith(("fusion_bench.", "fusion_plugins."))
+    ours = __name__.partition(".")[0]
+    return type(modelpool).__module__.startswith(("fusion_bench.", f"{ours}."))
