@@ -120,6 +120,13 @@ class ModelFamily:
         return None
 
     @classmethod
+    def load_model(
+        cls, modelpool: BaseModelPool, name: str, label: str, *args, **options
+    ) -> nn.Module:
+        """What the pool loads; `label` is what error messages call it."""
+        return modelpool.load_model(name, *args, **options)
+
+    @classmethod
     def adopt(cls, module: nn.Module) -> nn.Module:
         """Undo what the pool has tacked onto a module while loading it."""
         return module

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import torch
 from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import LazyStateDict
-from safetensors.torch import save_model
+from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 from torch import nn
 
 from ..common.logging import get_logger
+from ..modelpool.accounting import accounted, load_exactly, read_folder, read_tensors
+from ..modelpool.adapters import (
+    adapter_settings,
+    check_base_name,
+    is_adapter,
+    merge_adapter,
+)
 from ..modelpool.folders import FolderModelPool
+from ..modelpool.names import unplaced_names
 from ..task_vectors import (
     Checkpoint,
     SafetensorsCheckpoint,
     StateDictCheckpoint,
     TaskVectors,
 )
+from ..task_vectors.checkpoint import (
+    SpilledCheckpoint,
+    module_checkpoint,
+    refuse_quantised,
+)
+from .hugging_face import source_of
 from .registry import family_of
 
 log = get_logger(__name__)
@@ -68,16 +82,72 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
     """A model of the pool as a module of the caller's own.
 
     Raises:
-        ValueError: The pool gives a lazy state dict that knows no module class.
+        ValueError: As :func:`load_model`; or the pool gives a lazy state dict that knows
+            no module class.
     """
-    model = modelpool.load_model(name)
+    model = load_model(modelpool, name)
     if isinstance(model, LazyStateDict):
-        return _materialise(model)
+        return _materialise(model, label_of(name))
     model = deepcopy(model) if is_instance(modelpool, name) else model
     return family_of(modelpool).adopt(model)
 
 
-def _materialise(lazy: LazyStateDict) -> nn.Module:
+def load_model(modelpool: BaseModelPool, name: str, *args, **options) -> nn.Module:
+    """A model as the pool gives it, but with every tensor of its files accounted for.
+
+    An expert that is a LoRA adapter is merged into the pool's pretrained model.
+
+    Args:
+        modelpool: The pool.
+        name: The model.
+        *args: For the pool's own ``load_model``.
+        **options: For it too.
+
+    Raises:
+        ValueError: The model cannot be loaded exactly; the message names it.
+    """
+    load = partial(_load, modelpool, args=args, options=options)
+    folder = source_of(modelpool._models.get(name))
+    if not is_adapter(folder):
+        return load(name, label_of(name), name == PRETRAINED)
+    label = label_of(name)
+    if name == PRETRAINED:
+        raise ValueError(
+            f"{label} is an adapter ({folder}). Give the model it was trained on; experts"
+            " may be adapters."
+        )
+    check_base_name(folder, _pretrained_source(modelpool), label)
+    brings_head = bool(adapter_settings(folder, label).get("modules_to_save"))
+    base = load(PRETRAINED, label, brings_head)
+    base = deepcopy(base) if is_instance(modelpool, PRETRAINED) else base
+    if isinstance(base, LazyStateDict):
+        base = _materialise(base, label)
+    with accounted(label):
+        return merge_adapter(base, folder, label)
+
+
+def _load(
+    modelpool: BaseModelPool, name: str, label: str, new_head: bool, args, options
+) -> nn.Module:
+    family = family_of(modelpool)
+    with accounted(label, family.head_site, new_head):
+        model = family.load_model(modelpool, name, label, *args, **options)
+        refuse_quantised(model, label)
+    return model
+
+
+def label_of(name: str) -> str:
+    """What error messages call a model of a pool."""
+    return "the base ('_pretrained_')" if name == PRETRAINED else f"expert '{name}'"
+
+
+def _pretrained_source(modelpool: BaseModelPool) -> str | None:
+    model = modelpool._models[PRETRAINED]
+    held = isinstance(model, nn.Module)
+    return getattr(model, "name_or_path", None) or None if held else source_of(model)
+
+
+def _materialise(lazy: LazyStateDict, label: str) -> nn.Module:
     if lazy.meta_module is None:
         raise ValueError(
             f"The lazily loaded model {lazy.checkpoint} knows no module class to build."
@@ -87,7 +157,9 @@ def _materialise(lazy: LazyStateDict) -> nn.Module:
     module = deepcopy(lazy.meta_module)._apply(
         lambda t: torch.empty_like(t, device="cpu") if t.is_meta else t
     )
-    module.load_state_dict(dict(lazy.items()), strict=False)
+    path = Path(resolve_checkpoint_path(lazy.checkpoint))
+    tensors = (read_folder if path.is_dir() else read_tensors)(path, label)
+    load_exactly(module, tensors, label, path)
     return module
 
 
@@ -115,8 +187,8 @@ def load_task_vectors(
     site = head_site(pool, module)
     if site is not None:
         keep = (*keep, f"{site}.*")
-    base = StateDictCheckpoint(module.state_dict(), "the base ('_pretrained_')")
-    experts = {name: expert_checkpoint(pool, name, base) for name in pool.model_names}
+    base = module_checkpoint(module, label_of(PRETRAINED))
+    experts = {name: expert_checkpoint(pool, name, module) for name in pool.model_names}
     return module, TaskVectors(base, experts, keep)
 
 
@@ -129,45 +201,67 @@ def load_own_head(modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
     """The frozen head of one expert, a module of the caller's own.
 
     Raises:
-        ValueError: The expert has no such layer.
+        ValueError: The expert has no such layer, or no weights for it.
     """
+    label = label_of(task)
     try:
-        head = family_of(modelpool).load_head(modelpool, task, site)
+        if is_adapter(source_of(modelpool._models[task])):
+            head = load_model(modelpool, task).get_submodule(site)
+        else:
+            with accounted(label, lambda module: site):
+                head = family_of(modelpool).load_head(modelpool, task, site)
     except AttributeError as error:
         raise ValueError(
-            f"expert '{task}' has no layer '{site}', where the pretrained model has its"
+            f"{label} has no layer '{site}', where the pretrained model has its"
             " classification head. Base and experts must be of one model class."
         ) from error
     return deepcopy(head).eval().requires_grad_(False)
 
 
-def expert_checkpoint(pool: BaseModelPool, name: str, base: Checkpoint) -> Checkpoint:
-    """Read an expert in place when its files allow it, else through a temporary copy."""
-    label = f"expert '{name}'"
-    streamed = _stream_files(pool, name, base, label)
+def expert_checkpoint(
+    pool: BaseModelPool, name: str, module: nn.Module
+) -> Checkpoint:
+    """Read an expert in place when its files allow it, else through a temporary copy.
+
+    Args:
+        pool: The pool.
+        name: The expert.
+        module: The pretrained model.
+    """
+    base, label = module_checkpoint(module, label_of(PRETRAINED)), label_of(name)
+    streamed = _stream_files(pool, name, module, base, label)
     if streamed is not None:
         return streamed
-    model = pool.load_model(name)
+    model = load_model(pool, name)
     if isinstance(model, LazyStateDict):
-        return _only_base_names(StateDictCheckpoint(model, label), base)
+        lazy = StateDictCheckpoint(model, label)
+        if model.meta_module is None or _has_all(lazy, base):
+            return _only_base_names(lazy, base)
+        model = _materialise(model, label)
     if is_instance(pool, name):
         return StateDictCheckpoint(model.state_dict(), label)
-    return _SpilledCheckpoint(model, label)
+    return SpilledCheckpoint(model, label)
 
 
-def _stream_files(pool, name: str, base: Checkpoint, label: str) -> Checkpoint | None:
+def _stream_files(
+    pool: BaseModelPool, name: str, module: nn.Module, base: Checkpoint, label: str
+) -> Checkpoint | None:
     source = _files(pool, name)
-    if source is None:
+    if source is None or is_adapter(source):
         return None
     try:
         checkpoint = SafetensorsCheckpoint(source, label)
     except ValueError as error:  # pickles only: transformers knows how to load them
         log.info("%s is loaded whole: %s", label, error)
         return None
-    tied = {name for group in base.tied_groups() for name in group}
-    if any(n not in checkpoint.specs and n not in tied for n in base.specs):
-        return None  # transformers renames keys while loading; let it
+    if not _has_all(checkpoint, base) or unplaced_names(module, checkpoint.specs):
+        return None  # names that loading understands, or refuses
     return _only_base_names(checkpoint, base)
+
+
+def _has_all(checkpoint: Checkpoint, base: Checkpoint) -> bool:
+    tied = {name for group in base.tied_groups() for name in group}
+    return all(name in checkpoint.specs or name in tied for name in base.specs)
 
 
 def _files(pool: BaseModelPool, name: str) -> Path | None:
@@ -181,13 +275,3 @@ def _only_base_names(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
     # The files may hold more than the merged module, such as CLIP's text tower.
     checkpoint.specs = {n: s for n, s in checkpoint.specs.items() if n in base.specs}
     return checkpoint
-
-
-class _SpilledCheckpoint(SafetensorsCheckpoint):
-    """A model that had to be loaded whole, moved to a temporary file and forgotten."""
-
-    def __init__(self, model: nn.Module, label: str):
-        self._folder = tempfile.TemporaryDirectory(prefix="experts-")
-        path = Path(self._folder.name) / "model.safetensors"
-        save_model(model, str(path))
-        super().__init__(path, label)

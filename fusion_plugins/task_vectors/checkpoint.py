@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,6 +75,84 @@ def module_checkpoint(module: nn.Module, label: str) -> StateDictCheckpoint:
     return StateDictCheckpoint(module.state_dict(), label)
 
 
+class SpilledCheckpoint(Checkpoint):
+    """A module's tensors in a file without a name: gone with the process, however it ends.
+
+    Args:
+        module: Is read once and may be forgotten.
+        label: What error messages call this model.
+    """
+
+    def __init__(self, module: nn.Module, label: str):
+        held = module_checkpoint(module, label)
+        super().__init__(label, held.specs)
+        self._stream, self._lock = tempfile.TemporaryFile(buffering=0), threading.Lock()
+        first = {name: group[0] for group in held.tied_groups() for name in group}
+        self._starts: dict[str, int] = {}
+        for name in self.specs:
+            place = self._starts.get(first.get(name, name))
+            self._starts[name] = self._append(held.read(name)) if place is None else place
+
+    def _append(self, tensor: Tensor) -> int:
+        start = self._stream.tell()
+        flat = tensor.cpu().reshape(-1).view(torch.uint8)
+        content = memoryview(flat.numpy())
+        while content:  # one call takes 2 GiB at most
+            content = content[self._stream.write(content) :]
+        return start
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        shape, dtype = self.specs[name]
+        start = self._starts[name]
+        if rows is not None:
+            first, last, _ = rows.indices(shape[0])
+            shape = (max(last - first, 0), *shape[1:])
+            start += first * spec_bytes(TensorSpec(self.specs[name].shape[1:], dtype))
+        out = torch.empty(shape, dtype=dtype)
+        content = memoryview(out.view(-1).view(torch.uint8).numpy())
+        with self._lock:
+            self._stream.seek(start)
+            while content:
+                content = content[self._stream.readinto(content) :]
+        return out
+
+
+def refuse_quantised(source: Path | nn.Module, label: str) -> None:
+    """Refuse a model whose weights are codes that mean nothing without scales.
+
+    Args:
+        source: A folder, for what its ``config.json`` says, or a model.
+        label: What error messages call the model.
+
+    Raises:
+        ValueError: It is quantised, or its config is damaged.
+    """
+    if isinstance(source, Path):
+        found, where = _quantisation(source / "config.json", label), str(source)
+    else:
+        config = getattr(source, "config", None)
+        found = getattr(config, "quantization_config", None)
+        where = f"the {type(source).__name__} in memory"
+    if found:
+        method = found.get("quant_method") if isinstance(found, dict) else None
+        raise ValueError(
+            f"{label}: {where} is quantised ({method or type(found).__name__}). Such"
+            " weights cannot be merged: give the model it was made from, or dequantise it"
+            " and save it in bfloat16."
+        )
+
+
+def _quantisation(config: Path, label: str) -> object:
+    if not config.is_file():
+        return None
+    try:
+        return json.loads(config.read_bytes()).get("quantization_config")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{label}: {config} is damaged ({error}). Download or save it again."
+        ) from error
+
+
 class SafetensorsCheckpoint(Checkpoint):
     """A ``.safetensors`` file, or a folder with one file or an index of shards.
 
@@ -82,6 +162,7 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, path: str | Path, label: str):
         self.path = Path(path)
+        refuse_quantised(self.path, label)
         specs: dict[str, TensorSpec] = {}
         self._place_of: dict[str, tuple[Path, int]] = {}
         self._own = threading.local()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ...modelpool.accounting import load_exactly, read_tensors
 from ..adapter import PoolAdapter
+from ..loading import load_model
 from ..registry import family
 
 
@@ -41,6 +44,22 @@ class NYUv2Adapter(PoolAdapter):
 
     dense = True
 
+    @classmethod
+    def load_model(
+        cls, modelpool, name: str, label: str, encoder_only: bool = True
+    ) -> nn.Module:
+        """FusionBench itself leaves random what a checkpoint lacks.
+
+        Raises:
+            ValueError: It lacks a part that is asked for.
+        """
+        model = modelpool.load_model(name, encoder_only=False)
+        path = modelpool.get_model_config(name).get("ckpt_path")
+        if path is not None:
+            tensors = read_tensors(Path(path), label)
+            load_exactly(model, tensors, label, path, "decoders.", encoder_only)
+        return model.encoder if encoder_only else model
+
     def has_classes(self, task: str) -> bool:
         return task == "segmentation"
 
@@ -65,7 +84,7 @@ class NYUv2Adapter(PoolAdapter):
         """
         found = {}
         for task in self.tasks:
-            model = self.modelpool.load_model(task, encoder_only=False)
+            model = load_model(self.modelpool, task, encoder_only=False)
             if task not in model.decoders:
                 raise ValueError(
                     f"expert '{task}' has decoders for {list(model.decoders)}, not for"
