@@ -32,7 +32,10 @@ _HEADER_BYTES = 2**16  # of most models; more is read as needed
 # What reading a damaged file may raise.
 UNREADABLE = (EOFError, OSError, RuntimeError, ValueError, SafetensorError)
 UNREADABLE += (KeyError, TypeError, pickle.UnpicklingError)
+_SAMPLES, _SAMPLE_BYTES = 64, 2**12  # of a file's content, for its identity
 DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+_DOWNLOAD_AGAIN = "Download or save it again; a git-lfs pointer needs `git lfs pull`."
 
 
 class TensorSpec(NamedTuple):
@@ -71,18 +74,25 @@ def safetensors_files(path: Path, label: str) -> list[Path]:
 
 
 def _indexed_files(index: Path, label: str) -> list[Path]:
-    weight_map = json.loads(index.read_text()).get("weight_map")
-    if not weight_map:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{label}: {index} is not an index of shards, it has no weight_map. Download"
-            " the checkpoint again."
+            f"{label}: {index} is damaged or not an index of shards, it has no weight_map."
+            f" {_DOWNLOAD_AGAIN}"
+        ) from error
+    if outside:
+        raise ValueError(
+            f"{label}: {index} names {outside[0]!r}, which is not in its own folder. Put"
+            " the file beside the index and correct its name there, if you trust it."
         )
-    files = [index.parent / name for name in sorted(set(weight_map.values()))]
+    files = [index.parent / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ValueError(
             f"{label}: {index} lists {missing}, which are not in {index.parent}."
-            " Download the checkpoint again."
+            f" {_DOWNLOAD_AGAIN}"
         )
     return files
 
@@ -98,10 +108,10 @@ def read_header(file: Path, label: str) -> dict[str, TensorSpec]:
         stream.read(_HEADER_BYTES)
     try:
         opened = safe_open(str(file), framework="pt")
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{label}: {file} is not a safetensors file ({error}). Download or save it"
-            " again; a git-lfs pointer needs `git lfs pull`."
+            f"{label}: {file} is truncated or no safetensors file ({error})."
+            f" {_DOWNLOAD_AGAIN}"
         ) from error
     with opened as handle:
         for name in handle.keys():
@@ -113,6 +123,23 @@ def read_header(file: Path, label: str) -> dict[str, TensorSpec]:
                 )
             specs[name] = TensorSpec(tuple(view.get_shape()), _DTYPES[view.get_dtype()])
     return specs
+
+
+def file_identity(file: Path) -> list[int | str]:
+    """What tells one version of a file from another, without reading all of it.
+
+    Returns:
+        Its name, bytes, times of change (of content, of anything) in ns, and a digest of
+        its header and of parts all over it, for disks that keep no times.
+    """
+    stat, digest = file.stat(), hashlib.blake2b(digest_size=16)
+    with file.open("rb", buffering=0) as stream:
+        digest.update(stream.read(_HEADER_BYTES))
+        for part in range(_SAMPLES):
+            stream.seek(stat.st_size * part // _SAMPLES)
+            digest.update(stream.read(_SAMPLE_BYTES))
+    times = (stat.st_mtime_ns, stat.st_ctime_ns)
+    return [file.name, stat.st_size, *times, digest.hexdigest()]
 
 
 def file_digest(file: Path) -> str:
