@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from fusion_bench.models.hf_clip import HFCLIPClassifier
@@ -10,17 +11,42 @@ from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
+from ..common.options import reject_unknown
 from ..merged.model import TintedModel
+from .images import OwnTasks
 
 _BINS = 15  # of the calibration error, as in the field's tables
 
 
-class CLIPTaskPool(CLIPVisionModelTaskPool):
+class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
     """Evaluates plain models as upstream does, and tinted ones with their own layers.
 
     Adds `ece`, the expected calibration error with 15 bins, to every task's result and
-    to the average. Options are upstream's.
+    to the average. Test sets are checked before anything is evaluated.
+
+    Args:
+        test_datasets: Task -> dataset or its config.
+        tasks: Own task -> ``{classnames: [...], templates: ["a photo of a {}."]}``.
+        **options: See upstream's task pool.
     """
+
+    _config_mapping = CLIPVisionModelTaskPool._config_mapping | {"tasks": "tasks"}
+
+    def __init__(
+        self, test_datasets: Mapping, *, tasks: Mapping | None = None, **options: Any
+    ):
+        reject_unknown(
+            type(self).__name__, options, list(self._config_mapping.values())
+        )
+        super().__init__(test_datasets, **options)
+        self._know(tasks)
+
+    def setup(self) -> None:
+        given, self._test_datasets = self._test_datasets, self.check_samples()
+        try:
+            super().setup()
+        finally:
+            self._test_datasets = given
 
     def evaluate(self, model: nn.Module, name: str | None = None, **kwargs) -> dict:
         """As upstream's, with ECE; a tinted model has no task set afterwards."""

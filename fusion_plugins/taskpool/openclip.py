@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
 
 import torch
 from fusion_bench.dataset.image_dataset import ImageClassificationDataset
 from fusion_bench.models.open_clip import ClassificationHead, ImageClassifier
-from fusion_bench.utils import instantiate
 from lightning.fabric import is_wrapped
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -19,12 +19,13 @@ from ..merged.model import TintedModel
 from ..modelpool.openclip.architecture import named_architecture
 from ..modelpool.openclip.checkpoints import load_head
 from .clip import _Recorder
+from .images import CheckedImages
 
 _upstream = import_upstream("fusion_bench.taskpool.openclip_vision.openclip_taskpool")
 OpenCLIPVisionModelTaskPool = _upstream.OpenCLIPVisionModelTaskPool
 
 
-class OpenCLIPTaskPool(OpenCLIPVisionModelTaskPool):
+class OpenCLIPTaskPool(CheckedImages, OpenCLIPVisionModelTaskPool):
     """Evaluates plain models as upstream does, and tinted ones with their own layers.
 
     Adds `ece`, the expected calibration error with 15 bins, to every task's result and to
@@ -68,22 +69,27 @@ class OpenCLIPTaskPool(OpenCLIPVisionModelTaskPool):
             ValueError: Neither a model pool nor `model_name` tells the preprocessing, or
                 a head cannot be read.
         """
-        self.classifier_heads = {
-            name: self._head(head).to(self.fabric.device)
-            for name, head in self._classifier_heads.items()
-        }
         self.processor = self._find_processor()
         self.test_datasets, self.test_dataloaders = {}, {}
-        for name, dataset in self._test_datasets.items():
-            raw = instantiate(dataset) if isinstance(dataset, DictConfig) else dataset
-            prepared = ImageClassificationDataset(raw, self.processor)
+        for name, checked in self.check_samples().items():
+            prepared = ImageClassificationDataset(checked, self.processor)
             self.test_datasets[name] = prepared
             self.test_dataloaders[name] = self.fabric.setup_dataloaders(
                 DataLoader(prepared, **self._dataloader_kwargs)
             )
         self._is_setup = True
 
-    def _head(self, head) -> ClassificationHead:
+    @cached_property
+    def classifier_heads(self) -> dict[str, ClassificationHead]:
+        return {
+            name: self._head(head).to(self.fabric.device)
+            for name, head in self._classifier_heads.items()
+        }
+
+    def classes(self, task: str) -> int:
+        return self.classifier_heads[task].weight.size(0)
+
+    def _head(self, head: Any) -> ClassificationHead:
         if isinstance(head, str):
             return load_head(head, self.trust_pickle)
         return _upstream.load_classifier_head(head)

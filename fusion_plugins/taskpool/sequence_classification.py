@@ -138,6 +138,10 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
 
     # -- numbers ------------------------------------------------------------------
 
+    def check_samples(self) -> None:
+        """Raise a ValueError if texts or labels are missing; see :meth:`TestSets.check`."""
+        self._sets.check()
+
     @torch.no_grad()
     def evaluate(self, model: nn.Module, name: str | None = None, **kwargs) -> dict:
         """Report per task, `average` and `model_info`, as FusionBench's pools do.
@@ -153,6 +157,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         Raises:
             ValueError: Head, tokenizer or data are missing or do not fit.
         """
+        self.check_samples()
         trained, everything = count_parameters(model)
         info = {
             "trainable_params": trained,

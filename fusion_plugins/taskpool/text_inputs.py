@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from fusion_bench.utils import instantiate
@@ -11,8 +13,9 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification
 
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
+from ..pools.samples import LABEL_COLUMNS, Samples, check_labels, opened, part
 from ..pools.text import check_fields
-from ..pools.tokens import TextEncoder, choose_length
+from ..pools.tokens import TextEncoder, choose_length, texts_of
 from .text_metrics import METRICS
 
 
@@ -32,6 +35,7 @@ class TestSets:
     ):
         self._listed, self._options = listed, options
         self._load_tokenizer, self._tokenizer = load_tokenizer, None
+        self._opened: dict[str, Any] = {}
         self._kept: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     def encoded(
@@ -52,14 +56,31 @@ class TestSets:
         length = choose_length(self._tokenizer, limit, options.get("max_length"))
         encoder = TextEncoder(self._tokenizer, length)
         if (task, length) not in self._kept:
-            listed = self._listed[task]
-            configured = isinstance(listed, Mapping) and "_target_" in listed
-            samples = instantiate(listed) if configured else listed
-            if len(samples) == 0:
-                raise ValueError(f"The test set of task '{task}' is empty.")
-            fields = options.get("fields")
-            self._kept[task, length] = _encode(task, samples, encoder, fields)
+            read = partial(encoder, fields=options.get("fields"))
+            self._kept[task, length] = _encode(self._samples(task, read))
         return encoder, *self._kept[task, length]
+
+    def check(self) -> None:
+        """Look at a few samples of every task, and at all labels where that is cheap.
+
+        Raises:
+            ValueError: A set is empty, or a sample has no known text or no label.
+        """
+        for task in self._listed:
+            look = partial(texts_of, fields=self._options.get(task, {}).get("fields"))
+            samples = self._samples(task, look)
+            samples.check()
+            labels = check_labels(task, samples.raw, LABEL_COLUMNS, _number)
+            if set(labels) == {-1.0}:
+                raise ValueError(
+                    f"Task '{task}' has the label -1 (hidden test labels? use the"
+                    " validation split) for every sample."
+                )
+
+    def _samples(self, task: str, read: Callable[[Any], Any]) -> Samples:
+        if task not in self._opened:
+            self._opened[task] = opened(self._listed[task])
+        return Samples(task, self._opened[task], partial(_labelled, read=read))
 
 
 def check_task(task: str, info: object) -> None:
@@ -77,32 +98,27 @@ def check_task(task: str, info: object) -> None:
         )
 
 
-def _encode(
-    task: str, samples, encoder: TextEncoder, fields: Sequence[str] | None
-) -> tuple[Tensor, Tensor]:
-    """All samples, shape (n, rows, length), in order of length, and labels, (n,).
+def _labelled(sample: Any, read: Callable[[Any], Any]) -> tuple[Any, float]:
+    return read(sample), _number(part(sample, LABEL_COLUMNS, 1))
 
-    Raises:
-        ValueError: A sample has no known text or no label.
-    """
-    rows, labels = [], []
-    for index in tqdm(range(len(samples)), desc=f"Tokenising {task}", leave=False):
-        sample = samples[index]
-        try:
-            rows.append(encoder(sample, fields))
-            labels.append(_label(sample))
-        except ValueError as error:
-            raise ValueError(f"Task '{task}', sample {index}: {error}") from error
-    stored, labels = torch.stack(rows), torch.tensor(labels, dtype=torch.float64)
+
+def _number(label: Any) -> float:
+    try:
+        return float(label)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"its label is {label!r}, expected a number. Turn names into numbers, for"
+            " example with datasets' class_encode_column."
+        ) from None
+
+
+def _encode(samples: Samples) -> tuple[Tensor, Tensor]:
+    """All samples, shape (n, rows, length), in order of length, and labels, (n,)."""
+    bar = tqdm(range(len(samples)), desc=f"Tokenising {samples.task}", leave=False)
+    rows, numbers = zip(*(samples[index] for index in bar), strict=True)
+    stored, labels = torch.stack(rows), torch.tensor(numbers, dtype=torch.float64)
     order = stored[:, 1].sum(1).argsort(stable=True)  # little padding per batch
     return stored[order], labels[order]
-
-
-def _label(sample: Mapping) -> float:
-    for name in ("label", "labels"):
-        if name in sample:
-            return float(sample[name])
-    raise ValueError(f"it has no label, only the fields {sorted(sample)}.")
 
 
 def load_head(task: str, source: object) -> nn.Module:

@@ -245,7 +245,7 @@ def test_the_programs_tokenizer_is_used():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "test set of task 'aa' is empty"),
+        ([], "dataset of task 'aa' is empty"),
         ([{"text": "good"}], r"Task 'aa', sample 0: it has no label, .*\['text'\]"),
         ([{"body": "good", "label": 0}], r"Task 'aa', sample 0: .*\['body', 'label'\]"),
         ([{"text": "good", "label": -1}], "label -1 .hidden test labels. use the vali"),

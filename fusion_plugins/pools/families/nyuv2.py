@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..adapter import PoolAdapter
 from ..registry import family
+from ..samples import SampledAdapter, part
 
 
 class DenseHead(nn.Module):
@@ -31,7 +32,7 @@ class DenseHead(nn.Module):
 
 
 @family("fusion_bench.modelpool.nyuv2_modelpool.NYUv2ModelPool")
-class NYUv2Adapter(PoolAdapter):
+class NYUv2Adapter(SampledAdapter):
     """For :class:`fusion_bench.modelpool.NYUv2ModelPool`.
 
     Experts are named ``segmentation``, ``depth`` and ``normal``, as their decoders. The
@@ -47,9 +48,18 @@ class NYUv2Adapter(PoolAdapter):
     def prepare(self, device: torch.device) -> None:
         self.device = device
 
-    def encode(self, sample: object) -> Tensor:
+    def look(self, task: str, sample: Any) -> Tensor:
+        image = part(sample, ("image",), 0)
+        if not isinstance(image, Tensor) or image.ndim != 3:
+            raise ValueError(
+                f"its image is a {type(image).__name__}, expected a tensor (3, height,"
+                " width) as FusionBench's NYUv2 data set gives."
+            )
+        return image
+
+    def read(self, task: str | None, sample: Any) -> Tensor:
         """The image, float, shape (3, height, width)."""
-        return sample[0]
+        return self.look("", sample)
 
     def decode(self, stored: Tensor) -> Tensor:
         return stored
