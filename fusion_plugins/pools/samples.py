@@ -138,7 +138,7 @@ def listed_dataset(modelpool: BaseModelPool, task: str, split: str) -> Any:
     """A split of a task as the pool loads it, or the very object that the pool lists."""
     name = f"load_{split}_dataset"
     listed = getattr(modelpool, f"_{split}_datasets")[task]
-    own = getattr(type(modelpool), name) is not getattr(BaseModelPool, name)
+    own = not getattr(type(modelpool), name).__module__.startswith("fusion_bench.")
     if own or isinstance(listed, str):
         return getattr(modelpool, name)(task)
     return opened(listed)
