@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from fusion_bench.mixins import clip_classification
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
@@ -37,38 +38,17 @@ class PromptTemplate:
         return f"PromptTemplate({self.text!r})"
 
 
-def _checked_class_names(name: str, class_names: Sequence[str]) -> list[str]:
-    if isinstance(class_names, str):
+def _texts(task: str, what: str, given: Sequence[str]) -> list[str]:
+    if isinstance(given, str):
         raise ValueError(
-            f"task {name!r}: class names are the single string {class_names!r};"
-            " give a list of strings"
+            f"task {task!r}: {what} are the single string {given!r}; give a list of strings"
         )
-    names = list(class_names)
-    if not names:
-        raise ValueError(f"task {name!r}: the list of class names is empty")
-    bad = [c for c in names if not isinstance(c, str) or not c.strip()]
+    if not given:
+        raise ValueError(f"task {task!r}: the list of {what} is empty")
+    bad = [text for text in given if not isinstance(text, str) or not text.strip()]
     if bad:
-        raise ValueError(
-            f"task {name!r}: class names must be non-empty text, got {bad}"
-        )
-    repeated = sorted(set(names) - {c for c in names if names.count(c) == 1})
-    if repeated:  # as in the usual list of ImageNet's classes
-        log.warning(
-            f"Task {name!r}: class names repeat: {repeated}. Zero-shot heads cannot tell"
-            " classes of one name apart."
-        )
-    return names
-
-
-def _checked_templates(name: str, templates: Sequence[str]) -> list[PromptTemplate]:
-    if isinstance(templates, str):
-        raise ValueError(
-            f"task {name!r}: templates are the single string {templates!r};"
-            " give a list of strings"
-        )
-    if not templates:
-        raise ValueError(f"task {name!r}: the list of templates is empty")
-    return [PromptTemplate(text) for text in templates]
+        raise ValueError(f"task {task!r}: {what} must be non-empty text, got {bad}")
+    return list(given)
 
 
 def register_clip_task(
@@ -90,10 +70,15 @@ def register_clip_task(
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"a task needs a non-empty name, got {name!r}")
-    info: dict[str, list[str] | list[Callable[[str], str]]] = {
-        "classnames": _checked_class_names(name, classnames),
-        "templates": _checked_templates(name, templates),
-    }
+    names = _texts(name, "class names", classnames)
+    prompts = [PromptTemplate(t) for t in _texts(name, "templates", templates)]
+    repeated = sorted(set(names) - {c for c in names if names.count(c) == 1})
+    if repeated:  # as in the usual list of ImageNet's classes
+        log.warning(
+            f"Task {name!r}: class names repeat: {repeated}. Zero-shot heads cannot tell"
+            " classes of one name apart."
+        )
+    info: dict[str, list[Any]] = {"classnames": names, "templates": prompts}
     known = CLIPTemplateFactory._dataset_mapping
     if known.get(name) == info:
         return

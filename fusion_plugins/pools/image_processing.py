@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,8 @@ IMAGE_COLUMNS = ("image", "img", "pixel_values")
 # Not square and no multiple of usual sizes, so that resizing and cropping take part.
 _PROBE_SIZE = (67, 45)
 _ROUNDING = 1e-5  # far below one step of 1/255
+
+_Step = Callable[[Image.Image], Tensor]
 
 
 def as_rgb(image: Any) -> Image.Image:
@@ -136,33 +138,32 @@ class ImageCodec:
             torch.tensor(list(values), dtype=torch.float32, device=device).view(3, 1, 1)
             for values in (self._scaling.mean, self._scaling.std)
         )
-        self.compact = self._bytes is not None and self._is_exact()
+        if self._bytes is not None and not self._is_exact(self._bytes):
+            self._bytes = None
+        self.compact = self._bytes is not None
 
     def encode(self, image: Any) -> Tensor:
         """Shape (3, height, width), uint8 or float32."""
         image = as_rgb(image)
-        return self._bytes(image) if self.compact else self._full(image).float()
+        return self._full(image).float() if self._bytes is None else self._bytes(image)
 
     def decode(self, stored: Tensor) -> Tensor:
         """Shape (images, 3, height, width), as the processor makes them."""
         return self._scaled(stored) if self.compact else stored
 
-    def _is_exact(self) -> bool:
+    def _is_exact(self, as_bytes: _Step) -> bool:
         pixels = np.random.default_rng(0).integers(0, 256, (*_PROBE_SIZE, 3))
         probe = Image.fromarray(pixels.astype(np.uint8))
-        stored, full = self._bytes(probe), self._full(probe)
+        stored, full = as_bytes(probe), self._full(probe)
         if stored.dtype != torch.uint8:
             return False
         decoded = self._scaled(stored.to(self._mean.device)).cpu()
-        close = {"rtol": 0, "atol": _ROUNDING}
-        return full.shape == decoded.shape and torch.allclose(full, decoded, **close)
+        same = full.shape == decoded.shape
+        return same and torch.allclose(full, decoded, rtol=0, atol=_ROUNDING)
 
     def _scaled(self, stored: Tensor) -> Tensor:
         scaled = stored.float() * self._scaling.factor / self._scaling.divisor
         return (scaled - self._mean) / self._std
-
-
-_Step = Callable[[Image.Image], Tensor]
 
 
 def _steps_of(processor: Any) -> tuple[_Step, _Step | None, _Scaling]:
@@ -192,6 +193,7 @@ def _torchvision_steps(compose: Any) -> tuple[_Step, _Step | None, _Scaling]:
     rest = [] if at is None else steps[at + 1 :]
     if at is None or len(rest) > 1 or not all(isinstance(s, Normalize) for s in rest):
         return compose, None, _Scaling()
-    normalised = (rest[0].mean, rest[0].std) if rest else ()
-    as_bytes = Compose([*steps[:at], PILToTensor()])
-    return compose, as_bytes, _Scaling(*normalised, divisor=255)
+    scaling = _Scaling(divisor=255)
+    if rest:
+        scaling = replace(scaling, mean=rest[0].mean, std=rest[0].std)
+    return compose, Compose([*steps[:at], PILToTensor()]), scaling

@@ -111,7 +111,7 @@ class SampledAdapter(PoolAdapter):
         super().check_datasets(split)
         for task in self.tasks:
             Samples(task, self._raw(task, split), partial(self.look, task)).check()
-        taskpool = getattr(self.modelpool._program, "taskpool", None)
+        taskpool: Any = getattr(self.modelpool._program, "taskpool", None)
         if hasattr(taskpool, "check_samples"):
             taskpool.check_samples()
 

@@ -17,7 +17,7 @@ from .tokens import TextEncoder, choose_length, position_limit, texts_of
 _KNOWN = {"fields", "max_length"}
 
 
-def load_tokenizer(modelpool: BaseModelPool):
+def load_tokenizer(modelpool: BaseModelPool) -> Any:
     """The pool's tokenizer, from its config, a folder or hub name, or an object.
 
     FusionBench's own ``Seq2SeqLMPool.load_tokenizer`` fails in 0.2.33, and a pool without
@@ -49,7 +49,7 @@ class TextAdapter(SampledAdapter):
         ValueError: `task_info` holds something else.
     """
 
-    def __init__(self, modelpool, task_info=None):
+    def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         super().__init__(modelpool, task_info)
         for task, info in self.task_info.items():
             if not isinstance(info, Mapping) or set(info) - _KNOWN:
@@ -66,7 +66,7 @@ class TextAdapter(SampledAdapter):
         self.check_base(base, tokenizer)
         self._choose_lengths(base, tokenizer)
 
-    def _choose_lengths(self, base: nn.Module, tokenizer) -> None:
+    def _choose_lengths(self, base: nn.Module, tokenizer: Any) -> None:
         """Tokens per sample of each task, and the encoder that holds the longest."""
         limit = position_limit(base)
         self._lengths = {
@@ -77,7 +77,7 @@ class TextAdapter(SampledAdapter):
         }
         self._encoder = TextEncoder(tokenizer, max(self._lengths.values()))
 
-    def check_base(self, base: nn.Module, tokenizer) -> None:
+    def check_base(self, base: nn.Module, tokenizer: Any) -> None:
         """Whether the pretrained model is one that this family knows."""
 
     def fields(self, task: str | None, sample: Any) -> Sequence[str] | None:
@@ -97,7 +97,7 @@ class TextAdapter(SampledAdapter):
         return stored
 
 
-def check_fields(task: str, fields) -> None:
+def check_fields(task: str, fields: Any) -> None:
     """Raise unless `fields` is None or one or two names."""
     if fields is None:
         return

@@ -35,7 +35,7 @@ class TextEncoder:
         ValueError: The tokenizer has no padding token.
     """
 
-    def __init__(self, tokenizer, max_length: int):
+    def __init__(self, tokenizer: Any, max_length: int):
         if tokenizer.pad_token_id is None:
             raise ValueError(
                 "The tokenizer has no padding token, so sentences cannot share a batch."
@@ -166,7 +166,7 @@ def position_limit(module: nn.Module) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def choose_length(tokenizer, limit: int | None, wanted: int | None) -> int:
+def choose_length(tokenizer: Any, limit: int | None, wanted: int | None) -> int:
     """Tokens per sample.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,74 +13,10 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification
 
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
-from ..pools.samples import LABEL_COLUMNS, Samples, check_labels, opened, part
+from ..pools.samples import LABEL_COLUMNS, Samples, check_labels, part
 from ..pools.text import check_fields
-from ..pools.tokens import TextEncoder, choose_length, texts_of
+from ..pools.tokens import texts_of
 from .text_metrics import METRICS
-
-
-class TestSets:
-    """Labelled test sets, loaded and tokenised when first asked for.
-
-    Args:
-        listed: Task -> dataset or its config.
-        options: Task -> ``fields`` and ``max_length``, both optional.
-        load_tokenizer: Called once.
-    """
-
-    __test__ = False  # pytest takes the name for a test
-
-    def __init__(
-        self, listed: Mapping, options: Mapping, load_tokenizer: Callable[[], object]
-    ):
-        self._listed, self._options = listed, options
-        self._load_tokenizer, self._tokenizer = load_tokenizer, None
-        self._opened: dict[str, Any] = {}
-        self._kept: dict[tuple, tuple[Tensor, Tensor]] = {}
-
-    def encoded(
-        self, task: str, limit: int | None
-    ) -> tuple[TextEncoder, Tensor, Tensor]:
-        """The encoder, samples (n, rows, length) in order of length, and labels (n,).
-
-        Args:
-            task: The task.
-            limit: Tokens the model has positions for; None for no limit.
-
-        Raises:
-            ValueError: The set is empty, or a sample has no known text or no label.
-        """
-        if self._tokenizer is None:
-            self._tokenizer = self._load_tokenizer()
-        options = self._options.get(task, {})
-        length = choose_length(self._tokenizer, limit, options.get("max_length"))
-        encoder = TextEncoder(self._tokenizer, length)
-        if (task, length) not in self._kept:
-            read = partial(encoder, fields=options.get("fields"))
-            self._kept[task, length] = _encode(self._samples(task, read))
-        return encoder, *self._kept[task, length]
-
-    def check(self) -> None:
-        """Look at a few samples of every task, and at all labels where that is cheap.
-
-        Raises:
-            ValueError: A set is empty, or a sample has no known text or no label.
-        """
-        for task in self._listed:
-            look = partial(texts_of, fields=self._options.get(task, {}).get("fields"))
-            samples = self._samples(task, look)
-            samples.check()
-            labels = check_labels(task, samples.raw, LABEL_COLUMNS, _number)
-            if set(labels) == {-1.0}:
-                raise ValueError(
-                    f"Task '{task}' has the label -1 (hidden test labels? use the"
-                    " validation split) for every sample."
-                )
-
-    def _samples(self, task: str, read: Callable[[Any], Any]) -> Samples:
-        if task not in self._opened:
-            self._opened[task] = opened(self._listed[task])
-        return Samples(task, self._opened[task], partial(_labelled, read=read))
 
 
 def check_task(task: str, info: object) -> None:
@@ -98,6 +34,11 @@ def check_task(task: str, info: object) -> None:
         )
 
 
+def labelled_texts(task: str, raw: Any, read: Callable[[Any], Any]) -> Samples:
+    """A test set seen through a reader of its texts, each with its label."""
+    return Samples(task, raw, partial(_labelled, read=read))
+
+
 def _labelled(sample: Any, read: Callable[[Any], Any]) -> tuple[Any, float]:
     return read(sample), _number(part(sample, LABEL_COLUMNS, 1))
 
@@ -112,7 +53,21 @@ def _number(label: Any) -> float:
         ) from None
 
 
-def _encode(samples: Samples) -> tuple[Tensor, Tensor]:
+def check_texts(task: str, raw: Any, fields: Sequence[str] | None) -> None:
+    """Look at a few samples of a test set, and at all labels where that is cheap.
+
+    Raises:
+        ValueError: It is empty, or a sample has no known text or no label.
+    """
+    labelled_texts(task, raw, partial(texts_of, fields=fields)).check()
+    if set(check_labels(task, raw, LABEL_COLUMNS, _number)) == {-1.0}:
+        raise ValueError(
+            f"Task '{task}' has the label -1 (hidden test labels? use the validation"
+            " split) for every sample."
+        )
+
+
+def encoded(samples: Samples) -> tuple[Tensor, Tensor]:
     """All samples, shape (n, rows, length), in order of length, and labels, (n,)."""
     bar = tqdm(range(len(samples)), desc=f"Tokenising {samples.task}", leave=False)
     rows, numbers = zip(*(samples[index] for index in bar), strict=True)
