@@ -19,10 +19,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m fusion_plugins.compare", description=__doc__
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    gathering = commands.add_parser(
-        "gather", help="write the tables and the report of a results folder again"
-    )
-    gathering.add_argument("results", help="the results folder")
+    text = "write the tables and the report of a results folder again"
+    commands.add_parser("gather", help=text).add_argument("results", help="the folder")
     sweep = commands.add_parser(
         "sweep-plot", help="plot how the average responds to an option"
     )
@@ -37,21 +35,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; wrong input ends with exit status 2 and a message."""
-    options = make_parser().parse_args(arguments)
-    console = Console()
+    given, console = vars(make_parser().parse_args(arguments)), Console()
+    command, folder = given.pop("command"), given.pop("results")
     try:
-        if options.command == "gather":
-            console.print(*terminal_tables(gather(options.results), console.width))
-            console.print(f"Results: {options.results}", soft_wrap=True)
+        if command == "gather":
+            console.print(*terminal_tables(gather(folder), console.width))
+            console.print(f"Results: {folder}", soft_wrap=True)
         else:
-            path = plot_sweep(
-                options.results,
-                options.x,
-                method=options.method,
-                task=options.task,
-                logarithmic=options.log,
-                out=options.out,
-            )
+            option, logarithmic = given.pop("x"), given.pop("log")
+            path = plot_sweep(folder, option, logarithmic=logarithmic, **given)
             console.print(f"Saved {path}", soft_wrap=True)
     except ValueError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)

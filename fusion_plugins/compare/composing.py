@@ -8,36 +8,38 @@ from collections.abc import Iterator, Mapping
 
 from fusion_bench.utils.hydra_utils import get_default_config_path
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig
 
-_GROUP = "method"
-
 
 @contextlib.contextmanager
-def _hydra() -> Iterator[GlobalHydra]:
-    """The running Hydra program, or FusionBench's search path where there is none."""
+def _hydra() -> Iterator[ConfigLoader]:
+    """The running Hydra program's, or one on FusionBench's search path."""
     if GlobalHydra().is_initialized():
-        yield GlobalHydra.instance()
+        yield GlobalHydra.instance().config_loader()
         return
     with initialize_config_dir(get_default_config_path(), version_base=None):
-        yield GlobalHydra.instance()
+        yield GlobalHydra.instance().config_loader()
 
 
 def method_names() -> list[str]:
     """Every config below ``config/method``, upstream's and ours, sorted."""
-    with _hydra() as hydra:
-        return sorted(_names(hydra.config_loader(), "", _search_path()))
+    with _hydra() as loader:
+        return sorted(_names(loader, "method"))
 
 
-def _names(loader, folder: str, overrides: list[str]) -> Iterator[str]:
-    group = f"{_GROUP}/{folder}".rstrip("/")
-    for name in loader.get_group_options(group, ObjectType.CONFIG, None, overrides):
-        yield f"{folder}{name}"
-    for name in loader.get_group_options(group, ObjectType.GROUP, None, overrides):
-        yield from _names(loader, f"{folder}{name}/", overrides)
+def _names(loader: ConfigLoader, group: str) -> Iterator[str]:
+    def options(kind: ObjectType) -> list[str]:
+        return loader.get_group_options(group, kind, None, _search_path())
+
+    below = group.removeprefix("method").removeprefix("/")
+    for name in options(ObjectType.CONFIG):
+        yield f"{below}/{name}".removeprefix("/")
+    for name in options(ObjectType.GROUP):
+        yield from _names(loader, f"{group}/{name}")
 
 
 def _search_path() -> list[str]:
@@ -58,8 +60,8 @@ def compose_method(name: str, chosen: Mapping[str, str] | None = None) -> DictCo
     """
     options = [f"method@method.{key}={value}" for key, value in (chosen or {}).items()]
     with _hydra():
-        changes = [f"+{_GROUP}={name}", *options, *_search_path()]
-        config = compose(overrides=changes)[_GROUP]
-    if not isinstance(config, DictConfig) or not {"_target_", "name"} & set(config):
+        config = compose(overrides=[f"+method={name}", *options, *_search_path()])
+    method = config["method"]
+    if not isinstance(method, DictConfig) or not {"_target_", "name"} & set(method):
         raise ValueError(f"'{name}' is no method: its config names no class to run.")
-    return config
+    return method

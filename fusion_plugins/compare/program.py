@@ -6,20 +6,22 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 
+from fusion_bench import BaseAlgorithm
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
+from lightning.fabric.loggers import CSVLogger
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import nn
 
 from ..common.logging import get_logger
 from .adding import add_results, check_tasks, read_added
-from .building import build_method, save_model
-from .cells import Cell, plain_config, read_seeds, resolve_method
 from .evaluation import task_names
 from .execution import Bench, run_cell
 from .gathering import gather
-from .methods import read_methods
-from .plan import Plan
+from .methods import as_plain, read_methods
+from .plan import Cell, Plan, plain_config, read_seeds, resolve_method
+from .records import slug
 from .store import Results
 from .tables import terminal_tables
 
@@ -170,13 +172,44 @@ class CompareProgram(FabricModelFusionProgram):
         return Bench(
             self.modelpool,
             self.taskpool,
-            partial(build_method, self, plan),
+            partial(self._build_method, plan),
             self.metric,
             str(self.fabric.device),
-            partial(save_model, self, plan) if self.save_models else None,
+            partial(self._save_model, plan) if self.save_models else None,
         )
 
-    def _run_cell(self, cell: Cell, plan: Plan, bench: Bench, wait=False) -> bool:
+    def _build_method(self, plan: Plan, cell: Cell) -> tuple[BaseAlgorithm, DictConfig]:
+        """The algorithm as FusionBench sets it up, with files in the cell's own folder."""
+        folder = str(plan.work_folder(cell))
+        path = {**as_plain(self.path or {}), "output_dir": folder, "log_dir": folder}
+        config = resolve_method(
+            cell.method, plan.surroundings | {"path": path}, cell.seed
+        )
+        for option, value in (
+            ("seed", cell.seed),  # where a config does not ask for the program's
+            ("save_model", False),  # save_models decides for every method
+        ):
+            if option in config and option not in cell.method.overrides:
+                config[option] = value
+        self.fabric._loggers = [CSVLogger(folder, name="", version="")]
+        method = self._instantiate_and_setup(
+            config,
+            compat_load_fn="fusion_bench.compat.method.load_algorithm_from_config",
+        )
+        return method, config
+
+    def _save_model(
+        self, plan: Plan, cell: Cell, part: str | None, model: nn.Module
+    ) -> None:
+        """Write a merged model with the model pool's own means."""
+        name = "merged_model" if part is None else f"merged_model.{slug(part)}"
+        folder = plan.work_folder(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.modelpool.save_model(model, str(folder / name))
+
+    def _run_cell(
+        self, cell: Cell, plan: Plan, bench: Bench, wait: bool = False
+    ) -> bool:
         """Run a cell unless it is done; False if another process is at it."""
         with plan.results.claimed(cell, wait) as mine:
             if not mine:
@@ -186,9 +219,7 @@ class CompareProgram(FabricModelFusionProgram):
                 return True
             log.info("running %s", cell.id)
             shutil.rmtree(plan.work_folder(cell), ignore_errors=True)
-            common = plan.marks(cell)
-            records = [record | common for record in run_cell(cell, bench)]
+            records = [record | plan.marks(cell) for record in run_cell(cell, bench)]
             plan.results.replace(cell, records)
-            for record in records:
-                plan.results.note_tasks(list(record["tasks"]))
+            plan.results.note_tasks([task for r in records for task in r["tasks"]])
         return True

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .options import did_you_mean, flatten
-from .store import Results
+import pandas as pd
 
-Points = dict[float, list[float]]  # value of the option -> results, one per seed
+from .methods import did_you_mean, flatten
+from .results import load_results
 
 
 def plot_sweep(
@@ -36,68 +33,78 @@ def plot_sweep(
         The picture's path. Points are means over seeds, bars sample standard deviations.
 
     Raises:
-        ValueError: Fewer than two finished cells have different values of the option.
+        ValueError: Fewer than two finished cells have different values of the option, or
+            there is no such task.
     """
-    results = Results(folder)
-    records = [
-        record
-        for record in results.records()
-        if record["status"] == "done" and method in (None, record["method"])
+    cells = load_results(folder)
+    cells = cells[
+        (cells["status"] == "done")
+        & cells["method"].isin([method] if method else cells["method"])
     ]
-    lines = sweep_lines(records, option, task)
-    if len({value for points in lines.values() for value in points}) < 2:
-        known = sorted({name for r in records for name, _ in flatten(r["config"])})
+    points = sweep_points(cells, option, task)
+    if points[option].nunique() < 2:
+        configs = [record["config"] for record in cells["record"]]
+        known = sorted({name for config in configs for name, _ in flatten(config)})
         raise ValueError(
             f"{folder} has fewer than two finished cells with different numbers for the"
             f" option '{option}'.{did_you_mean(option, known)}"
         )
-    path = Path(out) if out else results.folder / f"sweep_{option}.png"
-    first = next(r for r in records if option in dict(flatten(r["config"])))
-    _draw(lines, option, f"{task or 'average'} {first['metric']}", logarithmic, path)
+    path = Path(out) if out else Path(folder) / f"sweep_{option}.png"
+    _draw(
+        points,
+        option,
+        f"{task or 'average'} {points['metric'].iloc[0]}",
+        logarithmic,
+        path,
+    )
     return path
 
 
-def sweep_lines(
-    records: Sequence[Mapping], option: str, task: str | None = None
-) -> dict[str, Points]:
-    """Label of the other changed options -> points.
+def sweep_points(
+    cells: pd.DataFrame, option: str, task: str | None = None
+) -> pd.DataFrame:
+    """The option's value, the result and the ``line`` of every cell that has the option.
+
+    A line is labelled by the other changed options.
 
     Raises:
         ValueError: A cell has no such task.
     """
-    lines: dict[str, Points] = defaultdict(lambda: defaultdict(list))
-    for record in records:
+    points = []
+    for record, cell in zip(cells["record"], cells.to_dict("records"), strict=True):
         value = dict(flatten(record["config"])).get(option)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        others = {k: v for k, v in flatten(record["overrides"]) if k != option}
+        if task is not None and task not in record["tasks"]:
+            tasks = list(record["tasks"])
+            raise ValueError(f"There is no task '{task}'; tasks: {tasks}.")
+        others = dict(flatten(record["overrides"]))
+        others.pop(option, None)
         text = ", ".join(f"{k}={v}" for k, v in others.items())
-        label = f"{record['method']} ({text})" if text else record["method"]
-        lines[label][value].append(_result(record, task))
-    return {label: dict(sorted(points.items())) for label, points in lines.items()}
-
-
-def _result(record: Mapping, task: str | None) -> float:
-    if task is None:
-        return record["average"][record["metric"]]
-    if task not in record["tasks"]:
-        raise ValueError(f"There is no task '{task}'; tasks: {list(record['tasks'])}.")
-    return record["tasks"][task][record["metric"]]
+        metric = record["metric"]
+        points.append(
+            {
+                "line": f"{record['method']} ({text})" if text else record["method"],
+                "metric": metric,
+                option: value,
+                "result": cell[f"{task or 'average'}/{metric}"],
+            }
+        )
+    return pd.DataFrame(points, columns=["line", "metric", option, "result"])
 
 
 def _draw(
-    lines: Mapping[str, Points], option: str, metric: str, logarithmic: bool, path: Path
+    points: pd.DataFrame, option: str, metric: str, logarithmic: bool, path: Path
 ) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for label, points in lines.items():
-        means = [statistics.fmean(results) for results in points.values()]
-        spreads = [statistics.stdev(r) if len(r) > 1 else 0 for r in points.values()]
-        axes.errorbar(list(points), means, spreads, marker="o", capsize=3, label=label)
+    for label, line in points.groupby("line", sort=False):
+        found = line.groupby(option)["result"].agg(["mean", "std"]).fillna(0)
+        axes.errorbar(
+            found.index, found["mean"], found["std"], marker="o", capsize=3, label=label
+        )
     axes.set(xlabel=option, ylabel=metric, xscale="log" if logarithmic else "linear")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
