@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .numbers import PERCENT, Scale, Spread, seconds_text, whole_text
+from .numbers import MISSING, PERCENT, Scale, Spread, seconds_text, whole_text
 from .results import Comparison, Row
 
 
@@ -29,6 +29,15 @@ class Column:
     def spread(self, row: Row) -> Spread | None:
         return row.over_seeds(self.source)
 
+    def sort(self, row: Row) -> float | None:
+        """What rows sort by; None stays last."""
+        spread = self.spread(row)
+        return spread.mean if spread and spread.finite else None
+
+    def mean(self, row: Row) -> str:
+        spread = self.spread(row)
+        return self.text(spread.mean) if spread else MISSING
+
     def deviation(self, row: Row) -> str:
         """Empty with one seed, for whole numbers, and for seconds that do not differ."""
         spread = self.spread(row)
@@ -37,11 +46,31 @@ class Column:
         text = self.text(spread.deviation)
         return "" if self.text is seconds_text and text == seconds_text(0) else text
 
-    def written(self, row: Row, missing: str) -> str:
-        """Mean and deviation as one text."""
-        spread, deviation = self.spread(row), self.deviation(row)
-        mean = missing if spread is None else self.text(spread.mean)
-        return f"{mean} ± {deviation}" if deviation else mean
+    def note(self, row: Row) -> str:
+        return ""
+
+
+class Added(Column):
+    """Parameters added, with their share of the pretrained model's."""
+
+    def mean(self, row: Row) -> str:
+        added, whole = self.spread(row), row.over_seeds("parameters/model")
+        base = whole.mean - added.mean if added and whole else 0
+        share = f" ({100 * added.mean / base:.2f} %)" if base and added.mean else ""
+        return super().mean(row) + share
+
+
+class Seeds(Column):
+    """How many seeds finished, and which."""
+
+    def sort(self, row: Row) -> int:
+        return len(row.cells)
+
+    def mean(self, row: Row) -> str:
+        return str(len(row.cells))
+
+    def note(self, row: Row) -> str:
+        return f"seeds {', '.join(map(str, row.seeds))}" if row.cells else ""
 
 
 def metric_columns(

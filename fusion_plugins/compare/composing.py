@@ -28,18 +28,15 @@ def _hydra() -> Iterator[ConfigLoader]:
 def method_names() -> list[str]:
     """Every config below ``config/method``, upstream's and ours, sorted."""
     with _hydra() as loader:
-        return sorted(_names(loader, "method"))
+        return sorted(_names(loader))
 
 
-def _names(loader: ConfigLoader, group: str) -> Iterator[str]:
-    def options(kind: ObjectType) -> list[str]:
-        return loader.get_group_options(group, kind, None, _search_path())
-
-    below = group.removeprefix("method").removeprefix("/")
-    for name in options(ObjectType.CONFIG):
-        yield f"{below}/{name}".removeprefix("/")
-    for name in options(ObjectType.GROUP):
-        yield from _names(loader, f"{group}/{name}")
+def _names(loader: ConfigLoader, folder: str = "") -> Iterator[str]:
+    group, searched = f"method/{folder}".rstrip("/"), _search_path()
+    for name in loader.get_group_options(group, ObjectType.CONFIG, None, searched):
+        yield f"{folder}{name}"
+    for name in loader.get_group_options(group, ObjectType.GROUP, None, searched):
+        yield from _names(loader, f"{folder}{name}/")
 
 
 def _search_path() -> list[str]:
@@ -49,15 +46,7 @@ def _search_path() -> list[str]:
 
 
 def compose_method(name: str, chosen: Mapping[str, str] | None = None) -> DictConfig:
-    """A method's config, its interpolations not resolved.
-
-    Args:
-        name: As `method_names` gives it.
-        chosen: Option that holds a method -> name of the method to put there.
-
-    Raises:
-        ValueError: The file holds parts of other methods, not a method.
-    """
+    """A method's config, not resolved; `chosen` puts other methods into its options."""
     options = [f"method@method.{key}={value}" for key, value in (chosen or {}).items()]
     with _hydra():
         config = compose(overrides=[f"+method={name}", *options, *_search_path()])

@@ -46,7 +46,7 @@ class Bench:
     build: Callable[[Cell], tuple[BaseAlgorithm, DictConfig]]
     metric: str | Mapping | None = None
     device: str = "cpu"
-    save: Callable[[Cell, str | None, nn.Module], None] | None = None
+    save: Callable[[Cell, str | None, nn.Module], None] = lambda *_: None
     base_parameters: int | None = field(init=False, default=None)
     own_heads: bool = field(init=False, default=False)
 
@@ -74,11 +74,7 @@ class Bench:
 
 
 def run_cell(cell: Cell, bench: Bench) -> list[dict]:
-    """Run one cell; its error, if any, is part of the record.
-
-    Returns:
-        One record, or one for each model when the method makes several.
-    """
+    """One record, or one for each model of several; a failed cell's has its error."""
     _free_memory()
     restart_peak_memory()
     start = time.perf_counter()
@@ -133,8 +129,7 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[dict]:
         start = time.perf_counter()
         scores = score(evaluate_model(model, bench.taskpool), bench.metric)
         seconds = {"merge": merge, "evaluate": _seconds_since(start)}
-        if bench.save is not None:
-            bench.save(cell, part, model)
+        bench.save(cell, part, model)
         parameters = _parameters(model, bench.base_parameters)
         costs = {"seconds": seconds, "parameters": parameters}
         yield new_record(cell, part, **scored(scores), **costs, **known)
@@ -152,11 +147,7 @@ def _measure_experts(cell: Cell, bench: Bench) -> dict:
 
 
 def named_models(result: object) -> list[tuple[str | None, nn.Module]]:
-    """The models a method returned; the name is None where there is just one.
-
-    Raises:
-        TypeError: There is none.
-    """
+    """The models a method returned; the name is None where there is just one."""
     if isinstance(result, nn.Module):
         return [(None, result)]
     found = list(_walk(result))

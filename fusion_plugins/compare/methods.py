@@ -6,22 +6,14 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
 
 from .composing import compose_method, method_names
+from .files import flatten
 from .results import REFERENCES
-
-
-def flatten(options: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested options as pairs of dotted name and value."""
-    for key, value in options.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 @dataclass(frozen=True)
@@ -76,12 +68,10 @@ def read_methods(listed: object, common: object = None) -> list[Method]:
     Args:
         listed: Names, or one-entry mappings from a name to options:
             ``[simple_average, {awd: {alpha: 0.2}}]``.
-        common: Method name -> options for every entry of that method; an entry's own
-            options win.
+        common: Method name -> options of all its entries; an entry's own win.
 
     Raises:
-        ValueError: Not such a list, an unknown method or option (near names are given),
-            or a row listed twice.
+        ValueError: Not such a list, an unknown method or option, or a row listed twice.
     """
     plain = as_plain(listed)
     if not isinstance(plain, list) or not plain:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -31,11 +31,7 @@ class Cell:
 
 
 def read_seeds(seeds: object) -> list[int]:
-    """The list of seeds.
-
-    Raises:
-        ValueError: Not a list of whole numbers >= 0, empty, or with repetitions.
-    """
+    """The list of seeds: whole numbers, each once."""
     plain = as_plain(seeds)
     if not isinstance(plain, list) or not plain:
         raise ValueError(
@@ -60,13 +56,7 @@ def make_cells(methods: Sequence[Method], seeds: Sequence[int]) -> list[Cell]:
 def resolve_method(
     method: Method, surroundings: Mapping, seed: int | None
 ) -> DictConfig:
-    """The method's config with its interpolations filled in.
-
-    Args:
-        method: Whose config may refer to the job around it, as in ``${path.output_dir}``.
-        surroundings: Top-level keys of that job.
-        seed: What ``${seed}`` is.
-    """
+    """The method's config, what it says of the job around it and ``${seed}`` filled in."""
     job = OmegaConf.create({**surroundings, "seed": seed, "method": method.config})
     return OmegaConf.create(OmegaConf.to_container(job.method, resolve=True))
 
@@ -81,65 +71,52 @@ def plain_config(config: object, log_dir: str | None = None) -> object:
     return json.loads(text)
 
 
-@dataclass
 class Plan:
     """The cells of one command, and the results folder they go to.
 
     Attributes:
-        methods: The rows.
         cells: All cells, finished ones too.
-        surroundings: Top-level keys of the job that method configs may refer to.
-        results: The results folder; nothing is written to it here.
         description: What ``compare.json`` will hold.
         identities: Row label -> hashes of everything that decides its cells' results.
         added: Results folders whose cells join the tables.
     """
 
-    methods: Sequence[Method]
-    cells: list[Cell]
-    surroundings: Mapping
-    results: Results
-    description: dict
-    identities: dict[str, dict[str, str]]
-    added: list[Results] = field(default_factory=list)
-
-    @classmethod
-    def read(
-        cls,
+    def __init__(
+        self,
         methods: Sequence[Method],
         seeds: Sequence[int],
-        surroundings: Mapping,
         results: Results,
+        surroundings: Mapping,
         about: Mapping,
-        settings: object = None,
-    ) -> Plan:
+        settings: object,
+    ):
         """Work out the cells and check that they fit the results folder.
 
         Args:
+            methods: The rows.
+            seeds: Of every method.
+            results: The results folder; nothing is written to it here.
+            surroundings: Top-level keys of the job that method configs may refer to.
             about: Title and published numbers.
             settings: What else decides every cell's result.
-
-        Raises:
-            ValueError: The folder holds results on other pools.
         """
-        description = _description(surroundings, about)
-        results.check(description)
+        self.methods, self.results, self.surroundings = methods, results, surroundings
+        self.cells = make_cells(methods, seeds)
+        self.added: list[Results] = []
+        self.description = _description(surroundings, about)
+        results.check(self.description)
         # Folders of the run change each time and decide nothing.
-        path = {key: f"<{key}>" for key in surroundings.get("path") or {}}
+        path = {key: f"<{key}>" for key in surroundings["path"]}
         around = {**surroundings, "path": path}
-        configs = {
-            m.label: OmegaConf.to_container(resolve_method(m, around, None))
-            for m in methods
-        }
-        identities = {
+        configs = {m.label: as_plain(resolve_method(m, around, None)) for m in methods}
+        pools = self.description["pools"]
+        self.identities = {
             label: {
-                "pools": description["pools"],
+                "pools": pools,
                 "method": short_hash([short_hash(config), settings]),
             }
             for label, config in configs.items()
         }
-        cells = make_cells(methods, seeds)
-        return cls(methods, cells, surroundings, results, description, identities)
 
     def is_finished(self, cell: Cell, retry_failed: bool) -> bool:
         """Whether a cell need not run."""
@@ -166,16 +143,14 @@ class Plan:
 
 
 def _description(surroundings: Mapping, about: Mapping) -> dict:
-    run_folder = (surroundings["path"] or {}).get("log_dir")
-    pools = [
-        plain_config(surroundings[p], run_folder) for p in ("modelpool", "taskpool")
-    ]
+    run_folder = surroundings["path"].get("log_dir")
+    names = ("modelpool", "taskpool")
+    pools = {name: plain_config(surroundings[name], run_folder) for name in names}
     return {
         "format": FORMAT,
         **about,
-        "pools": short_hash(pools),
-        "modelpool": pools[0],
-        "taskpool": pools[1],
+        "pools": short_hash(list(pools.values())),
+        **pools,
         "tasks": [],
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

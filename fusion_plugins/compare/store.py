@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from .files import FORMAT, read_json, write_json
+from .files import FORMAT, flatten, read_json, write_json
 
 if TYPE_CHECKING:  # gathering needs none of what running needs
     from .plan import Cell
@@ -27,11 +27,7 @@ class Results:
     # -- the comparison ----------------------------------------------------------------
 
     def existing(self) -> Results:
-        """This folder, if it holds finished cells.
-
-        Raises:
-            ValueError: It does not.
-        """
+        """This folder; raises ValueError unless it holds finished cells."""
         if not self.summary.is_file() or not any(self.cells.glob("*.json")):
             raise ValueError(
                 f"{self.folder} holds no results of a comparison: it needs compare.json and"
@@ -48,11 +44,12 @@ class Results:
         known = self.description()
         if known is None or known["pools"] == description["pools"]:
             return
-        names = [
-            name
-            for pool in ("modelpool", "taskpool")
-            for name in _differences(known[pool], description[pool], pool)
-        ]
+        pools = ("modelpool", "taskpool")
+        old, new = (
+            dict(flatten({pool: about[pool] for pool in pools}))
+            for about in (known, description)
+        )
+        names = [n for n in {**old, **new} if old.get(n) != new.get(n)]
         raise ValueError(
             f"{self.folder} holds results on other pools; they differ in {names[:5]}."
             " Give results=<another folder>, and add='[...]' to show both together."
@@ -108,21 +105,14 @@ class Results:
         return not retry_failed or all(r["status"] == "done" for r in records)
 
     def retire_changed(self, identities: Mapping[str, Mapping]) -> list[str]:
-        """Move cells whose method's config has changed into ``stale/``.
-
-        Args:
-            identities: Method label -> identity its cells must have.
-
-        Returns:
-            Ids of the cells moved.
-        """
+        """Move cells whose row has another identity now into ``stale/``; gives their ids."""
         with self.locked():
             stale = [
                 record
                 for record in self.records()
                 if not record.get("added_from")
-                and not identities.get(base_label(record), record["identity"])
-                == record["identity"]
+                and identities.get(base_label(record), record["identity"])
+                != record["identity"]
             ]
             for record in stale:
                 name = f"{record['id']}-{record['identity']['method']}.json"
@@ -158,11 +148,3 @@ class Results:
 def base_label(record: Mapping) -> str:
     """A record's label without the name of its model, if its method made several."""
     return record["label"].removesuffix(f" / {record['part']}")
-
-
-def _differences(old: object, new: object, path: str) -> Iterator[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
-    elif old != new:
-        yield path

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .methods import did_you_mean, flatten
+from .files import flatten
+from .methods import did_you_mean
 from .results import load_results
 
 
@@ -36,61 +37,43 @@ def plot_sweep(
         ValueError: Fewer than two finished cells have different values of the option, or
             there is no such task.
     """
-    cells = load_results(folder)
-    cells = cells[
-        (cells["status"] == "done")
-        & cells["method"].isin([method] if method else cells["method"])
-    ]
-    points = sweep_points(cells, option, task)
+    cells = load_results(folder).query("status == 'done'")
+    points = sweep_points(
+        cells[cells["method"] == method] if method else cells, option, task
+    )
     if points[option].nunique() < 2:
-        configs = [record["config"] for record in cells["record"]]
-        known = sorted({name for config in configs for name, _ in flatten(config)})
+        names = (name for r in cells["record"] for name, _ in flatten(r["config"]))
         raise ValueError(
             f"{folder} has fewer than two finished cells with different numbers for the"
-            f" option '{option}'.{did_you_mean(option, known)}"
+            f" option '{option}'.{did_you_mean(option, sorted(set(names)))}"
         )
     path = Path(out) if out else Path(folder) / f"sweep_{option}.png"
-    _draw(
-        points,
-        option,
-        f"{task or 'average'} {points['metric'].iloc[0]}",
-        logarithmic,
-        path,
-    )
+    title = f"{task or 'average'} {cells['record'].iloc[0]['metric']}"
+    _draw(points, option, title, logarithmic, path)
     return path
 
 
 def sweep_points(
     cells: pd.DataFrame, option: str, task: str | None = None
 ) -> pd.DataFrame:
-    """The option's value, the result and the ``line`` of every cell that has the option.
+    """``line``, the option's value and ``result`` of every cell that has the option.
 
-    A line is labelled by the other changed options.
-
-    Raises:
-        ValueError: A cell has no such task.
+    A line is named by the other changed options.
     """
     points = []
-    for record, cell in zip(cells["record"], cells.to_dict("records"), strict=True):
+    for record in cells["record"]:
         value = dict(flatten(record["config"])).get(option)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        if task is not None and task not in record["tasks"]:
+        if task not in (None, *record["tasks"]):
             tasks = list(record["tasks"])
             raise ValueError(f"There is no task '{task}'; tasks: {tasks}.")
-        others = dict(flatten(record["overrides"]))
-        others.pop(option, None)
+        numbers = record["tasks"][task] if task else record["average"]
+        others = {k: v for k, v in flatten(record["overrides"]) if k != option}
         text = ", ".join(f"{k}={v}" for k, v in others.items())
-        metric = record["metric"]
-        points.append(
-            {
-                "line": f"{record['method']} ({text})" if text else record["method"],
-                "metric": metric,
-                option: value,
-                "result": cell[f"{task or 'average'}/{metric}"],
-            }
-        )
-    return pd.DataFrame(points, columns=["line", "metric", option, "result"])
+        line = f"{record['method']} ({text})" if text else record["method"]
+        points.append((line, value, numbers[record["metric"]]))
+    return pd.DataFrame(points, columns=["line", option, "result"])
 
 
 def _draw(

@@ -15,11 +15,12 @@ from .columns import (
     EVALUATE,
     MERGE,
     OF_EXPERTS,
+    Column,
     main_columns,
     memory_columns,
 )
-from .numbers import Spread
-from .results import Comparison
+from .numbers import MISSING, Spread
+from .results import Comparison, Row
 
 _NOTHING, FAILED = "-", "failed"
 _COSTS = 3  # columns of text_table that are not results
@@ -39,7 +40,7 @@ def text_table(comparison: Comparison) -> pd.DataFrame:
     lines = [
         [
             row.label,
-            *([c.written(row, _NOTHING) for c in columns] if row.cells else failed),
+            *([_written(c, row) for c in columns] if row.cells else failed),
         ]
         for row in comparison.listed()
     ]
@@ -50,6 +51,11 @@ def text_table(comparison: Comparison) -> pd.DataFrame:
     table = pd.DataFrame([*lines, *published], columns=["method", *titles])
     table.attrs["rows"] = len(lines)
     return table
+
+
+def _written(column: Column, row: Row) -> str:
+    mean, deviation = column.mean(row).replace(MISSING, _NOTHING), column.deviation(row)
+    return f"{mean} ± {deviation}" if deviation else mean
 
 
 def _given(entry: dict, comparison: Comparison, columns: int) -> list[str]:

@@ -110,18 +110,14 @@ def _matrix(name: str, matrix: np.ndarray, largest: float) -> dict:
     strengths = 60 * np.nan_to_num(np.abs(matrix) / (largest or 1), posinf=0).clip(
         max=1
     )
-    lines = [
-        [
-            {
-                "text": cosine_text(value),
-                "value": value,
-                "diagonal": i == j,
-                "strength": round(strengths[i, j]),
-            }
-            for j, value in enumerate(line)
-        ]
-        for i, line in enumerate(matrix.tolist())
-    ]
+
+    def entry(i: int, j: int) -> dict:
+        value, strength = float(matrix[i, j]), round(strengths[i, j])
+        texts = {"text": cosine_text(value), "strength": strength}
+        return {"value": value, "diagonal": i == j, **texts}
+
+    places = range(len(matrix))
+    lines = [[entry(i, j) for j in places] for i in places]
     return {"name": name, "mean": f"{mean:.3f}", "lines": lines}
 
 

@@ -16,13 +16,17 @@ from ..results import Comparison
 from .charts import bar_chart, time_chart
 from .curves import training_curves
 from .heatmaps import coefficient_maps, cosine_tables
-from .published import published_context
+from .published import published
 from .radar import radar_chart
 from .summary import failures, summary
 from .tables import metric_tables, results_table, share_table
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = 6  # --c0 to --c5 in page.css; dashes tell further methods apart
+# What the templates show of a comparison, by the functions' names.
+_PARTS = (summary, failures, results_table, share_table, metric_tables, published)
+_PARTS += (bar_chart, radar_chart, time_chart)
+_PARTS += (coefficient_maps, cosine_tables, training_curves)
 
 
 def render(comparison: Comparison) -> str:
@@ -32,34 +36,6 @@ def render(comparison: Comparison) -> str:
     text from the results is escaped, and a content security policy lets only the page's
     own script run.
     """
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            comparison=comparison,
-            summary=summary(comparison),
-            failures=failures(comparison),
-            results=results_table(comparison),
-            shares=share_table(comparison),
-            metrics=metric_tables(comparison),
-            published=published_context(comparison),
-            bars=bar_chart(comparison),
-            radar=radar_chart(comparison),
-            times=time_chart(comparison),
-            coefficients=coefficient_maps(comparison),
-            cosines=cosine_tables(comparison),
-            curves=training_curves(comparison),
-            style=_styles(comparison),
-            css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_hash=f"sha256-{base64.b64encode(digest).decode('ascii')}",
-        )
-    )
-
-
-def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -67,14 +43,19 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        yaml=_yaml,
-        date=date_text,
-        count=count_text,
-        heading=heading_text,
-        breakable=_breakable,
+    environment.filters |= {"date": date_text, "count": count_text}
+    environment.filters |= {"heading": heading_text, "yaml": _yaml}
+    environment.filters["breakable"] = _breakable
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return environment.get_template("page.html.j2").render(
+        comparison=comparison,
+        style=_styles(comparison),
+        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(digest).decode('ascii')}",
+        **{part.__name__: part(comparison) for part in _PARTS},
     )
-    return environment
 
 
 def _styles(comparison: Comparison) -> dict[int, str]:

@@ -6,7 +6,7 @@ from ..numbers import MISSING, Spread
 from ..results import Comparison, Row
 
 
-def published_context(comparison: Comparison) -> dict | None:
+def published(comparison: Comparison) -> dict | None:
     """What the page shows of ``published`` in compare.json; None without it.
 
     Published values are in percent. `rows` hold label, measured_label and figures; a

@@ -7,11 +7,17 @@ from ..results import EXPERTS, PRETRAINED, Comparison, Row
 
 
 def summary(comparison: Comparison) -> dict:
-    """Tiles (label, value, note), a sentence, and facts shared by all cells."""
+    """Tiles (label, value, note), a sentence, and what every cell shares."""
+    facts = [
+        ("Started", date_text(comparison.about.get("started"))),
+        ("Tasks", ", ".join(comparison.tasks)),
+        ("Device", _shared(comparison, "device")),
+        ("Commit of the working folder", _shared(comparison, "git_commit")),
+    ]
     return {
         "sentence": _sentence(comparison),
         "tiles": _tiles(comparison),
-        "setup": _setup(comparison),
+        "setup": [(name, value) for name, value in facts if value],
         "versions": _shared(comparison, "versions"),
     }
 
@@ -72,17 +78,6 @@ def failures(comparison: Comparison) -> list[dict]:
         )
         entry["seeds"].append(cell["seed"])
     return list(groups.values())
-
-
-def _setup(comparison: Comparison) -> list[tuple[str, str]]:
-    """What every cell shares; what differs is listed with each method instead."""
-    facts = [
-        ("Started", date_text(comparison.about.get("started"))),
-        ("Tasks", ", ".join(comparison.tasks)),
-        ("Device", _shared(comparison, "device")),
-        ("Commit of the working folder", _shared(comparison, "git_commit")),
-    ]
-    return [(name, value) for name, value in facts if value]
 
 
 def _shared(comparison: Comparison, key: str) -> object:
