@@ -63,11 +63,7 @@ def failed_record(cell: Cell, error: BaseException, seconds: float) -> dict:
     return new_record(
         cell,
         status="failed",
-        error={
-            "type": type(error).__name__,
-            "message": str(error),
-            "traceback": text,
-        },
+        error={"type": type(error).__name__, "message": str(error), "traceback": text},
         seconds={"merge": seconds, "evaluate": None},
     )
 

@@ -38,10 +38,7 @@ def text_table(comparison: Comparison) -> pd.DataFrame:
     titles = [*(c.title for c in columns[:-_COSTS]), "merge s", "peak MiB", "added"]
     failed = [FAILED] + [""] * (len(columns) - 1)
     lines = [
-        [
-            row.label,
-            *([_written(c, row) for c in columns] if row.cells else failed),
-        ]
+        [row.label, *([_written(c, row) for c in columns] if row.cells else failed)]
         for row in comparison.listed()
     ]
     published = [

@@ -111,9 +111,6 @@ def place_labels(dots: list[dict]) -> None:
 
 
 def _near(
-    first: tuple[float, float],
-    second: tuple[float, float],
-    width: float,
-    height: float,
+    first: tuple[float, float], second: tuple[float, float], width: float, height: float
 ) -> bool:
     return abs(first[0] - second[0]) < width and abs(first[1] - second[1]) < height

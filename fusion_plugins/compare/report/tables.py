@@ -17,7 +17,7 @@ from ..columns import (
     memory_columns,
     metric_columns,
 )
-from ..numbers import PERCENT, PLAIN, heading_text
+from ..numbers import PERCENT, PLAIN, heading_text, whole_text
 from ..results import Comparison, Row
 
 
@@ -49,7 +49,7 @@ def results_table(comparison: Comparison) -> Table:
     columns = [average, *[OF_EXPERTS] * _has_shares(comparison), *tasks]
     columns += [MERGE, EVALUATE, *memory_columns(comparison)]
     columns += [Added("parameters added", ADDED.source, ADDED.text)]
-    columns += [Seeds("seeds", "seed", str)]
+    columns += [Seeds("seeds", "seed", whole_text)]
     percent = " in percent" if comparison.scale.percent else ""
     caption = f"{heading_text(comparison.metric)} per task{percent}"
     caption += ", with what each method cost"
