@@ -1,4 +1,4 @@
-"""Reading and writing the JSON files of a results folder."""
+"""Reading and writing the files of a results folder."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 FORMAT = 1
 
 
+def flatten(options: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested options as pairs of dotted name and value."""
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def write_json(path: Path, content: Mapping) -> None:
-    """Write so that a reader, or a run after a kill, sees all of it or nothing."""
+    """As `write_text`; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(content), indent=1, allow_nan=False, default=str)
     write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `write_json`, for any text."""
+    """Write so that a reader, or a run after a kill, sees all of it or nothing."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

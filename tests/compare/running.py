@@ -171,7 +171,7 @@ def run_toy(monkeypatch, folder, *names: str, **options) -> dict[str, dict]:
     monkeypatch.setattr(program, "read_methods", ToyMethods(*names))
     # Both are slow beside a toy cell: collecting a big process's garbage, and the report.
     monkeypatch.setattr(execution, "_free_memory", lambda: None)
-    monkeypatch.setattr(gathering, "_write_report", lambda folder: None)
+    monkeypatch.setattr(gathering, "_write_report", lambda *_: None)
     toy_program(folder, **options).run()
     return read_cells(folder)
 

@@ -4,8 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from running import make_program
 
-from fusion_plugins.compare.cells import make_cells, read_seeds, resolve_method
 from fusion_plugins.compare.methods import read_methods
+from fusion_plugins.compare.plan import make_cells, read_seeds, resolve_method
 
 DEMO = ("modelpool=demo", "taskpool=demo")
 
@@ -91,7 +91,7 @@ def test_the_seed_reaches_methods_that_have_one():
             [{"awd": {"base": "wudi/wudy"}}],
             "awd: base is 'wudi/wudy', which is no method",
         ),
-        ([{"experts": {"alpha": 1}}], "'experts' is not a method and has no options"),
+        ([{"experts": {"alpha": 1}}], "'experts' is not a method, it has no options"),
         (["awd", "awd"], "lists ['awd'] more than once"),
     ],
 )

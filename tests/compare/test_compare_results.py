@@ -8,8 +8,8 @@ import pytest
 from running import make_method, read_cells, run_toy
 
 from fusion_plugins.compare import gather
-from fusion_plugins.compare.cells import Cell
 from fusion_plugins.compare.files import write_text
+from fusion_plugins.compare.plan import Cell
 from fusion_plugins.compare.store import Results
 
 
@@ -135,7 +135,7 @@ def test_added_results_join_the_tables(monkeypatch, tmp_path):
     }
     assert cells["pretrained-seed0"]["added_from"] == str(first)
     assert cells["pretrained-seed0"]["normalised_average"] == 0.0
-    assert [row.label for row in gather(second).rows] == [
+    assert [row.label for row in gather(second).listed()] == [
         "pretrained",
         "experts",
         "DrawWeights",
