@@ -75,7 +75,8 @@ def full_space_worker(options) -> dict:
     """Time full-space steps, and check that both solvers reach the same delta."""
     import stand_ins
 
-    from fusion_plugins.awd.functional import Descent, solve, solve_full_space
+    from fusion_plugins.awd.full_space import solve_full_space
+    from fusion_plugins.awd.functional import Descent, solve
 
     most = int(options.memory * 1e9 / (_FULL_SPACE_STACKS * 8 * 4))
     whole = sum(shape.numel() for shape in stand_ins.vit_b32_shapes().values())

@@ -4,7 +4,7 @@ Importing this package costs nothing: the public names load on first use, becaus
 and packaging tools import it in programs that never merge a model.
 """
 
-from .common.lazy import lazy_exports
+from .common import lazy_exports
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ __getattr__, __all__ = lazy_exports(
         "TintedModel": ".merged.model",
         "TintingAlgorithm": ".tinting.algorithm",
         "recalibrate": ".pools.recalibration",
-        "register_adapter": ".pools.registry",
+        "register_adapter": ".pools.family",
     },
 )
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from ..common.folders import results_folder
 from ..common.logging import get_logger
 from ..common.options import WithOptions, patterns
-from ..pools.family import FinishOptions
+from ..pools.family import FinishOptions, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
-from ..pools.registry import family_of
 from ..pools.replaced import with_shared_heads
 from ..task_vectors import TaskVectors, merge_into, require_finite
 from . import report

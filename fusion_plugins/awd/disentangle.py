@@ -15,8 +15,7 @@ from .functional import Descent, Solution
 
 log = get_logger(__name__)
 
-# Groups descended on at once: their matrices stay in cache.
-_GROUPS = 2**13
+_GROUPS = 2**13  # descended on at once: their matrices stay in cache
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def disentangle_gram(
     Args:
         tasks: Task names, the order of the tasks dimensions of `gram`.
         gram: Inner products of the task vectors.
-        settings: As for :func:`disentangle`.
+        settings: As for :func:`disentangle`, and so the rest.
         scale_free: Likewise.
         on_step: Likewise.
     """
@@ -186,9 +185,8 @@ def disentangle_gram(
     )
     if not torch.isfinite(solution.coefficients).all():
         raise ValueError(
-            f"AWD diverged: lr={settings.lr:g} is too long a step for granularity"
-            f" '{gram.granularity}'. Use scale_free=true, a smaller lr, or"
-            " granularity=model."
+            f"AWD diverged: lr={settings.lr:g} is too long for granularity"
+            f" '{gram.granularity}'. Use scale_free=true or a smaller lr."
         )
     result = Disentanglement(
         tuple(tasks), gram, solution, torch.cat(thresholds), settings

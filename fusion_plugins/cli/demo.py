@@ -86,8 +86,8 @@ def _build(options: Namespace) -> None:
         raise ValueError("--data and --other need --out: the folder for the new pool")
     fields = given(options, DemoRecipe)
     if options.data is not None:
-        tasks = {"tasks": options.tasks or task_names(options.data)}
-        fields = DATA_DEFAULTS | fields | tasks
+        named = {"tasks": options.tasks or task_names(options.data)}
+        fields = DATA_DEFAULTS | fields | named
     recipe = DemoRecipe(**fields)
     if options.out is None:
         return _show(ensure_pool(recipe), recipe == DemoRecipe())

@@ -43,7 +43,7 @@ def add_recipe(parser: argparse.ArgumentParser, recipe: type[Recipe]) -> None:
         meaning = field.metadata["help"]
         if kind is bool:
             parser.add_argument(flag, action="store_true", default=None, help=meaning)
-        elif kind is tuple:
+        elif isinstance(field.default, tuple):
             meaning += f", for example {','.join(field.default[:2])}"
             parser.add_argument(flag, type=names, metavar="A,B", help=meaning)
         else:

@@ -18,7 +18,12 @@ from .recipe import BUILTIN_TASKS, DemoRecipe, ResNetRecipe
 class TaskData:
     """One classification task.
 
-    Images are uint8 (N, H, W, 3), labels int64 (N,) in [0, classes).
+    Attributes:
+        name: Task name.
+        x_train, x_test: Images, uint8, shape (N, H, W, 3).
+        y_train, y_test: Labels, int64, shape (N,), in [0, classes).
+        class_names: In the order of the labels.
+        templates: Prompts with a place ``{}`` for a class name.
     """
 
     name: str
@@ -123,5 +128,7 @@ def builtin_tasks(recipe: DemoRecipe | ResNetRecipe) -> list[TaskData]:
         else:
             arrays = _drawn(recipe, rng, draw, len(class_names))
         prompts = tuple(templates.split("|"))
-        tasks.append(TaskData(name, *arrays, tuple(class_names), prompts))
+        train, labels, test, answers = arrays
+        classes = tuple(class_names)
+        tasks.append(TaskData(name, train, labels, test, answers, classes, prompts))
     return tasks

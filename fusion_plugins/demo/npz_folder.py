@@ -70,7 +70,9 @@ def load_tasks(
     files = [] if data is None else task_names(data)
     real = [name for name in recipe.tasks if name in files]
     drawn = tuple(name for name in recipe.tasks if name not in files)
-    found = read_npz_folder(data, recipe.image_size, real) if real else []
+    found = []
+    if data is not None and real:
+        found = read_npz_folder(data, recipe.image_size, real)
     if drawn:
         found += builtin_tasks(replace(recipe, tasks=drawn))
     return sorted(found, key=lambda task: recipe.tasks.index(task.name))
@@ -122,10 +124,11 @@ def _read_array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     try:
         array = file[key]
     except _UNREADABLE as error:
-        if "allow_pickle" in str(error):
-            error = "it holds pickled objects, which are not loaded"
+        problem = str(error)
+        if "allow_pickle" in problem:
+            problem = "it holds pickled objects, which are not loaded"
         raise ValueError(
-            f"{path}: cannot read {key} ({error}); save it again with np.savez, as plain"
+            f"{path}: cannot read {key} ({problem}); save it again with np.savez, as plain"
             " numbers or text such as np.array(['cat', 'dog'])"
         ) from None
     if not isinstance(array, np.ndarray):

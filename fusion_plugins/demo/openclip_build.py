@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from fusion_bench.models.open_clip import ClassificationHead
 from torch import Tensor
@@ -91,7 +92,8 @@ def _write(source: Path, folder: Path, tasks: dict[str, dict]) -> None:
 def _prompts(name: str, task: dict) -> TaskData:
     """A task of which only its prompts are asked."""
     names, templates = tuple(task["class_names"]), tuple(task["templates"])
-    return TaskData(name, *([None] * 4), names, templates)
+    none = np.empty(0)
+    return TaskData(name, none, none, none, none, names, templates)
 
 
 def to_openclip(model: CLIPModel, processor: CLIPProcessor) -> OpenCLIPImageEncoder:

@@ -22,7 +22,7 @@ log = get_logger(__name__)
 ROOT_VARIABLE = "FUSION_PLUGINS_DEMO_ROOT"
 POOL_FILE = "pool.json"
 # Format of the folder -> its name for modelpool= and taskpool=.
-CONFIGS: dict[int | str, str] = {
+CONFIGS: dict[int | str | None, str] = {
     1: "demo",
     "openclip": "demo-openclip",
     "resnet-1": "demo-resnet",

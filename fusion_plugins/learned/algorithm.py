@@ -18,8 +18,8 @@ from ..common.folders import require_folder, results_folder
 from ..common.options import WithOptions, plain
 from ..merged.model import TintedModel
 from ..pools.adapter import PoolAdapter
+from ..pools.family import adapter_for, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
-from ..pools.registry import adapter_for, family_of
 from ..task_vectors import require_finite
 from .artifacts import SavedCoefficients, load_coefficients
 from .objective import Objective

@@ -14,7 +14,7 @@ from ..awd import report as awd_report
 from ..awd.disentangle import Disentanglement
 from ..common.logging import get_logger
 from ..merged.cards import model_card
-from ..pools.registry import family_of
+from ..pools.family import family_of
 from .artifacts import (
     SavedCoefficients,
     plot_coefficients,

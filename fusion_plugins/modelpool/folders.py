@@ -10,14 +10,14 @@ import transformers
 from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
-# Architectures of our own -> where they are defined.
+# Architectures that transformers lacks -> where they are defined.
 _OWN = {"OpenCLIPImageEncoder": ".openclip"}
 
 
 class FolderModelPool(BaseModelPool):
     """Models given as folder paths; each loads as the class its ``config.json`` names.
 
-    Those are transformers' classes, and our image encoder of OpenCLIP pools.
+    Those are transformers' classes, and the image encoder of OpenCLIP pools.
     """
 
     def load_model(self, model_name_or_config: str, *args, **kwargs) -> nn.Module:

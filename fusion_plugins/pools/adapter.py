@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..merged.sites import check_task_names
-from .family import SPLITS, Finish, ModelFamily
+from .family import SPLITS, Finish, ModelFamily, adapter_for
 from .loading import head_site
 from .recalibration import recalibrate
-from .registry import adapter_for
 from .task_heads import with_task_heads
 
 

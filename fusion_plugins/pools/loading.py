@@ -21,7 +21,7 @@ from ..task_vectors import (
     StateDictCheckpoint,
     TaskVectors,
 )
-from .registry import family_of
+from .family import family_of
 
 log = get_logger(__name__)
 

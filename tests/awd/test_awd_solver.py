@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fusion_plugins.awd import functional
-from fusion_plugins.awd.functional import Descent, solve, solve_full_space
+from fusion_plugins.awd.full_space import solve_full_space
+from fusion_plugins.awd.functional import Descent, solve
 
 # Groups as a model, a tensor and a row have them: (groups, tasks, entries).
 SHAPES = {"model": (1, 4, 900), "tensor": (5, 4, 120), "row": (24, 4, 16)}

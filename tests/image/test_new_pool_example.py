@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, TintingAlgorithm
-from fusion_plugins.pools import registry as families
+from fusion_plugins.pools import family as families
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TASKS = {"smoke": 2, "motion": 4}

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..clip_tasks import register_clip_task
+from ..family import family
 from ..image_processing import ImageCodec
 from ..loading import PRETRAINED
 from ..own_heads import OwnHeadsAdapter
-from ..registry import family
 
 # FusionBench asks for prompts too when a task is registered; nothing here reads them.
 _TEMPLATE = "a photo of a {}."
