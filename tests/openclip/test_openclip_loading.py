@@ -178,7 +178,7 @@ def test_other_wrong_files(tmp_path, encoder):
     with pytest.raises(ValueError, match="do not tell the activation.*model_name: ViT"):
         load_encoder(tmp_path / "nameless.pt")
     (tmp_path / "text.safetensors").write_text("version https://git-lfs")
-    with pytest.raises(ValueError, match="text.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match="text.safetensors is truncated or not a safe"):
         load_encoder(tmp_path / "text.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="holds a list, not a state dict or a module"):
@@ -283,7 +283,7 @@ def test_a_killed_conversion_leaves_no_half_file(tmp_path, encoder, monkeypatch)
     source, target = tmp_path / "a.pt", tmp_path / "a.safetensors"
     save_old(OldHead(True, torch.ones(3, 8)), source)
 
-    def killed(head, path):
+    def killed(head, path, *metadata):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
