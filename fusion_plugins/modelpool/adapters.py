@@ -5,95 +5,100 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..common.logging import get_logger
-from ..task_vectors.checks import shown
-from .names import base_prefix, unplaced_names
+from ..task_vectors.checks import base_prefix, shown, unplaced_names
+from .folders import ADAPTER_CONFIG
 
 log = get_logger(__name__)
 
-_CONFIG = "adapter_config.json"
 _KEYS = "base_model.model."  # what peft puts before a module's own names
 
 
-def is_adapter(folder: str | Path | None) -> bool:
-    """Whether a folder holds an adapter instead of a model."""
-    return folder is not None and Path(folder, _CONFIG).is_file()
-
-
-def adapter_settings(folder: str | Path, label: str) -> dict[str, Any]:
-    """What ``adapter_config.json`` says.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    file = Path(folder, _CONFIG)
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{label}: {file} is damaged ({error}). Save the adapter again."
-        ) from error
-
-
-def check_base_name(folder: str | Path, base: str | None, label: str) -> None:
-    """The adapter must have been trained on the pool's pretrained model.
-
-    Names agree if their last part does, or if one side has none: the same model may lie
-    in different places. Whether the tensors fit is seen when they are merged.
-
-    Raises:
-        ValueError: The adapter names another model.
-    """
-    named = adapter_settings(folder, label).get("base_model_name_or_path") or None
-    if named is None or base is None:
-        log.info("%s is merged into the pool's pretrained model.", label)
-        return
-    ours, theirs = (Path(name).name.lower() for name in (base, named))
-    if ours != theirs and Path(named).resolve() != Path(base).resolve():
-        raise ValueError(
-            f"{label} is an adapter of '{named}', but the pool's pretrained model is"
-            f" '{base}'. Use that as '_pretrained_'; if both are one model, correct"
-            f" base_model_name_or_path in {Path(folder, _CONFIG)}."
-        )
-    log.info("%s is an adapter of %s, merged into %s.", label, named, base)
-
-
-def merge_adapter(base: nn.Module, folder: str | Path, label: str) -> nn.Module:
-    """The base with the adapter's changes in its weights, and the adapter's own head.
+class Adapter:
+    """A folder with ``adapter_config.json`` and an adapter's weights, as peft saves it.
 
     Args:
-        base: Is changed.
-        folder: Holds ``adapter_config.json`` and the adapter's weights.
+        folder: The folder.
         label: What error messages call the expert.
 
     Raises:
-        ValueError: peft is missing, or the adapter does not fit the base.
+        ValueError: Its config is damaged.
     """
-    try:
-        from peft import PeftConfig, PeftModel
-        from peft.utils.save_and_load import load_peft_weights, set_peft_model_state_dict
-    except ImportError as error:
-        raise ValueError(
-            f"{label} is a LoRA adapter ({folder}), which needs peft: pip install"
-            " 'fusion-plugins[peft]'."
-        ) from error
-    tensors = _fitted(base, load_peft_weights(str(folder), device="cpu"))
-    _resize_heads(base, tensors)
-    model = PeftModel(base, PeftConfig.from_pretrained(str(folder)))
-    result = set_peft_model_state_dict(model, tensors)
-    lacking = [n for n in result.missing_keys if ".default." in n or ".lora_" in n]
-    wrong = [*result.unexpected_keys, *lacking]
-    if wrong or not hasattr(model, "merge_and_unload"):
-        raise ValueError(
-            f"{label}: the adapter in {folder} does not fit a {type(base).__name__}:"
-            f" {shown(wrong) or 'its kind cannot be merged into weights'}."
-        )
-    return model.merge_and_unload()
+
+    def __init__(self, folder: Path, label: str):
+        self.folder, self.label = folder, label
+        self._config = folder / ADAPTER_CONFIG
+        try:
+            self._settings = dict(json.loads(self._config.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{label}: {self._config} is damaged ({error}). Save the adapter again."
+            ) from error
+
+    @property
+    def brings_head(self) -> bool:
+        """Whether it holds whole layers, as of a classification head, too."""
+        return bool(self._settings.get("modules_to_save"))
+
+    def check_base(self, base: str | None) -> None:
+        """The adapter must have been trained on the pool's pretrained model.
+
+        Names agree if their last part does, or if one side has none: the same model may
+        lie in different places. Whether the tensors fit is seen when they are merged.
+
+        Args:
+            base: Folder or hub name of the pool's pretrained model, if known.
+
+        Raises:
+            ValueError: The adapter names another model.
+        """
+        named = self._settings.get("base_model_name_or_path") or None
+        known = named is not None and base is not None
+        if known and Path(named).name.lower() != Path(base).name.lower():
+            raise ValueError(
+                f"{self.label} is an adapter of '{named}', but the pool's pretrained model"
+                f" is '{base}'. Use that one as '_pretrained_'; if both are one model,"
+                f" correct base_model_name_or_path in {self._config}."
+            )
+        log.info("%s: the adapter of %s is merged into %s.", self.label, named, base)
+
+    def merged_into(self, base: nn.Module) -> nn.Module:
+        """The base with the adapter's changes in its weights, and the adapter's own head.
+
+        Args:
+            base: Is changed.
+
+        Raises:
+            ValueError: peft is missing, or the adapter does not fit the base.
+        """
+        try:
+            from peft import PeftConfig, PeftModel
+            from peft.utils.save_and_load import (
+                load_peft_weights,
+                set_peft_model_state_dict,
+            )
+        except ImportError as error:
+            raise ValueError(
+                f"{self.label} is a LoRA adapter ({self.folder}), which needs peft: pip"
+                " install 'fusion-plugins[peft]'."
+            ) from error
+        tensors = _fitted(base, load_peft_weights(str(self.folder), device="cpu"))
+        _resize_heads(base, tensors)
+        model = PeftModel(base, PeftConfig.from_pretrained(str(self.folder)))
+        result = set_peft_model_state_dict(model, tensors)
+        lacking = [name for name in result.missing_keys if ".default." in name]
+        wrong = [*result.unexpected_keys, *lacking]
+        if wrong or not hasattr(model, "merge_and_unload"):
+            raise ValueError(
+                f"{self.label}: the adapter in {self.folder} does not fit a"
+                f" {type(base).__name__}:"
+                f" {shown(wrong) or 'its kind cannot be merged into weights'}."
+            )
+        return model.merge_and_unload()
 
 
 def _fitted(base: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

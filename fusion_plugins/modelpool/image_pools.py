@@ -11,7 +11,8 @@ from pathlib import Path
 from torch import nn
 
 from ..common.compat import import_upstream
-from .accounting import load_exactly, read_tensors
+from ..task_vectors.files import read_tensors
+from .folders import load_exactly
 
 _MODULE = "fusion_bench.modelpool.{}_for_image_classification"
 

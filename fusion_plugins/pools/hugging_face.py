@@ -33,12 +33,3 @@ def local_folder(modelpool: BaseModelPool, name: str, kind: type) -> Path | None
         return None  # such as a dtype to convert to
     path = Path(config["pretrained_model_name_or_path"])
     return path if path.is_dir() else None
-
-
-def source_of(config: object) -> str | None:
-    """The folder or hub name in a pool's model config, if it is a plain one."""
-    if isinstance(config, Mapping) and (
-        is_from_pretrained(config) or "config_path" in config or "_target_" not in config
-    ):
-        config = config.get("pretrained_model_name_or_path", config.get("config_path"))
-    return config if isinstance(config, str) else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -14,15 +15,13 @@ from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 from torch import nn
 
 from ..common.logging import get_logger
-from ..modelpool.accounting import accounted, load_exactly, read_folder, read_tensors
-from ..modelpool.adapters import (
-    adapter_settings,
-    check_base_name,
-    is_adapter,
-    merge_adapter,
+from ..modelpool.folders import (
+    ADAPTER_CONFIG,
+    FolderModelPool,
+    accounted,
+    load_exactly,
+    source_of,
 )
-from ..modelpool.folders import FolderModelPool
-from ..modelpool.names import unplaced_names
 from ..task_vectors import (
     Checkpoint,
     SafetensorsCheckpoint,
@@ -32,45 +31,12 @@ from ..task_vectors import (
 from ..task_vectors.checkpoint import (
     SpilledCheckpoint,
     module_checkpoint,
-    refuse_quantised,
 )
-from .hugging_face import source_of
-from .registry import family_of
+from ..task_vectors.checks import unplaced_names
+from ..task_vectors.files import read_folder, read_tensors, refuse_quantised
+from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
-
-PRETRAINED = "_pretrained_"
-
-
-def as_modelpool(models) -> BaseModelPool:
-    """A model pool from a pool, a dict of modules, or a dict of model folders.
-
-    Raises:
-        TypeError: Something else, or a mixed dict.
-        ValueError: There is no ``_pretrained_`` model.
-    """
-    if isinstance(models, BaseModelPool):
-        pool = models
-    elif not isinstance(models, Mapping):
-        raise TypeError(
-            f"The model pool is a {type(models).__name__}; expected a FusionBench model"
-            " pool, a dict of nn.Module, or a dict of folders, with the pretrained model"
-            f" under '{PRETRAINED}'."
-        )
-    elif all(isinstance(model, (str, Path)) for model in models.values()):
-        pool = FolderModelPool({name: str(path) for name, path in models.items()})
-    elif all(isinstance(model, nn.Module) for model in models.values()):
-        pool = BaseModelPool(dict(models))
-    else:
-        kinds = {name: type(model).__name__ for name, model in models.items()}
-        raise TypeError(f"A dict pool is all modules or all folders; got {kinds}.")
-    if not pool.has_pretrained:
-        raise ValueError(
-            f"The model pool has no '{PRETRAINED}' model, only {pool.all_model_names}."
-            " Task vectors are expert minus pretrained: add the model that all experts"
-            f" were fine-tuned from as '{PRETRAINED}'."
-        )
-    return pool
 
 
 def load_base(modelpool: BaseModelPool) -> nn.Module:
@@ -107,23 +73,31 @@ def load_model(modelpool: BaseModelPool, name: str, *args, **options) -> nn.Modu
         ValueError: The model cannot be loaded exactly; the message names it.
     """
     load = partial(_load, modelpool, args=args, options=options)
-    folder = source_of(modelpool._models.get(name))
-    if not is_adapter(folder):
+    folder = _adapter_folder(modelpool, name)
+    if folder is None:
         return load(name, label_of(name), name == PRETRAINED)
-    label = label_of(name)
-    if name == PRETRAINED:
-        raise ValueError(
-            f"{label} is an adapter ({folder}). Give the model it was trained on; experts"
-            " may be adapters."
-        )
-    check_base_name(folder, _pretrained_source(modelpool), label)
-    brings_head = bool(adapter_settings(folder, label).get("modules_to_save"))
-    base = load(PRETRAINED, label, brings_head)
+    # On use: peft is slow to import, and a method that is handed on does without.
+    adapters = import_module(".modelpool.adapters", __package__.rpartition(".")[0])
+    adapter = adapters.Adapter(folder, label_of(name))
+    adapter.check_base(_pretrained_source(modelpool))
+    base = load(PRETRAINED, adapter.label, adapter.brings_head)
     base = deepcopy(base) if is_instance(modelpool, PRETRAINED) else base
     if isinstance(base, LazyStateDict):
-        base = _materialise(base, label)
-    with accounted(label):
-        return merge_adapter(base, folder, label)
+        base = _materialise(base, adapter.label)
+    with accounted(adapter.label):
+        return adapter.merged_into(base)
+
+
+def _adapter_folder(modelpool: BaseModelPool, name: str) -> Path | None:
+    folder = source_of(modelpool._models.get(name))
+    if folder is None or not Path(folder, ADAPTER_CONFIG).is_file():
+        return None
+    if name == PRETRAINED:
+        raise ValueError(
+            f"{label_of(name)} is an adapter ({folder}). Give the model it was trained on;"
+            " experts may be adapters."
+        )
+    return Path(folder)
 
 
 def _load(
@@ -134,11 +108,6 @@ def _load(
         model = family.load_model(modelpool, name, label, *args, **options)
         refuse_quantised(model, label)
     return model
-
-
-def label_of(name: str) -> str:
-    """What error messages call a model of a pool."""
-    return "the base ('_pretrained_')" if name == PRETRAINED else f"expert '{name}'"
 
 
 def _pretrained_source(modelpool: BaseModelPool) -> str | None:
@@ -205,7 +174,7 @@ def load_own_head(modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
     """
     label = label_of(task)
     try:
-        if is_adapter(source_of(modelpool._models[task])):
+        if _adapter_folder(modelpool, task) is not None:
             head = load_model(modelpool, task).get_submodule(site)
         else:
             with accounted(label, lambda module: site):
@@ -218,9 +187,7 @@ def load_own_head(modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
     return deepcopy(head).eval().requires_grad_(False)
 
 
-def expert_checkpoint(
-    pool: BaseModelPool, name: str, module: nn.Module
-) -> Checkpoint:
+def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Checkpoint:
     """Read an expert in place when its files allow it, else through a temporary copy.
 
     Args:
@@ -247,7 +214,7 @@ def _stream_files(
     pool: BaseModelPool, name: str, module: nn.Module, base: Checkpoint, label: str
 ) -> Checkpoint | None:
     source = _files(pool, name)
-    if source is None or is_adapter(source):
+    if source is None or _adapter_folder(pool, name) is not None:
         return None
     try:
         checkpoint = SafetensorsCheckpoint(source, label)

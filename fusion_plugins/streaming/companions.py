@@ -121,7 +121,9 @@ def _tokens_in(file: Path) -> int:
     if file.name not in _IDS:
         return 0
     try:
-        return 1 + max(map(int, _IDS[file.name](json.loads(file.read_text()))), default=-1)
+        return 1 + max(
+            map(int, _IDS[file.name](json.loads(file.read_text()))), default=-1
+        )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} is damaged ({error}). Download or save the tokenizer again."
@@ -130,7 +132,9 @@ def _tokens_in(file: Path) -> int:
 
 def _ids_of_tokenizer(content: dict) -> list[int]:
     vocabulary = content["model"]["vocab"]  # a list of pieces, or piece -> id
-    ids = vocabulary.values() if hasattr(vocabulary, "values") else range(len(vocabulary))
+    ids = (
+        vocabulary.values() if hasattr(vocabulary, "values") else range(len(vocabulary))
+    )
     return [*ids, *(token["id"] for token in content.get("added_tokens") or ())]
 
 

@@ -87,7 +87,9 @@ class OutputFolder:
         held = self._read_manifest()
         if held.get("fingerprint") == self._state["fingerprint"]:
             self._state["shards"] = _whole(self.path, held["shards"])
-            self._state["statistics"] = _whole(self._private, held.get("statistics", {}))
+            self._state["statistics"] = _whole(
+                self._private, held.get("statistics", {})
+            )
             return
         weights = [f for pattern in _WEIGHTS for f in self.path.glob(pattern)]
         own = {*held.get("shards", {}), INDEX} if held else set()

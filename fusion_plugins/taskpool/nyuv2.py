@@ -33,7 +33,7 @@ class NYUv2TaskPool(_NYUv2TaskPool):
         batch_size: int = 16,
         num_workers: int = 4,
     ):
-        options = {"data_dir": str(data_dir), "tasks": list(tasks)}
+        options: dict[str, object] = {"data_dir": str(data_dir), "tasks": list(tasks)}
         options |= {"batch_size": batch_size, "num_workers": num_workers}
         super().__init__(OmegaConf.create(options))
 

@@ -10,9 +10,9 @@ from fusion_bench.modelpool import GPT2ForSequenceClassificationPool
 from torch import Tensor, nn
 
 from ...merged.heads import ClassificationHead
+from ..family import family
 from ..hugging_face import is_from_pretrained, local_folder
 from ..loading import load_own_head
-from ..registry import family
 from ..text import TextAdapter
 from .sequence_classification import require_classes
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...modelpool.accounting import load_exactly, read_tensors
-from ..adapter import PoolAdapter
+from ...modelpool.folders import load_exactly
+from ...task_vectors.files import read_tensors
+from ..family import family
 from ..loading import load_model
-from ..registry import family
+from ..samples import SampledAdapter, part
 
 
 class DenseHead(nn.Module):
@@ -34,7 +36,7 @@ class DenseHead(nn.Module):
 
 
 @family("fusion_bench.modelpool.nyuv2_modelpool.NYUv2ModelPool")
-class NYUv2Adapter(PoolAdapter):
+class NYUv2Adapter(SampledAdapter):
     """For :class:`fusion_bench.modelpool.NYUv2ModelPool`.
 
     Experts are named ``segmentation``, ``depth`` and ``normal``, as their decoders. The
@@ -66,9 +68,18 @@ class NYUv2Adapter(PoolAdapter):
     def prepare(self, device: torch.device) -> None:
         self.device = device
 
-    def encode(self, sample: object) -> Tensor:
+    def look(self, task: str, sample: Any) -> Tensor:
+        image = part(sample, ("image",), 0)
+        if not isinstance(image, Tensor) or image.ndim != 3:
+            raise ValueError(
+                f"its image is a {type(image).__name__}, expected a tensor (3, height,"
+                " width) as FusionBench's NYUv2 data set gives."
+            )
+        return image
+
+    def read(self, task: str | None, sample: Any) -> Tensor:
         """The image, float, shape (3, height, width)."""
-        return sample[0]
+        return self.look("", sample)
 
     def decode(self, stored: Tensor) -> Tensor:
         return stored
