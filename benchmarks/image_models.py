@@ -17,7 +17,7 @@ from fusion_bench.method import SimpleAverageAlgorithm, TiesMergingAlgorithm
 from rich.console import Console
 
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, TintingAlgorithm
-from fusion_plugins.demo.resnet_pools import demo_resnet_modelpool, demo_resnet_taskpool
+from fusion_plugins.demo import demo_resnet_modelpool, demo_resnet_taskpool
 from fusion_plugins.merged.statistics import BatchNorm, RunningStatistics
 from fusion_plugins.pools import load_base, load_task_vectors, with_shared_heads
 from fusion_plugins.pools.loading import load_module

@@ -4,7 +4,7 @@ Importing this package costs nothing: the public names load on first use, becaus
 and packaging tools import it in programs that never merge a model.
 """
 
-from .common.lazy import lazy_exports
+from .common import lazy_exports
 
 __version__ = "0.1.0"
 
@@ -14,19 +14,23 @@ __getattr__, __all__ = lazy_exports(
         "AdaMergingAlgorithm": ".adamerging.algorithm",
         "AWDAlgorithm": ".awd.algorithm",
         "CLIPTaskPool": ".taskpool",
+        "ConvNextPool": ".modelpool.image_pools",
+        "Dinov2Pool": ".modelpool.image_pools",
+        "FolderModelPool": ".modelpool.folders",
         "ClassificationHead": ".merged.heads",
         "GPT2TaskPool": ".taskpool.gpt2",
         "NYUv2TaskPool": ".taskpool.nyuv2",
         "OpenCLIPModelPool": ".modelpool.openclip",
         "OpenCLIPTaskPool": ".taskpool.openclip",
         "PoolAdapter": ".pools.adapter",
+        "ResNetPool": ".modelpool.image_pools",
         "SequenceClassificationTaskPool": ".taskpool.sequence_classification",
         "StreamingAWDAlgorithm": ".streaming",
         "TaskVectors": ".task_vectors",
         "TintedModel": ".merged.model",
         "TintingAlgorithm": ".tinting.algorithm",
         "recalibrate": ".pools.recalibration",
-        "register_adapter": ".pools.registry",
+        "register_adapter": ".pools.adapter",
     },
 )
 

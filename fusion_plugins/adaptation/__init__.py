@@ -1,18 +1,12 @@
 """The test-time training engine that AdaMerging and Model Tinting share."""
 
 from ..common.order import SampleOrder
-from .checkpoints import Checkpoints, check_resume, fingerprint
+from .checkpoints import Checkpoints
 from .coefficients import Coefficients
-from .data import (
-    Batch,
-    BatchSource,
-    EncodedDataset,
-    KeptSamples,
-    StreamedSamples,
-    TaskSamples,
-)
+from .data import Batch, BatchSource, EncodedDataset, TaskSamples
 from .engine import Engine
 from .guards import CollapseGuard, expert_predictions
+from .identity import check_resume, fingerprint
 from .interfaces import (
     AdaptationDiverged,
     Callback,
@@ -23,6 +17,7 @@ from .interfaces import (
 from .predictor import AdaptationTask, Predictor
 from .progress import Progress
 from .schedule import JointSchedule, Schedule, SequentialSchedule
+from .sources import KeptSamples, StreamedSamples
 from .weights import STORAGE_DTYPES, MergedWeights
 
 __all__ = [

@@ -17,44 +17,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..common.logging import get_logger
+from .identity import META, check_resume, fingerprint, read_meta
 from .interfaces import Callback, StepReport, Training
 
 log = get_logger(__name__)
 
-_STATE, _META = "state.safetensors", "state.json"
-
-
-def fingerprint(identity: Mapping) -> str:
-    """A short name for everything that decides a run's result."""
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def check_resume(resume: str, identity: Mapping) -> None:
-    """Raise unless `resume` can be followed, as far as is known of the run already.
-
-    Args:
-        resume: ``auto``, ``never``, or the path of a checkpoint.
-        identity: What is known of the run's identity.
-
-    Raises:
-        ValueError: It is a path that holds no checkpoint, or one of another run.
-    """
-    if resume in ("auto", "never"):
-        return
-    path = Path(resume)
-    saved = _read_meta(path)["identity"]
-    wanted = json.loads(json.dumps(identity, default=str))
-    changed = [
-        f"{key}: {saved[key]!r} -> {wanted[key]!r}"
-        for key in sorted(saved.keys() & wanted.keys())  # older versions saved less
-        if saved[key] != wanted[key]
-    ]
-    if changed:
-        raise ValueError(
-            f"resume: {path} belongs to a run with other settings ({'; '.join(changed)})."
-            " Use the same settings, or resume=never to start anew."
-        )
+_STATE = "state.safetensors"
 
 
 class Checkpoints(Callback):
@@ -159,7 +127,7 @@ class Checkpoints(Callback):
         return sorted(
             folder
             for folder in self.folder.glob("step_*")
-            if (folder / _STATE).is_file() and (folder / _META).is_file()
+            if (folder / _STATE).is_file() and (folder / META).is_file()
         )
 
     def save(self, engine: Training) -> None:
@@ -175,7 +143,7 @@ class Checkpoints(Callback):
         extra = {name: owner.state() for name, owner in self.extra.items()}
         meta = {"step": engine.step, "identity": self.identity, "extra": extra}
         meta["sha256"] = _digest(state, meta)
-        (partial / _META).write_text(json.dumps(meta))
+        (partial / META).write_text(json.dumps(meta))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
         for old in self._saved()[: -self.keep]:
@@ -189,7 +157,7 @@ class Checkpoints(Callback):
         Raises:
             ValueError: The checkpoint is damaged.
         """
-        meta, state = _read_meta(path), (path / _STATE).read_bytes()
+        meta, state = read_meta(path), (path / _STATE).read_bytes()
         # Version 0.1.0 saved no digest.
         if "sha256" in meta and meta.pop("sha256") != _digest(state, meta):
             raise ValueError(f"The checkpoint {path} is damaged.")
@@ -213,19 +181,6 @@ class _Restorer(Callback):
 
     def on_start(self, engine: Training) -> None:
         self._checkpoints.restore_if_wanted(engine)
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    file = path / _META
-    if not file.is_file():
-        raise ValueError(
-            f"resume: {path} holds no checkpoint ({_META} is missing). Give the folder"
-            " of one step, or 'auto', or 'never'."
-        )
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"The checkpoint {path} is damaged: {error}.") from error
 
 
 def _digest(state: bytes, meta: Mapping) -> str:

@@ -144,7 +144,7 @@ class Engine:
         with self.fabric.autocast():
             features = self.predictor.forward(self._runner, inputs)
             parts = features.split([len(batch.samples) for batch in batches])
-            for (task, draws), part, batch in zip(group, parts, batches):
+            for (task, draws), part, batch in zip(group, parts, batches, strict=True):
                 logits = self.tasks[task].head(part)
                 logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 loss, numbers = self._task_loss(task, len(draws), logits, batch)
@@ -172,7 +172,9 @@ class Engine:
     def _record(
         self, report: StepReport, group: Draws, measured: list[list[float]]
     ) -> None:
-        for (task, _), (loss, entropy, kept, samples) in zip(group, measured):
+        for (task, _), (loss, entropy, kept, samples) in zip(
+            group, measured, strict=True
+        ):
             name = self.tasks[task].name
             report.loss[name], report.kept[name] = loss, kept
             report.entropy[name] = entropy / max(samples, 1)

@@ -177,7 +177,7 @@ class CollapseGuard(Callback):
     def go_back(self, engine: Training) -> None:
         """Restore the best state seen and end the run."""
         with torch.no_grad():
-            for parameter, best in zip(engine.learned, self._best_state):
+            for parameter, best in zip(engine.learned, self._best_state, strict=True):
                 parameter.copy_(best)
         engine.stopped = True
         log.warning("Stopped; the state of step %d is returned.", self.best["step"])

@@ -11,13 +11,13 @@ from fusion_bench import BaseAlgorithm, BaseModelPool
 from fusion_bench.mixins import LightningFabricMixin, SimpleProfilerMixin
 from torch import Tensor, nn
 
+from ..common.folders import results_folder
 from ..common.logging import get_logger
 from ..common.options import WithOptions, patterns
-from ..pools.family import FinishOptions
+from ..pools.family import FinishOptions, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
-from ..pools.registry import family_of
 from ..pools.replaced import with_shared_heads
-from ..task_vectors import TaskVectors, merge_into
+from ..task_vectors import TaskVectors, merge_into, require_finite
 from . import report
 from .base_method import build_base_method, disentangled_pool, linear_weights
 from .disentangle import Disentanglement, disentangle
@@ -77,6 +77,7 @@ class AWDAlgorithm(
             ValueError, TypeError: The pool or its checkpoints do not fit.
         """
         modelpool, options = as_modelpool(modelpool), self.options
+        folder = results_folder(self) if self.fabric.is_global_zero else None
         method = build_base_method(options.base, self._program, self.fabric)
         with self.profile("load base"):
             module, task_vectors = load_task_vectors(modelpool, options.keep)
@@ -94,7 +95,7 @@ class AWDAlgorithm(
                 progress=self.fabric.is_global_zero,
             )
         self.disentanglement = found
-        report.publish(found, self.fabric, self.log_dir)
+        report.publish(found, self.fabric, folder)
         weights = linear_weights(method, module, len(task_vectors.tasks))
         with self.profile("merge"):
             if weights is not None:
@@ -104,6 +105,7 @@ class AWDAlgorithm(
                 merged = method.run(disentangled_pool(pool, task_vectors, found))
         with self.profile("finish"):
             merged = finish(merged, self.fabric.device)
+            require_finite(merged, "Use a smaller scaling, or check the experts.")
         self.print_profile_summary()
         return merged
 

@@ -30,7 +30,8 @@ def build_base_method(base: Any, program: Any, fabric: Fabric) -> BaseAlgorithm:
 
     Args:
         base: A method's config, an algorithm, or None for Task Arithmetic.
-        program, fabric: Of the method that uses it.
+        program: Of the method that uses it.
+        fabric: Likewise.
     """
     if base is None:
         base = TaskArithmeticAlgorithm(scaling_factor=_DEFAULT_SCALING)

@@ -99,7 +99,7 @@ def plot_cosines(result: Disentanglement, path: str | Path) -> None:
     FigureCanvasAgg(figure)
     limit = max((before - before.diag().diag()).abs().max().item(), 1e-3)
     for axis, matrix, title in zip(
-        figure.subplots(1, 2), (before, after), ("before AWD", "after AWD")
+        figure.subplots(1, 2), (before, after), ("before AWD", "after AWD"), strict=True
     ):
         image = axis.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
         axis.set_title(f"{title}: mean |cos| {mean_absolute(matrix):.3f}")

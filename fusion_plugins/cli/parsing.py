@@ -17,6 +17,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
+        """End the program with exit status 2."""
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
@@ -42,7 +43,7 @@ def add_recipe(parser: argparse.ArgumentParser, recipe: type[Recipe]) -> None:
         meaning = field.metadata["help"]
         if kind is bool:
             parser.add_argument(flag, action="store_true", default=None, help=meaning)
-        elif kind is tuple:
+        elif isinstance(field.default, tuple):
             meaning += f", for example {','.join(field.default[:2])}"
             parser.add_argument(flag, type=names, metavar="A,B", help=meaning)
         else:

@@ -50,11 +50,7 @@ class Options:
 
     @classmethod
     def read(cls: type[Own], owner: str, given: Mapping[str, Any]) -> Own:
-        """The options that a user gave, as keywords or config.
-
-        Args:
-            owner: Whose options they are, for the message.
-            given: Option name -> value; FusionBench's own metadata is passed over.
+        """The options that a user gave; FusionBench's own metadata is passed over.
 
         Raises:
             TypeError: An option is unknown; the message offers the nearest known one.
@@ -181,15 +177,9 @@ def _or_none(check: Check) -> Check:
 
 
 def reject_unknown(owner: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise for options no one reads; FusionBench itself only logs a warning.
+    """Raise TypeError for an option no one reads, offering the nearest known one.
 
-    Args:
-        owner: The class, for the message.
-        given: Names of the options.
-        known: Those it has.
-
-    Raises:
-        TypeError: An option is unknown; the message offers the nearest known one.
+    FusionBench itself only logs a warning.
     """
     unknown = [str(name) for name in given if name not in {*known, *METADATA}]
     if not unknown:
@@ -233,11 +223,7 @@ def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
 
 
 def require_patterns(name: str, value: object) -> tuple[str, ...]:
-    """A list of shell-style patterns as a tuple.
-
-    Raises:
-        ValueError: `value` is a single string or holds something else than strings.
-    """
+    """A list of shell-style patterns as a tuple, or ValueError."""
     if value is None:
         return ()
     if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):

@@ -1,10 +1,6 @@
-"""An offline pool of real CLIP models: what a fresh machine merges first.
+"""Offline pools of real models: what a fresh machine merges first.
 
-    >>> from fusion_plugins.demo import demo_modelpool, demo_taskpool  # doctest: +SKIP
-    >>> merged = AWDAlgorithm().run(demo_modelpool())  # doctest: +SKIP
-    >>> report = demo_taskpool().evaluate(merged)  # doctest: +SKIP
-
-`fusion-plugins demo --help` builds and measures it from the command line.
+`fusion-plugins demo --help` builds and measures them from the command line.
 """
 
 import importlib
@@ -18,6 +14,10 @@ _EXPORTS = {
     "build_pool": ".build",
     "builtin_tasks": ".builtin",
     "demo_modelpool": ".pools",
+    "demo_openclip_modelpool": ".pools",
+    "demo_openclip_taskpool": ".pools",
+    "demo_resnet_modelpool": ".pools",
+    "demo_resnet_taskpool": ".pools",
     "demo_taskpool": ".pools",
     "ensure_pool": ".build",
     "load_dataset": ".datasets",
@@ -31,7 +31,3 @@ def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_EXPORTS[name], __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_EXPORTS])

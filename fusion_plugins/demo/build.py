@@ -6,15 +6,11 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from .builtin import TaskData, builtin_tasks
 from .clip import make_model, make_processor, prompt_tokens
-from .datasets import describe_tasks, save_task
-from .pool_folder import build_folder, cached_root, save_model
+from .image_build import save_pool, to_tensors, training
+from .pool_folder import build_folder, cached_root
 from .recipe import DemoRecipe
-from .tensors import to_tensors
 from .training import ClipTask, accuracy, pretrain, train_experts
 
 
@@ -66,24 +62,13 @@ def _write_pool(
         return ClipTask(**vars(to_tensors(task)), tokens=tokens)
 
     sets, extra = [*map(tensors, tasks)], [*map(tensors, other)]
-    total = recipe.pretrain_steps + len(sets) * recipe.expert_steps
-    with torch.random.fork_rng(devices=[]), tqdm(total=total, unit="step") as bar:
-        torch.manual_seed(recipe.seed)
-        model = make_model(recipe, processor.tokenizer)
-        bar.set_description("Pretraining the demo pool")
-        pretrain(model, sets + extra, recipe, bar.update)
-        save_model(folder / "pretrained", model, processor)
-        bar.set_description("Training the experts")
-        experts = train_experts(model, sets, recipe, bar.update)
-    for name, expert in experts.items():
-        save_model(folder / "experts" / name, expert, processor)
-    for task in tasks:
-        save_task(task, folder / "data")
-    return {
-        "tasks": describe_tasks(tasks),
-        "pretraining_only": [task.name for task in other],
-        "accuracy": {
-            "pretrained": {data.name: accuracy(model, data) for data in sets},
-            "experts": {data.name: accuracy(experts[data.name], data) for data in sets},
-        },
+    with training(recipe) as bar:
+        base = make_model(recipe, processor.tokenizer)
+        pretrain(base, sets + extra, recipe, bar.update)
+        experts = train_experts(base, sets, recipe, bar.update)
+    scores = {
+        "pretrained": {data.name: accuracy(base, data) for data in sets},
+        "experts": {data.name: accuracy(experts[data.name], data) for data in sets},
     }
+    about = save_pool(folder, tasks, base, experts, processor, scores)
+    return about | {"pretraining_only": [task.name for task in other]}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import drawing
+from . import drawing as d
 from .recipe import BUILTIN_TASKS, DemoRecipe, ResNetRecipe
 
 
@@ -18,7 +18,12 @@ from .recipe import BUILTIN_TASKS, DemoRecipe, ResNetRecipe
 class TaskData:
     """One classification task.
 
-    Images are uint8 (N, H, W, 3), labels int64 (N,) in [0, classes).
+    Attributes:
+        name: Task name.
+        x_train, x_test: Images, uint8, shape (N, H, W, 3).
+        y_train, y_test: Labels, int64, shape (N,), in [0, classes).
+        class_names: In the order of the labels.
+        templates: Prompts with a place ``{}`` for a class name.
     """
 
     name: str
@@ -32,34 +37,20 @@ class TaskData:
 
 _DIGITS = ("zero one two three four five six seven eight nine").split()
 
-# Task -> class names, templates, and what draws one image (none: real data).
+# Task -> class names, templates between bars, and what draws one image (none: real data).
 _Drawer = Callable[[np.random.Generator, int, int], np.ndarray]
-_TASKS: dict[str, tuple[Sequence[str], Sequence[str], _Drawer | None]] = {
-    "digits": (_DIGITS, ("a scan of the digit {}.", "the digit {}."), None),
-    "shapes": (
-        drawing.SHAPES,
-        ("a drawing of a {}.", "the shape of a {}."),
-        drawing.draw_shape,
-    ),
-    "textures": (
-        drawing.TEXTURES,
-        ("a texture of {}.", "a pattern of {}."),
-        drawing.draw_texture,
-    ),
-    "letters": (
-        [f"letter {letter}" for letter in drawing.LETTERS],
-        ("a picture of the {}.", "the {} in print."),
-        drawing.draw_letter,
-    ),
-    "counting": (
-        [f"{count} discs" for count in drawing.COUNTS],
-        ("a picture of {}.", "a field with {}."),
-        drawing.draw_count,
-    ),
+_LETTERS = [f"letter {letter}" for letter in d.LETTERS]
+_COUNTS = [f"{count} discs" for count in d.COUNTS]
+_TASKS: dict[str, tuple[Sequence[str], str, _Drawer | None]] = {
+    "digits": (_DIGITS, "a scan of the digit {}.|the digit {}.", None),
+    "shapes": (d.SHAPES, "a drawing of a {}.|the shape of a {}.", d.draw_shape),
+    "textures": (d.TEXTURES, "a texture of {}.|a pattern of {}.", d.draw_texture),
+    "letters": (_LETTERS, "a picture of the {}.|the {} in print.", d.draw_letter),
+    "counting": (_COUNTS, "a picture of {}.|a field with {}.", d.draw_count),
     "colours": (
-        drawing.COLOURS,
-        ("a mosaic of mostly {} tiles.", "tiles, most of them {}."),
-        drawing.draw_colour,
+        d.COLOURS,
+        "a mosaic of mostly {} tiles.|tiles, most of them {}.",
+        d.draw_colour,
     ),
 }
 
@@ -136,5 +127,8 @@ def builtin_tasks(recipe: DemoRecipe | ResNetRecipe) -> list[TaskData]:
             arrays = _digits(recipe, rng)
         else:
             arrays = _drawn(recipe, rng, draw, len(class_names))
-        tasks.append(TaskData(name, *arrays, tuple(class_names), tuple(templates)))
+        prompts = tuple(templates.split("|"))
+        train, labels, test, answers = arrays
+        classes = tuple(class_names)
+        tasks.append(TaskData(name, train, labels, test, answers, classes, prompts))
     return tasks

@@ -13,25 +13,19 @@ from transformers import (
     CLIPProcessor,
     CLIPTokenizerFast,
 )
+from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
 from .builtin import TaskData
+from .image_build import MEAN, STD
 from .recipe import DemoRecipe
-from .tensors import MEAN, STD
 
 CONTEXT = 77  # longest prompt in tokens, as in CLIP
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
-def _byte_symbols() -> list[str]:
-    """The 256 characters by which byte-level BPE writes the 256 bytes."""
-    from transformers.models.clip.tokenization_clip import bytes_to_unicode
-
-    return list(bytes_to_unicode().values())
-
-
 def make_tokenizer() -> CLIPTokenizerFast:
     """CLIP's tokenizer without merges: one token per byte, 514 in all."""
-    symbols = _byte_symbols()
+    symbols = bytes_to_unicode().values()  # byte-level BPE's 256 characters
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *_SPECIAL]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     with TemporaryDirectory() as folder:

@@ -9,7 +9,6 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..common.options import require_integer
-from .builtin import TaskData
 from .npz_folder import read_arrays
 
 SPLITS = ("train", "val", "test")
@@ -27,9 +26,17 @@ def train_and_val(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class DemoDataset(Dataset):
-    """Labelled images: uint8 (N, H, W, 3) and integers (N,)."""
+    """Labelled images.
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: list[str]):
+    Args:
+        images: uint8, shape (N, H, W, 3).
+        labels: Integers, shape (N,).
+        class_names: In the order of the labels.
+    """
+
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, class_names: list[str]
+    ) -> None:
         self.images = images
         self.labels = labels
         self.class_names = class_names
@@ -69,27 +76,6 @@ def load_dataset(path: str, task: str, split: str = "test") -> DemoDataset:
     x, y = arrays["x_train"], arrays["y_train"]
     chosen = train_and_val(len(y))[SPLITS.index(split)]
     return DemoDataset(x[chosen], y[chosen], names)
-
-
-def save_task(task: TaskData, folder: Path) -> None:
-    """Write ``NAME.npz`` as :func:`load_dataset` reads it."""
-    folder.mkdir(exist_ok=True)
-    arrays = {n: getattr(task, n) for n in ("x_train", "y_train", "x_test", "y_test")}
-    names = np.array(task.class_names)
-    np.savez_compressed(folder / f"{task.name}.npz", **arrays, class_names=names)
-
-
-def describe_tasks(tasks: Sequence[TaskData]) -> dict[str, dict]:
-    """The tasks as `pool.json` lists them."""
-    return {
-        task.name: {
-            "class_names": list(task.class_names),
-            "templates": list(task.templates),
-            "train_images": len(task.y_train),
-            "test_images": len(task.y_test),
-        }
-        for task in tasks
-    }
 
 
 # -- as FusionBench's pools take them -----------------------------------------------------

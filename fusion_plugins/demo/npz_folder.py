@@ -14,26 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from .builtin import TaskData, builtin_tasks, resize
-from .recipe import BUILTIN_TASKS, DemoRecipe, ResNetRecipe
+from .recipe import DemoRecipe, ResNetRecipe
 
 KEYS = ("x_train", "y_train", "x_test", "y_test", "class_names")
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
 # What NumPy and zipfile raise for members that are damaged, encrypted or no arrays.
-_UNREADABLE = (
-    EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    ValueError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_BUILTIN = (ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError)
+_PARSING = (SyntaxError, ValueError, struct.error, tokenize.TokenError)
+_UNREADABLE = (*_BUILTIN, *_PARSING, zipfile.BadZipFile, zlib.error)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -80,18 +68,14 @@ def load_tasks(
         ValueError: A task is neither, or a file is not as `read_npz_folder` asks.
     """
     files = [] if data is None else task_names(data)
-    known = sorted({*files, *BUILTIN_TASKS})
-    unknown = [name for name in recipe.tasks if name not in known]
-    if unknown:
-        raise ValueError(f"unknown tasks {unknown}; available: {known}")
+    real = [name for name in recipe.tasks if name in files]
     drawn = tuple(name for name in recipe.tasks if name not in files)
-    found = {name: Path(data, f"{name}.npz") for name in recipe.tasks if name in files}
-    tasks = {n: _read_task(path, recipe.image_size) for n, path in found.items()}
+    found = []
+    if data is not None and real:
+        found = read_npz_folder(data, recipe.image_size, real)
     if drawn:
-        tasks |= {
-            task.name: task for task in builtin_tasks(replace(recipe, tasks=drawn))
-        }
-    return [tasks[name] for name in recipe.tasks]
+        found += builtin_tasks(replace(recipe, tasks=drawn))
+    return sorted(found, key=lambda task: recipe.tasks.index(task.name))
 
 
 def _read_task(path: Path, image_size: int) -> TaskData:
@@ -140,14 +124,13 @@ def _read_array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     try:
         array = file[key]
     except _UNREADABLE as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(
-                f"{path}: {key} holds pickled objects, which are not loaded; save it as"
-                " plain numbers or text, for example np.array(['cat', 'dog'])"
-            ) from error
+        problem = str(error)
+        if "allow_pickle" in problem:
+            problem = "it holds pickled objects, which are not loaded"
         raise ValueError(
-            f"{path}: cannot read {key} ({error}); save it again with np.savez"
-        ) from error
+            f"{path}: cannot read {key} ({problem}); save it again with np.savez, as plain"
+            " numbers or text such as np.array(['cat', 'dog'])"
+        ) from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path}: {key} is no array; save it with np.savez")
     return array
@@ -160,39 +143,32 @@ def _class_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
             f" {names.dtype}"
         )
     found = tuple(str(name) for name in names)
-    if any(not name.strip() for name in found):
-        raise ValueError(f"{path}: class_names holds an empty name")
     lower = [" ".join(name.lower().split()) for name in found]
-    repeated = sorted({name for name in lower if lower.count(name) > 1})
-    if repeated:
+    bad = sorted({name for name in lower if lower.count(name) > 1 or not name})
+    if bad:
         raise ValueError(
-            f"{path}: class_names repeat: {repeated} (CLIP's tokenizer ignores case)"
+            f"{path}: class_names are empty or repeat: {bad} (CLIP ignores case)"
         )
     return found
 
 
 def _check_images(path: Path, key: str, images: np.ndarray) -> None:
-    if images.dtype != np.uint8:
-        raise ValueError(f"{path}: {key} must be uint8 (0 to 255), got {images.dtype}")
     colour = images.ndim == 4 and images.shape[3] in (1, 3)
-    if not (images.ndim == 3 or colour):
+    shaped = (images.ndim == 3 or colour) and 0 not in images.shape
+    if images.dtype != np.uint8 or not shaped:
         raise ValueError(
-            f"{path}: {key} must have shape (N, H, W) or (N, H, W, 3), got"
-            f" {images.shape}"
+            f"{path}: {key} must be uint8 images of shape (N, H, W) or (N, H, W, 3), got"
+            f" {images.dtype} of shape {images.shape}"
         )
-    if 0 in images.shape:
-        raise ValueError(f"{path}: {key} holds no images, its shape is {images.shape}")
 
 
 def _check_labels(
     path: Path, key: str, labels: np.ndarray, images: int, classes: int
 ) -> None:
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"{path}: {key} must be integers, got {labels.dtype}")
-    if labels.shape != (images,):
+    if labels.dtype.kind not in "iu" or labels.shape != (images,):
         raise ValueError(
-            f"{path}: {key} has shape {labels.shape}, expected ({images},), one label"
-            " per image"
+            f"{path}: {key} must be integers of shape ({images},), one per image, got"
+            f" {labels.dtype} of shape {labels.shape}"
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(

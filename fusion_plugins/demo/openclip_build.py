@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+import torch
+from fusion_bench.models.open_clip import ClassificationHead
+from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
+from ..modelpool.openclip.architecture import Architecture
 from ..modelpool.openclip.checkpoints import save_head
+from ..modelpool.openclip.encoder import OpenCLIPImageEncoder
 from .build import ensure_pool
 from .builtin import TaskData
-from .clip import prompt_tokens
-from .openclip_export import to_head, to_openclip
+from .clip import prompt_tokens, zero_shot_head
 from .pool_folder import build_folder, cached_root, is_pool, read_description
 from .recipe import OPENCLIP_RECIPE, DemoRecipe
 
-FAMILY = "openclip"
+# HuggingFace's names -> open_clip's, applied in this order; text layers are left out.
+_RENAMES = [
+    (r"^text_model\.embeddings\.token_embedding", "token_embedding"),
+    (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^text_model\.final_layer_norm", "ln_final"),
+    (r"^visual_projection\.weight", "visual.proj"),
+    (r"^text_projection\.weight", "text_projection"),
+    (r"^vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
+    (r"^vision_model\.embeddings\.patch_embedding", "visual.conv1"),
+    (r"^vision_model\..*position_embedding\.weight", "visual.positional_embedding"),
+    (r"^vision_model\.pre_layrnorm", "visual.ln_pre"),
+    (r"^vision_model\.post_layernorm", "visual.ln_post"),
+    (r"^vision_model\.encoder\.layers", "visual.transformer.resblocks"),
+    (r"layer_norm([12])", r"ln_\1"),
+    (r"mlp\.fc1", "mlp.c_fc"),
+    (r"mlp\.fc2", "mlp.c_proj"),
+    (r"self_attn\.out_proj", "attn.out_proj"),
+]
 
 
 def ensure_openclip_pool(recipe: DemoRecipe | None = None) -> Path:
@@ -47,7 +70,7 @@ def export_pool(source: str | os.PathLike, root: str | os.PathLike) -> Path:
 
     def write(folder: Path) -> dict:
         _write(source, folder, description["tasks"])
-        return description | {"family": FAMILY}
+        return description | {"family": "openclip"}
 
     return build_folder(root, DemoRecipe(**description["recipe"]), write)
 
@@ -69,4 +92,70 @@ def _write(source: Path, folder: Path, tasks: dict[str, dict]) -> None:
 def _prompts(name: str, task: dict) -> TaskData:
     """A task of which only its prompts are asked."""
     names, templates = tuple(task["class_names"]), tuple(task["templates"])
-    return TaskData(name, *([None] * 4), names, templates)
+    none = np.empty(0)
+    return TaskData(name, none, none, none, none, names, templates)
+
+
+def to_openclip(model: CLIPModel, processor: CLIPProcessor) -> OpenCLIPImageEncoder:
+    """The same image encoder, in open_clip's own modules."""
+    return OpenCLIPImageEncoder(_architecture(model, processor), _tensors(model))
+
+
+@torch.no_grad()
+def to_head(model: CLIPModel, tokens: Tensor) -> ClassificationHead:
+    """FusionBench's head from prompts: the temperature is in its weights.
+
+    Args:
+        model: The pretrained model.
+        tokens: Shape (templates, classes, length).
+    """
+    weights = zero_shot_head(model, tokens) * model.logit_scale.exp()
+    return ClassificationHead(normalize=True, weights=weights)
+
+
+def _architecture(model: CLIPModel, processor: CLIPProcessor) -> Architecture:
+    vision, text = model.config.vision_config, model.config.text_config
+    images = processor.image_processor
+    config = {
+        "embed_dim": model.config.projection_dim,
+        "quick_gelu": vision.hidden_act == "quick_gelu",
+        "vision_cfg": {
+            "layers": vision.num_hidden_layers,
+            "width": vision.hidden_size,
+            "head_width": vision.hidden_size // vision.num_attention_heads,
+            "mlp_ratio": vision.intermediate_size / vision.hidden_size,
+            "patch_size": vision.patch_size,
+            "image_size": vision.image_size,
+        },
+        "text_cfg": {
+            "context_length": text.max_position_embeddings,
+            "vocab_size": text.vocab_size,
+            "width": text.hidden_size,
+            "heads": text.num_attention_heads,
+            "layers": text.num_hidden_layers,
+        },
+    }
+    return Architecture(
+        config, {"mean": tuple(images.image_mean), "std": tuple(images.image_std)}
+    )
+
+
+def _tensors(model: CLIPModel) -> dict[str, Tensor]:
+    theirs = {}
+    for name, tensor in model.state_dict().items():
+        if (
+            name.startswith("text_model.encoder.")
+            or "k_proj" in name
+            or "v_proj" in name
+        ):
+            continue  # no part of an image encoder, or stacked with the queries
+        if "q_proj" in name:
+            ours = [name.replace("q_proj", f"{part}_proj") for part in "qkv"]
+            tensor = torch.cat([model.get_parameter(part) for part in ours])
+            name = name.replace("self_attn.q_proj.", "attn.in_proj_")
+        for pattern, new in _RENAMES:
+            name = re.sub(pattern, new, name)
+        # Copies: the caller's model must not change with this one.
+        tensor = tensor.t() if name in ("visual.proj", "text_projection") else tensor
+        theirs[f"model.{name}"] = tensor.detach().clone().contiguous()
+    return theirs

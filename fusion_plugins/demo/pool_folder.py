@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ log = get_logger(__name__)
 ROOT_VARIABLE = "FUSION_PLUGINS_DEMO_ROOT"
 POOL_FILE = "pool.json"
 # Format of the folder -> its name for modelpool= and taskpool=.
-CONFIGS: dict[int | str, str] = {
+CONFIGS: dict[int | str | None, str] = {
     1: "demo",
     "openclip": "demo-openclip",
     "resnet-1": "demo-resnet",
@@ -198,22 +198,10 @@ def open_pool(
     """
     folder = Path(ensure() if root is None else root).absolute()
     known = read_description(folder, wanted)["tasks"]
-    return folder, {name: known[name] for name in choose_tasks(folder, known, tasks)}
-
-
-def choose_tasks(
-    root: object, known: Iterable[str], tasks: Sequence[str] | None
-) -> list[str]:
-    """The wanted ones of the `known` tasks; `root` says in messages whose these are.
-
-    Raises:
-        ValueError: A task is not known, or none is wanted.
-    """
-    known = list(known)
     if isinstance(tasks, str):
         tasks = [name.strip() for name in tasks.split(",")]
-    chosen = known if tasks is None else list(tasks)
+    chosen = list(known if tasks is None else tasks)
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
-        raise ValueError(f"unknown tasks {unknown} in {root}; available: {known}")
-    return chosen
+        raise ValueError(f"unknown tasks {unknown} in {folder}; available: {[*known]}")
+    return folder, {name: known[name] for name in chosen}

@@ -8,8 +8,6 @@ from pathlib import Path
 from fusion_bench.utils.hydra_utils import get_default_config_path
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from rich import box
-from rich.table import Table
 
 from .build import ensure_pool
 from .pool_folder import CONFIGS, pool_format, read_description
@@ -52,16 +50,3 @@ def run(
     )  # Hydra's command would set these
     job.methods = list(methods or METHODS)
     return instantiate(job).run()
-
-
-def accuracy_table(description: dict) -> Table:
-    """The accuracies that `pool.json` holds, in percent: models by tasks."""
-    title = f"Accuracy in percent, built in {description['build_seconds']} s"
-    # Narrow enough for six tasks in a terminal of 80 columns, names whole.
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
-    tasks = list(description["tasks"])
-    for name in ["", *tasks]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row, scores in description["accuracy"].items():
-        table.add_row(row, *(f"{100 * scores[task]:.1f}" for task in tasks))
-    return table

@@ -22,6 +22,7 @@ class TextTask:
 
     @property
     def classes(self) -> int:
+        """How many there are, by the largest label."""
         return 1 + max(row["label"] for row in (*self.train, *self.test))
 
 

@@ -15,8 +15,8 @@ from .datasets import dataset_configs
 from .pool_folder import open_pool, read_description
 from .recipe import TextRecipe
 
-_LOADER = "transformers.AutoModelForSequenceClassification.from_pretrained"
-_TOKENIZER = "transformers.AutoTokenizer.from_pretrained"
+_CLASS = "AutoModelForSequenceClassification"
+_DATA = "fusion_plugins.demo.text_pools.load_text_dataset"
 
 
 def load_text_dataset(path: str, task: str, split: str = "test") -> list[dict]:
@@ -50,19 +50,14 @@ def _no_default() -> Path:
     )
 
 
-def _datasets(root: Path, tasks: Sequence[str], split: str) -> DictConfig:
-    target = "fusion_plugins.demo.text_pools.load_text_dataset"
-    return dataset_configs(root, tasks, split, target)
-
-
 def _pretrained(target: str, folder: Path, **options: int) -> dict:
     path = {"pretrained_model_name_or_path": str(folder)}
-    return {"_target_": target} | path | options
+    return {"_target_": f"transformers.{target}.from_pretrained"} | path | options
 
 
 def _tokenizer(root: Path) -> DictConfig:
     length = read_description(root)["recipe"]["max_length"]
-    options = _pretrained(_TOKENIZER, root / "pretrained", model_max_length=length)
+    options = _pretrained("AutoTokenizer", root / "pretrained", model_max_length=length)
     return OmegaConf.create(options)
 
 
@@ -79,13 +74,13 @@ def demo_text_modelpool(
         ValueError: `root` is no text pool, or a task is not in it.
     """
     folder, chosen = _open(root, tasks)
-    models = {"_pretrained_": _pretrained(_LOADER, folder / "pretrained")}
-    models |= {n: _pretrained(_LOADER, folder / "experts" / n) for n in chosen}
+    models = {"_pretrained_": _pretrained(_CLASS, folder / "pretrained")}
+    models |= {n: _pretrained(_CLASS, folder / "experts" / n) for n in chosen}
     return SequenceClassificationModelPool(
         OmegaConf.create(models),
         tokenizer=_tokenizer(folder),
-        train_datasets=_datasets(folder, chosen, "train"),
-        test_datasets=_datasets(folder, chosen, "test"),
+        train_datasets=dataset_configs(folder, chosen, "train", _DATA),
+        test_datasets=dataset_configs(folder, chosen, "test", _DATA),
     )
 
 
@@ -106,7 +101,7 @@ def demo_text_taskpool(
     """
     folder, chosen = _open(root, tasks)
     return SequenceClassificationTaskPool(
-        _datasets(folder, chosen, "test"),
+        dataset_configs(folder, chosen, "test", _DATA),
         tokenizer=_tokenizer(folder),
         heads={name: str(folder / "experts" / name) for name in chosen},
         batch_size=batch_size,

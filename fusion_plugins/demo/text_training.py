@@ -17,6 +17,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from .image_build import fit
 from .recipe import TextRecipe
 from .text_data import TextTask
 
@@ -69,25 +70,24 @@ def train_expert(
     The result depends on recipe and task alone, not on which experts came before.
     """
     seed = recipe.seed + zlib.crc32(task.name.encode())
-    model = load_classifier(encoder, task.classes, seed).train()
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
-    )
-    steps = steps_of(recipe, task)
+    model = load_classifier(encoder, task.classes, seed)
+    decay, steps = recipe.weight_decay, steps_of(recipe, task)
+    adamw = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=decay)
     rising = max(1, round(_WARM_UP * steps))
-    schedule = get_linear_schedule_with_warmup(optimiser, rising, steps)
+    schedule = get_linear_schedule_with_warmup(adamw, rising, steps)
+    batches = _batches(task.train, recipe, seed)
+
+    def loss() -> Tensor:
+        rows = next(batches)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            logits = model(**_inputs(rows, tokenizer, recipe)).logits.float()
+        labels = torch.tensor([row["label"] for row in rows])
+        return nn.functional.cross_entropy(logits, labels)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for rows in _batches(task.train, recipe, seed):
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-                logits = model(**_inputs(rows, tokenizer, recipe)).logits.float()
-            labels = torch.tensor([row["label"] for row in rows])
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(logits, labels).backward()
-            optimiser.step()
-            schedule.step()
-            on_step()
-    return model.eval()
+        fit(model, loss, steps, adamw, schedule, on_step)
+    return model
 
 
 def _batches(

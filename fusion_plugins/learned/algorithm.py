@@ -14,11 +14,12 @@ from torch import nn
 
 from ..adaptation import Coefficients, MergedWeights, check_resume
 from ..awd.disentangle import Disentanglement
+from ..common.folders import require_folder, results_folder
 from ..common.options import WithOptions, plain
 from ..merged.model import TintedModel
 from ..pools.adapter import PoolAdapter
+from ..pools.family import adapter_for, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
-from ..pools.registry import adapter_for, family_of
 from ..task_vectors import require_finite
 from .artifacts import SavedCoefficients, load_coefficients
 from .objective import Objective
@@ -75,6 +76,7 @@ class LearnedMergeAlgorithm(
             AdaptationDiverged: A loss became NaN or Inf.
         """
         modelpool, objective = as_modelpool(modelpool), self.objective()
+        folder = self._folder()
         saved = self._saved_coefficients()
         if adapter is None and (saved is None or self.options.tasks):
             adapter = adapter_for(modelpool, self.options.tasks)
@@ -97,11 +99,22 @@ class LearnedMergeAlgorithm(
             elif adapter is not None:
                 trained = trainer.train(experts, adapter)
             merged = self._complete(trained, experts)
-            self._keep(trained, experts, objective, merged)
+            self._keep(trained, experts, objective, merged, folder)
             if trained.checkpoints is not None:
                 trained.checkpoints.forget()
         self.print_profile_summary()
         return merged
+
+    def _folder(self) -> Path | None:
+        """Where results go; whatever cannot be written into is found before any work."""
+        if not self.fabric.is_global_zero:
+            return None
+        if (
+            self.options.checkpoint_dir is not None
+            and self.options.coefficients is None
+        ):
+            require_folder("checkpoint_dir", self.options.checkpoint_dir)
+        return results_folder(self)
 
     def _saved_coefficients(self) -> SavedCoefficients | None:
         path = self.options.coefficients
@@ -176,6 +189,7 @@ class LearnedMergeAlgorithm(
         experts: Experts,
         objective: Objective,
         merged: nn.Module,
+        folder: Path | None,
     ) -> None:
         """Remember and save what the run has found."""
         self.history, self.guard_history = trained.history, trained.guard_history
@@ -200,9 +214,8 @@ class LearnedMergeAlgorithm(
         )
         if isinstance(merged, TintedModel):  # it writes its own folder
             merged.card = card
-        if self.log_dir is not None and self.fabric.is_global_zero:
+        if folder is not None:
             with self.profile("save results"):
-                folder = Path(self.log_dir)
                 save_results(
                     folder,
                     self.result,

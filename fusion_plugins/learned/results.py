@@ -14,7 +14,7 @@ from ..awd import report as awd_report
 from ..awd.disentangle import Disentanglement
 from ..common.logging import get_logger
 from ..merged.cards import model_card
-from ..pools.registry import family_of
+from ..pools.family import family_of
 from .artifacts import (
     SavedCoefficients,
     plot_coefficients,
@@ -37,7 +37,8 @@ def save_results(
     Args:
         folder: The log folder.
         result: What was learned.
-        history, guard_history: Entries per logged step, and per check of the guard.
+        history: Entries per logged step.
+        guard_history: Entries per check of the guard.
         disentanglement: What AWD removed, if anything.
     """
     save_coefficients(result, folder)

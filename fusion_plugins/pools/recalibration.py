@@ -16,7 +16,7 @@ from ..common.order import SampleOrder
 from ..merged import sites
 from ..merged.model import TintedModel
 from ..merged.statistics import batch_norms, estimate
-from .registry import adapter_for
+from .family import adapter_for
 
 
 class SampleSource(Protocol):
@@ -48,7 +48,7 @@ def recalibrate(
 ) -> nn.Module:
     """Give a merged model the running statistics of its own activations.
 
-    Works on the result of any method; one with the experts' heads in place, as our
+    Works on the result of any method; one with the experts' heads in place, as the
     methods return it and :func:`fusion_plugins.pools.task_heads.with_task_heads` makes it.
 
     Args:

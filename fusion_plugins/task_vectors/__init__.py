@@ -1,7 +1,8 @@
 """Base and experts as task vectors: checks, streaming, Gram matrices, linear merges."""
 
+from .blocks import Block
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, StateDictCheckpoint
-from .collection import Block, TaskVectors
+from .collection import TaskVectors
 from .gram import GramMatrices, cosine_matrix, gram_matrices
 from .merge import (
     as_coefficients,

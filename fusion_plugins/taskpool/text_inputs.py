@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification
 
+from ..modelpool.folders import accounted
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
 from ..pools.samples import LABEL_COLUMNS, Samples, check_labels, part
 from ..pools.text import check_fields
@@ -78,10 +79,11 @@ def encoded(samples: Samples) -> tuple[Tensor, Tensor]:
 
 def load_head(task: str, source: object) -> nn.Module:
     """The head of a model given by folder, hub name or config, or as it is."""
-    if isinstance(source, str):
-        model = AutoModelForSequenceClassification.from_pretrained(source)
-    else:
-        model = instantiate(source) if isinstance(source, Mapping) else source
+    with accounted(f"heads.{task}", SequenceClassificationAdapter.head_site):
+        if isinstance(source, str):
+            model = AutoModelForSequenceClassification.from_pretrained(source)
+        else:
+            model = instantiate(source) if isinstance(source, Mapping) else source
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"heads.{task} is {source!r}, expected a folder or hub name, a model's config,"

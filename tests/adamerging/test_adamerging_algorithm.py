@@ -83,10 +83,10 @@ def disentangled_models(models: dict, settings: dict) -> dict[str, nn.Module]:
         base = models["_pretrained_"].state_dict()[key]
         changes = [expert.state_dict()[key] - base for expert in experts.values()]
         delta = torch.zeros_like(base)
-        for c, change in zip(found.delta_coefficients(key), changes):
+        for c, change in zip(found.delta_coefficients(key), changes, strict=True):
             rows = c if c.dim() == 0 or base.dim() == 1 else c[:, None]
             delta += rows * change
-        for task, change in zip(TASKS, changes):
+        for task, change in zip(TASKS, changes, strict=True):
             result[task].state_dict()[key].copy_(base + change - delta)
     return result
 
@@ -98,7 +98,7 @@ def trimmed_models(models: dict, keep: float) -> dict[str, nn.Module]:
     kept, *_ = topk_values_mask(torch.stack(vectors).detach(), K=keep)
     selected, _ = disjoint_merge_split(kept, "sum", resolve_sign(kept))
     result = deepcopy(models)
-    for task, vector in zip(TASKS, selected):
+    for task, vector in zip(TASKS, selected, strict=True):
         vector_to_parameters(base.detach() + vector, result[task].parameters())
     return result
 
@@ -115,7 +115,9 @@ def run(models=None, **options):
 
 class TestAdaMerging(unittest.TestCase):
     def assert_same_model(self, got, want, atol=0.0):
-        for (name, a), b in zip(got.state_dict().items(), want.state_dict().values()):
+        for (name, a), b in zip(
+            got.state_dict().items(), want.state_dict().values(), strict=True
+        ):
             with self.subTest(name):
                 torch.testing.assert_close(a, b, rtol=0, atol=atol)
 

@@ -39,7 +39,7 @@ def test_the_runs_were_killed_and_continued(killed):
     # Each starts at the newest checkpoint of the one before; the first one at 0.
     starts = [run["first"] for run in report]
     assert starts[0] == 0 and starts == sorted(starts) and starts[4] >= 9
-    for before, run in zip(report[:6], report[1:7]):
+    for before, run in zip(report[:6], report[1:7], strict=True):
         assert run["first"] % 3 == 0 and run["first"] > before["last"] - 3
     assert report[-1]["last"] == 60 and report[-1]["left"] == []
 

@@ -160,7 +160,9 @@ def test_the_fingerprints_are_those_of_what_the_run_sees():
     unseen[sorted(set(range(50)) - set(visited.tolist()))] += 1
     assert names_of(values) == names_of(unseen)
     for changed in (names_of(other), names_of(values, range(4))):
-        assert all(one != two for one, two in zip(names_of(values), changed))
+        assert all(
+            one != two for one, two in zip(names_of(values), changed, strict=True)
+        )
 
 
 def test_an_encoded_dataset_shows_the_chosen_samples_without_labels():

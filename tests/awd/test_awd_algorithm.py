@@ -106,6 +106,7 @@ class TestAWDAlgorithm(unittest.TestCase):
         for cosines, pool in zip(
             algorithm.disentanglement.cosines(),
             (self.pool, self.disentangled(algorithm)),
+            strict=True,
         ):
             taus = torch.stack([flat(pool[t]) - base for t in ("a", "b", "c")])
             unit = taus / taus.norm(dim=1, keepdim=True)
@@ -198,7 +199,7 @@ class TestAWDAlgorithm(unittest.TestCase):
         )
 
     def test_kept_heads_may_differ(self):
-        for task, classes in zip(("a", "b", "c"), (2, 3, 5)):
+        for task, classes in zip(("a", "b", "c"), (2, 3, 5), strict=True):
             self.pool[task][2] = nn.Linear(6, classes)
         with self.assertRaisesRegex(
             ValueError, r"expert 'a': tensor '2.weight'.*keep="

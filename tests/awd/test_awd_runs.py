@@ -34,7 +34,7 @@ def make_pool(experts: int = 3) -> dict[str, nn.Module]:
     pool = {"_pretrained_": base}
     for task in ("mnist", "svhn", "dtd")[:experts]:
         pool[task] = deepcopy(base)
-        for parameter, common in zip(pool[task].parameters(), shared):
+        for parameter, common in zip(pool[task].parameters(), shared, strict=True):
             parameter.data.add_(0.1 * (torch.randn_like(parameter) + common))
     return pool
 

@@ -21,7 +21,11 @@ DESCRIPTION = {"title": "a_title", "tasks": ["x_1", "y"], "published": None}
 
 def record(method, seed=0, values=(0.5, 0.7), label=None, metric="accuracy", **changes):
     done = values is not None
-    tasks = {t: {metric: v} for t, v in zip(("x_1", "y"), values)} if done else {}
+    tasks = (
+        {t: {metric: v} for t, v in zip(("x_1", "y"), values, strict=True)}
+        if done
+        else {}
+    )
     error = {"type": "ValueError", "message": "50% of {a_b}\nwent | away"}
     return {
         "id": f"{method}-seed{seed}",

@@ -102,7 +102,7 @@ def test_cite_prints_the_papers_and_this_software(capsys):
         ("demo build --data {tmp}/none --out {tmp}/out", "none is not a folder"),
         ("demo build --data {tmp}/empty --out {tmp}/out", "has no .npz files"),
         ("demo build --other {tmp}/empty --out {tmp}/out", "has no .npz files"),
-        ("demo build --tasks cats --out {tmp}/out", "unknown tasks ['cats']"),
+        ("demo build --tasks cats --out {tmp}/out", "unknown built-in tasks ['cats']"),
         ("demo build --width 30 --out {tmp}/out", "must be multiples of the 4 attent"),
         ("demo build --expert-steps 0", "expert_steps is 0, expected a whole number"),
         ("demo build --seed 4294967296", "seed is 4294967296, expected at most"),

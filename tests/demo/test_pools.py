@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from transformers import CLIPModel, CLIPProcessor, CLIPVisionModel
 
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
+from fusion_plugins.demo.image_build import normalise
 from fusion_plugins.demo.pool_folder import read_description
-from fusion_plugins.demo.tensors import normalise
 from fusion_plugins.pools.clip_tasks import register_clip_task
 
 TASKS = ["digits", "textures", "colours"]

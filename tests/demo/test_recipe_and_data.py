@@ -15,7 +15,7 @@ def test_generated_data_depends_on_the_seed_alone():
     first, again = builtin_tasks(SMALL), builtin_tasks(SMALL)
     other = builtin_tasks(dataclasses.replace(SMALL, seed=1))
     assert [task.name for task in first] == list(BUILTIN_TASKS)
-    for a, b, c in zip(first, again, other):
+    for a, b, c in zip(first, again, other, strict=True):
         for key in ("x_train", "y_train", "x_test", "y_test"):
             assert getattr(a, key).tobytes() == getattr(b, key).tobytes(), a.name
         assert a.x_test.tobytes() != c.x_test.tobytes(), a.name

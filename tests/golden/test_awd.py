@@ -5,7 +5,8 @@ import torch
 from recordings import load
 from torch import Tensor
 
-from fusion_plugins.awd.functional import Descent, solve, solve_full_space
+from fusion_plugins.awd.full_space import solve_full_space
+from fusion_plugins.awd.functional import Descent, solve
 
 # How far float32 lets two runs of one descent part, away from the kinks of |cos|.
 CLOSE = 2e-5

@@ -180,7 +180,7 @@ def test_tinted_heads_are_learned_and_the_trunk_is_shared(pool, tinted):
             list(m.switches[0]._option_modules[task.replace("-", "_")].parameters())
             for m in (tinted, merged)
         )
-        assert all((a != b).any() for a, b in zip(ours, theirs))
+        assert all((a != b).any() for a, b in zip(ours, theirs, strict=True))
 
 
 def test_an_inner_layer_can_be_tinted(family, pool):

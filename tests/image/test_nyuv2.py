@@ -154,7 +154,9 @@ def test_output_loss_is_the_mean_absolute_difference():
         total = sum(
             abs(a.item() - b.item())
             for a, b in zip(
-                ours[sample].double().flatten(), theirs[sample].double().flatten()
+                ours[sample].double().flatten(),
+                theirs[sample].double().flatten(),
+                strict=True,
             )
         )
         assert got[sample].item() == pytest.approx(total / 24, abs=1e-12)

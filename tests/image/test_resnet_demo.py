@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 
 from fusion_plugins import AWDAlgorithm
 from fusion_plugins.cli import main
+from fusion_plugins.demo import (
+    demo_resnet_modelpool,
+    demo_resnet_taskpool,
+)
 from fusion_plugins.demo.npz_folder import load_tasks
 from fusion_plugins.demo.pool_folder import read_description
 from fusion_plugins.demo.recipe import ResNetRecipe
 from fusion_plugins.demo.resnet_build import build_resnet_pool
-from fusion_plugins.demo.resnet_pools import (
-    demo_resnet_modelpool,
-    demo_resnet_taskpool,
-)
 from fusion_plugins.pools.loading import load_module
 
 TASKS = ("bars", "dots")
@@ -140,7 +140,10 @@ def test_files_come_before_built_in_tasks_of_the_same_name(data, tmp_path):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda data: load_tasks(ResNetRecipe(tasks=("cats",)), data), "unknown tasks"),
+        (
+            lambda data: load_tasks(ResNetRecipe(tasks=("cats",)), data),
+            "unknown built-in tasks",
+        ),
         (lambda data: load_tasks(ResNetRecipe(), data / "no"), "is not a folder"),
         (lambda data: ResNetRecipe(tasks=("a", "a")), "each once"),
         (

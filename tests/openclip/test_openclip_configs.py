@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 
 from fusion_plugins import TintedModel
 from fusion_plugins.cli import main
-from fusion_plugins.demo import openclip_build
-from fusion_plugins.demo.openclip_build import ensure_openclip_pool, export_pool
-from fusion_plugins.demo.openclip_pools import (
+from fusion_plugins.demo import (
     demo_openclip_modelpool,
     demo_openclip_taskpool,
+    openclip_build,
 )
+from fusion_plugins.demo.openclip_build import ensure_openclip_pool, export_pool
 from fusion_plugins.modelpool.openclip import OpenCLIPModelPool
 from fusion_plugins.modelpool.openclip.modelpool import OpenCLIPVisionModelPool
 from fusion_plugins.taskpool.openclip import (
@@ -220,7 +220,7 @@ def test_the_guides_commands_compose():
 def test_the_guides_example_runs(openclip_root, monkeypatch):
     code = re.search(r"```python\n(.+?)```", guide(), flags=re.DOTALL).group(1)
     monkeypatch.setattr(
-        "fusion_plugins.demo.openclip_pools.ensure_openclip_pool",
+        "fusion_plugins.demo.openclip_build.ensure_openclip_pool",
         lambda recipe: openclip_root,
     )
     scope = {}

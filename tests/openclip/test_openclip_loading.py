@@ -178,7 +178,7 @@ def test_other_wrong_files(tmp_path, encoder):
     with pytest.raises(ValueError, match="do not tell the activation.*model_name: ViT"):
         load_encoder(tmp_path / "nameless.pt")
     (tmp_path / "text.safetensors").write_text("version https://git-lfs")
-    with pytest.raises(ValueError, match="text.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match="text.safetensors is truncated or not a safe"):
         load_encoder(tmp_path / "text.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="holds a list, not a state dict or a module"):
@@ -277,6 +277,29 @@ def test_conversion_refuses_what_it_should(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["convert", str(tmp_path / "empty")]) == 2
     assert "There is no .pt file" in capsys.readouterr().err
+
+
+def test_a_killed_conversion_leaves_no_half_file(tmp_path, encoder, monkeypatch):
+    source, target = tmp_path / "a.pt", tmp_path / "a.safetensors"
+    save_old(OldHead(True, torch.ones(3, 8)), source)
+
+    def killed(head, path, *metadata):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fusion_plugins.modelpool.openclip.convert.save_head", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_checkpoint(source, target, trust_pickle=True)
+    assert not target.exists()
+    assert (
+        convert_checkpoint(source, target, trust_pickle=True) == "classification head"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt", "a.safetensors"]
+    (tmp_path / "b.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(ValueError, match="b.safetensors exists already"):
+        convert_checkpoint(source, tmp_path / "b.safetensors", trust_pickle=True)
+    assert not (tmp_path / "elsewhere.safetensors").exists()
 
 
 # -- the pool ---------------------------------------------------------------------------

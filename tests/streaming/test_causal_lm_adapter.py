@@ -71,7 +71,10 @@ def reference_coefficients(folders: dict[str, str]) -> tuple[list[str], torch.Te
         merged = {
             name: value
             + sum(
-                c * t for c, t in zip(coefficients[:, column].clamp(0, 1), taus[name])
+                c * t
+                for c, t in zip(
+                    coefficients[:, column].clamp(0, 1), taus[name], strict=True
+                )
             )
             for column, (name, value) in enumerate(start.items())
         }

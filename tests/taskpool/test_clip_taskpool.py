@@ -145,7 +145,7 @@ def hand_made_ece(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
     confidence, predicted = probabilities.double().max(1)
     right = (predicted == labels).double()
     error, edges = 0.0, [i / 15 for i in range(16)]
-    for low, high in zip(edges, edges[1:]):
+    for low, high in zip(edges, edges[1:], strict=False):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             gap = (right[inside].mean() - confidence[inside].mean()).abs()

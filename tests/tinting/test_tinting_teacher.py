@@ -40,7 +40,7 @@ def per_batch_teacher(tiny_pool_root) -> dict[str, dict[int, torch.Tensor]]:
             )
             with torch.no_grad():
                 logits = heads[task](adapter.features(expert, images))
-            result[task] |= dict(zip(samples, logits.softmax(1)))
+            result[task] |= dict(zip(samples, logits.softmax(1), strict=True))
     return result
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..causal_lm_files import local_folder, tokenizer_of
+from ..family import family
 from ..loading import load_base
-from ..registry import family
 from ..text import TextAdapter
 from ..tokens import LONGEST
 

@@ -12,10 +12,11 @@ from fusion_bench.utils.modelscope import resolve_repo_path
 from torch import Tensor, nn
 
 from ...merged.heads import ClassificationHead
+from ...modelpool.folders import accounted
 from ..clip_tasks import register_clip_tasks, require_class_names
+from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
-from ..loading import PRETRAINED, is_instance
-from ..registry import family
+from ..loading import PRETRAINED, is_instance, label_of
 from ..samples import check_class_order
 
 
@@ -69,27 +70,32 @@ class CLIPAdapter(ImageAdapter):
             )
         self._processor = self.modelpool.load_processor()
         self._codec = ImageCodec(self._processor.image_processor, device)
-        clip = self.modelpool.load_clip_model(PRETRAINED).eval().requires_grad_(False)
+        with accounted(label_of(PRETRAINED)):
+            clip = self.modelpool.load_clip_model(PRETRAINED)
         clip.vision_model = None  # the merged module takes its place
-        self._clip = clip.to(device)
+        self._clip = clip.eval().requires_grad_(False).to(device)
+        self._heads = self._text_heads()
+        self._clip.text_model = None  # not needed any more
 
     def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
         """Image embeddings of unit length."""
         embeddings = self._clip.visual_projection(module(inputs)[1])
         return embeddings / embeddings.norm(dim=-1, keepdim=True)
 
-    @torch.no_grad()
     def heads(self) -> dict[str, ClassificationHead]:
-        """Text embeddings of the class names, times exp(logit_scale); computed anew.
+        """Text embeddings of the class names, times exp(logit_scale).
 
-        They are cheap beside the adaptation, and a cache would have to notice every
-        change of a class name, template or text tower.
+        :meth:`prepare` computes them. They are cheap beside the adaptation, and a cache
+        would have to notice every change of a class name, template or text tower.
         """
+        return self._heads
+
+    @torch.no_grad()
+    def _text_heads(self) -> dict[str, ClassificationHead]:
         classifier = HFCLIPClassifier(self._clip, self._processor)
         scale = self._clip.logit_scale.exp()
         heads = {}
         for task in self.tasks:
             classifier.set_classification_task(*get_classnames_and_templates(task))
             heads[task] = ClassificationHead(classifier.zeroshot_weights * scale)
-        self._clip.text_model = None  # not needed any more
         return heads

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..clip_tasks import register_clip_tasks
+from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
 from ..loading import PRETRAINED
 from ..own_heads import OwnHeadsAdapter
-from ..registry import family
 
 # Pool classes whose models given as a folder are exactly what its files hold.
 _KNOWN = {

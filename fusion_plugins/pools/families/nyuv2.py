@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..registry import family
+from ...modelpool.folders import load_exactly
+from ...task_vectors.files import read_tensors
+from ..family import family
+from ..loading import load_model
 from ..samples import SampledAdapter, part
 
 
@@ -41,6 +45,22 @@ class NYUv2Adapter(SampledAdapter):
     """
 
     dense = True
+
+    @classmethod
+    def load_model(
+        cls, modelpool, name: str, label: str, encoder_only: bool = True
+    ) -> nn.Module:
+        """FusionBench itself leaves random what a checkpoint lacks.
+
+        Raises:
+            ValueError: It lacks a part that is asked for.
+        """
+        model = modelpool.load_model(name, encoder_only=False)
+        path = modelpool.get_model_config(name).get("ckpt_path")
+        if path is not None:
+            tensors = read_tensors(Path(path), label)
+            load_exactly(model, tensors, label, path, "decoders.", encoder_only)
+        return model.encoder if encoder_only else model
 
     def has_classes(self, task: str) -> bool:
         return task == "segmentation"
@@ -75,7 +95,7 @@ class NYUv2Adapter(SampledAdapter):
         """
         found = {}
         for task in self.tasks:
-            model = self.modelpool.load_model(task, encoder_only=False)
+            model = load_model(self.modelpool, task, encoder_only=False)
             if task not in model.decoders:
                 raise ValueError(
                     f"expert '{task}' has decoders for {list(model.decoders)}, not for"

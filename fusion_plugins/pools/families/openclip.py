@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ...merged.heads import ClassificationHead
+from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
-from ..registry import family
 
 
 @family("fusion_bench.modelpool.openclip_vision.modelpool.OpenCLIPVisionModelPool")

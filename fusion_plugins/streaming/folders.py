@@ -1,0 +1,163 @@
+"""What the config and the class of a language model say of the tensors in its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.modeling_utils import PreTrainedModel, no_init_weights
+
+from ..common.logging import get_logger
+from ..task_vectors.checks import shown
+
+log = get_logger(__name__)
+
+# Values that change nothing in what a model computes, or that are looked at elsewhere.
+_FREE = re.compile(
+    "_name_or_path|transformers_version|architectures|auto_map|(torch_)?dtype|use_cache"
+    "|vocab_size|tie_word_embeddings|.*_token_id|id2label|label2id|_.*"
+)
+_QUANTIZED = ("quantization_config", "compression_config")
+_QUANTIZED_FILES = ("quantize_config.json", "quant_config.json")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with safetensors, and the model it holds.
+
+    Attributes:
+        path: The folder.
+        label: What error messages call it.
+        config: As in its ``config.json``.
+        module: The model without weights (on the meta device).
+    """
+
+    path: Path
+    label: str
+    config: PretrainedConfig
+    module: PreTrainedModel
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of tokens; None if the config does not say."""
+        return getattr(self.config.get_text_config(), "vocab_size", None)
+
+    @property
+    def tied(self) -> list[list[str]]:
+        """Groups of two or more names that the class makes one tensor."""
+        groups: dict[int, list[str]] = {}
+        for name, tensor in self.module.state_dict(keep_vars=True).items():
+            groups.setdefault(id(tensor), []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
+    def loaded_names(self, stored: Iterable[str]) -> dict[str, str]:
+        """Name in the model -> name in the files, of every tensor that loading uses.
+
+        As transformers does, names without the model's prefix get it, and buffers that
+        the class computes itself (masks of GPT-2 in old files) are left out.
+        """
+        if getattr(self.module, "_checkpoint_conversion_mapping", None):
+            return {name: name for name in stored}  # it has names of its own in files
+        saved = self.module.state_dict().keys()
+        computed = {name for name, _ in self.module.named_buffers()} - saved
+        known = saved | computed
+        ignored = self.module._keys_to_ignore_on_load_unexpected or []
+        ignored = re.compile("|".join([r"rotary_emb\.inv_freq$", *ignored]))
+        names = {}
+        for name in stored:
+            full = f"{self.module.base_model_prefix}.{name}"
+            ours = full if name not in known and full in known else name
+            if ours not in computed and not ignored.search(ours):
+                names[ours] = name
+        return names
+
+    def require_all(self, dtypes: Mapping[str, torch.dtype]) -> None:
+        """Raise ValueError if tensors that the class needs are missing or packed.
+
+        Args:
+            dtypes: Name in the model -> what the files hold; a tied name stands for all.
+        """
+        if getattr(self.module, "_checkpoint_conversion_mapping", None):
+            return
+        needed = self.module.state_dict()
+        ignored = self.module._keys_to_ignore_on_load_missing or []
+        missing = [
+            name
+            for name in needed
+            if name not in dtypes and not any(re.search(p, name) for p in ignored)
+        ]
+        extra = [name for name in dtypes if name not in needed]
+        packed = [
+            name
+            for name, dtype in dtypes.items()
+            if not dtype.is_floating_point
+            and (needed[name].is_floating_point() if name in needed else bool(missing))
+        ]
+        if packed:
+            raise ValueError(_quantized(self.label, f"tensors {shown(packed)}"))
+        if missing:
+            raise ValueError(
+                f"{self.label}: {self.path} lacks {len(missing)} tensor(s) of a"
+                f" {type(self.module).__name__}: {shown(missing)}. It holds"
+                f" {shown(extra or list(dtypes))} instead: save the model again with"
+                " model.save_pretrained(folder), without wrappers."
+            )
+
+    def compare_config(self, base: ModelFolder) -> None:
+        """Say which values that change what the model computes are not the base's."""
+        ours, theirs = base.config.to_dict(), self.config.to_dict()
+        for key in sorted({*ours, *theirs}):
+            if ours.get(key) != theirs.get(key) and not _FREE.fullmatch(key):
+                log.warning(
+                    "%s has %s=%r in its config, the base has %r; the merged model"
+                    " computes with the base's.",
+                    self.label,
+                    key,
+                    theirs.get(key),
+                    ours.get(key),
+                )
+
+
+def read_folder(path: Path, label: str, code_options: Mapping) -> ModelFolder:
+    """A model's config and class; no tensor is read.
+
+    Args:
+        path: The folder.
+        label: What error messages call the model.
+        code_options: Options of ``from_pretrained`` that say what code it is loaded with.
+
+    Raises:
+        ValueError: There is no config, it is damaged, or its weights are quantised.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{label}: {path} is not a HuggingFace model folder, it has no config.json."
+            " Save the model with model.save_pretrained(folder)."
+        )
+    try:
+        config = AutoConfig.from_pretrained(str(path), **code_options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{label}: {file} cannot be used ({reason}). Download or save it again."
+        ) from error
+    marks = [key for key in _QUANTIZED if getattr(config, key, None) is not None]
+    marks += [name for name in _QUANTIZED_FILES if (path / name).is_file()]
+    if marks:
+        raise ValueError(_quantized(label, marks[0]))
+    with torch.device("meta"), no_init_weights():  # shapes and names only
+        module = AutoModelForCausalLM.from_config(config, **code_options)
+    module.tie_weights()
+    return ModelFolder(path, label, config, module)
+
+
+def _quantized(label: str, found: str) -> str:
+    return (
+        f"{label} holds quantised weights ({found}); merging would average their codes as"
+        " numbers. Dequantise the model and save it in bfloat16, or take the original."
+    )
