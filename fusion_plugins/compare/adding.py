@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..common.logging import get_logger
-from .files import read_json, write_json
+from .files import read_json, slug, write_json
 from .methods import as_plain
-from .records import slug
-from .store import Results, base_label
+from .store import Results, applies
 
 log = get_logger(__name__)
 
@@ -52,7 +51,7 @@ def check_tasks(added: Sequence[Results], tasks: Sequence[str] | None) -> None:
 
 
 def add_results(
-    results: Results, added: Sequence[Results], pools: str, identities: Mapping
+    results: Results, added: Sequence[Results], identities: Mapping, shared: Mapping
 ) -> None:
     """Copy cells of other folders; those run with other settings become rows of their own.
 
@@ -61,15 +60,14 @@ def add_results(
     Args:
         results: Where to.
         added: Where from.
-        pools: Identity of this comparison's pools.
-        identities: Method label -> identity of this comparison's rows.
+        identities: Row label -> identity of this comparison's rows.
+        shared: What all identities of this comparison share.
     """
     for earlier in added:
         name, renamed = earlier.folder.resolve().name, False
         for record in earlier.records():
             record["added_from"] = str(earlier.folder)
-            wanted = identities.get(base_label(record), {"pools": pools})
-            if not wanted.items() <= record["identity"].items():
+            if not applies(record, identities, shared):
                 renamed = True
                 record["id"] += f"--{slug(name)}"
                 record["cell"] += f"--{slug(name)}"

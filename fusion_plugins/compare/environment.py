@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import re
 import subprocess
@@ -29,6 +30,11 @@ def git_commit(folder: str | Path = ".") -> str | None:
         run = subprocess.run(command, check=False, **options)
         return run.stdout.strip() or None
     return None
+
+
+def full_errors() -> bool:
+    """Whether the user asked Hydra for whole tracebacks."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def restart_peak_memory() -> None:

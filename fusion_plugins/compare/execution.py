@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import lightning as L
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -18,9 +20,9 @@ from ..common.logging import get_logger
 from ..pools import with_shared_heads
 from ..pools.loading import head_site
 from ..pools.task_heads import with_task_heads
-from .environment import peak_memory, restart_peak_memory
+from .cells import Cell
+from .environment import full_errors, peak_memory, restart_peak_memory
 from .evaluation import evaluate_experts, evaluate_model, score
-from .plan import Cell
 from .records import artifacts, failed_record, new_record, scored
 from .results import EXPERTS, PRETRAINED
 
@@ -79,14 +81,27 @@ def run_cell(cell: Cell, bench: Bench) -> list[dict]:
     restart_peak_memory()
     start = time.perf_counter()
     try:
-        with torch.enable_grad():  # whatever an earlier method left switched
+        # Whatever an earlier method left switched, and what this one leaves registered.
+        with torch.enable_grad(), _restored_tasks():
             records = list(_measure(cell, bench))
     except (Exception, SystemExit) as error:
-        log.error("%s failed: %s", cell.id, error, exc_info=True)
+        log.error("%s failed: %s", cell.id, error, exc_info=full_errors())
         records = [failed_record(cell, error, time.perf_counter() - start)]
     parts = [record["part"] for record in records]
     common = {"parts": parts, "peak_memory_mib": peak_memory(), "device": bench.device}
     return [record | common for record in records]
+
+
+@contextlib.contextmanager
+def _restored_tasks() -> Iterator[None]:
+    """Take back the zero-shot tasks that a method registers with FusionBench."""
+    known = CLIPTemplateFactory._dataset_mapping
+    before = deepcopy(known)
+    try:
+        yield
+    finally:
+        known.clear()
+        known.update(before)
 
 
 def _free_memory() -> None:

@@ -54,14 +54,16 @@ def fill_shares(records: Sequence[Mapping]) -> list[dict]:
     normalised[task] = value / expert's value, inverted where lower is better.
     """
     experts = {
-        record["identity"]["pools"]: record
+        _measured_on(record): record
         for record in records
         if record["method"] == EXPERTS and record["status"] == "done"
     }
-    return [
-        {**record, **_shares(record, experts.get(record["identity"]["pools"]))}
-        for record in records
-    ]
+    return [{**r, **_shares(r, experts.get(_measured_on(r)))} for r in records]
+
+
+def _measured_on(record: Mapping) -> tuple:
+    """Pools, and what they read."""
+    return record["identity"]["pools"], record["identity"].get("inputs")
 
 
 def _shares(record: Mapping, experts: Mapping | None) -> dict:

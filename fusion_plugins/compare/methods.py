@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from omegaconf import DictConfig, OmegaConf
 
 from .composing import compose_method, method_names
-from .files import flatten
+from .files import flatten, short_hash
 from .results import REFERENCES
 
 
@@ -54,12 +53,6 @@ class Method:
         if name == self.name and not self.overrides:
             return name
         return f"{name}-{short_hash([self.name, self.overrides])}"
-
-
-def short_hash(content: object) -> str:
-    """Eight hexadecimal digits that change with the content."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def read_methods(listed: object, common: object = None) -> list[Method]:

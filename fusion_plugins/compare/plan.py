@@ -4,53 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from fusion_bench import BaseModelPool
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from ..common.options import require_integer
-from .files import FORMAT
-from .methods import Method, as_plain, short_hash
+from .cells import Cell, make_cells
+from .files import FORMAT, short_hash
+from .inputs import inputs_identity, references
+from .methods import Method, as_plain
 from .store import Results
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One method, one seed. Its id is the name of its file in the results folder."""
-
-    method: Method
-    seed: int
-
-    @property
-    def id(self) -> str:
-        return f"{self.method.slug}-seed{self.seed}"
-
-
-def read_seeds(seeds: object) -> list[int]:
-    """The list of seeds: whole numbers, each once."""
-    plain = as_plain(seeds)
-    if not isinstance(plain, list) or not plain:
-        raise ValueError(
-            f"seeds is {plain!r}, expected a list such as seeds='[0,1,2]'."
-        )
-    for seed in plain:
-        require_integer("seeds: an entry", seed)
-    if len(set(plain)) < len(plain):
-        raise ValueError(f"seeds is {plain}, where some are listed more than once.")
-    return plain
-
-
-def make_cells(methods: Sequence[Method], seeds: Sequence[int]) -> list[Cell]:
-    """Every method with every seed; the references, which have none, once as seed 0."""
-    return [
-        Cell(method, seed)
-        for method in methods
-        for seed in ((0,) if method.is_reference else seeds)
-    ]
 
 
 def resolve_method(
@@ -78,6 +44,7 @@ class Plan:
         cells: All cells, finished ones too.
         description: What ``compare.json`` will hold.
         identities: Row label -> hashes of everything that decides its cells' results.
+        shared: What all identities have in common.
         added: Results folders whose cells join the tables.
     """
 
@@ -109,17 +76,24 @@ class Plan:
         path = {key: f"<{key}>" for key in surroundings["path"]}
         around = {**surroundings, "path": path}
         configs = {m.label: as_plain(resolve_method(m, around, None)) for m in methods}
-        pools = self.description["pools"]
+        self.shared: dict[str, str] = {"pools": self.description["pools"]}
         self.identities = {
             label: {
-                "pools": pools,
-                "method": short_hash([short_hash(config), settings]),
+                **self.shared,
+                "method": short_hash([config, settings, *references(config)]),
             }
             for label, config in configs.items()
         }
 
+    def note_inputs(self, modelpool: BaseModelPool, taskpool: object) -> None:
+        """Add what the loaded pools read to every identity."""
+        configs = [self.description[name] for name in ("modelpool", "taskpool")]
+        self.shared["inputs"] = inputs_identity(modelpool, taskpool, *configs)
+        for identity in self.identities.values():
+            identity |= self.shared
+
     def is_finished(self, cell: Cell, retry_failed: bool) -> bool:
-        """Whether a cell need not run."""
+        """Whether a cell need not run; before `note_inputs`, by the configs alone."""
         identity = self.identities[cell.method.label]
         return self.results.is_finished(cell, identity, retry_failed)
 
@@ -128,6 +102,15 @@ class Plan:
         label = cell.method.label
         order = list(self.identities).index(label)
         return {"identity": self.identities[label], "order": order}
+
+    def failed(self) -> list[str]:
+        """One line for each of the cells that failed."""
+        found = [(cell, self.results.of_cell(cell)) for cell in self.cells]
+        return [
+            f"{cell.id}: {records[0]['error']['message']}"
+            for cell, records in found
+            if any(record["status"] == "failed" for record in records)
+        ]
 
     def work_folder(self, cell: Cell) -> Path:
         """Where the files of a cell's own go."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -9,6 +10,8 @@ from functools import partial
 from fusion_bench import BaseAlgorithm, auto_register_config
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import CompactHydraException
 from lightning.fabric.loggers import CSVLogger
 from omegaconf import DictConfig
 from rich.console import Console
@@ -16,13 +19,15 @@ from torch import nn
 
 from ..common.logging import get_logger
 from .adding import add_results, check_tasks, read_added
+from .cells import Cell, read_seeds
+from .environment import full_errors
 from .evaluation import task_names
 from .execution import Bench, run_cell
+from .files import slug
 from .gathering import gather
 from .methods import as_plain, read_methods
-from .plan import Cell, Plan, plain_config, read_seeds, resolve_method
-from .records import slug
-from .store import Results
+from .plan import Plan, plain_config, resolve_method
+from .store import Results, results_folder
 from .tables import terminal_tables
 
 log = get_logger(__name__)
@@ -78,7 +83,7 @@ class CompareProgram(FabricModelFusionProgram):
         plan = Plan(
             read_methods(self.methods, self.overrides),
             read_seeds(self.seeds),
-            Results(self.results),
+            Results(results_folder(self.results)),
             surroundings={
                 "modelpool": self._modelpool,
                 "taskpool": self._taskpool,
@@ -102,7 +107,23 @@ class CompareProgram(FabricModelFusionProgram):
 
         Returns:
             ``results``: the folder; ``cells``: how many cells this run was asked for.
+
+        Raises:
+            ValueError: A name, an option or a folder does not fit.
+            RuntimeError: Every cell failed. Under Hydra, all errors are one line.
         """
+        try:
+            return self._compare()
+        except Exception as error:
+            if full_errors() or not GlobalHydra().is_initialized():
+                raise
+            # FusionBench's command would log the traceback.
+            upstream = logging.getLogger("fusion_bench.scripts.cli")
+            upstream.addFilter(lambda r: not isinstance(r.msg, CompactHydraException))
+            text = f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
+            raise CompactHydraException(" ".join(text.split())) from error
+
+    def _compare(self) -> dict:
         plan, console = self.plan(), Console()
         results = plan.results
         done = {"results": str(results.folder), "cells": len(plan.cells)}
@@ -115,12 +136,20 @@ class CompareProgram(FabricModelFusionProgram):
                 " each. Use fabric.devices=1 and --multirun for cells side by side."
             )
         results.describe(plan.description)
-        for moved in results.retire_changed(plan.identities):
-            log.warning("%s: its method's config has changed; moved to stale/", moved)
-        add_results(results, plan.added, plan.description["pools"], plan.identities)
+        self._load_pools(plan)
+        for moved in results.retire_changed(plan.identities, plan.shared):
+            log.warning("%s: what decides its result has changed; see stale/", moved)
+        add_results(results, plan.added, plan.identities, plan.shared)
         self._run_missing(plan)
         console.print(*terminal_tables(gather(results.folder), console.width))
         console.print(f"Results: {results.folder}", soft_wrap=True)
+        failed = plan.failed()
+        if len(failed) == len(plan.cells):
+            raise RuntimeError(
+                f"All {len(failed)} cells failed; the first: {failed[0]}"
+            )
+        if failed:
+            console.print(f"{len(failed)} of {len(plan.cells)} cells failed.")
         return done
 
     def _run_missing(self, plan: Plan) -> None:
@@ -128,14 +157,21 @@ class CompareProgram(FabricModelFusionProgram):
         log.info("%d of %d cells to run", len(missing), len(plan.cells))
         if not missing:
             return
-        bench = self._bench(plan)
+        bench = Bench(
+            self.modelpool,
+            self.taskpool,
+            partial(self._build_method, plan),
+            plain_config(self.metric),
+            str(self.fabric.device),
+            partial(self._save_model, plan),
+        )
         # First what nobody works on; then wait for cells of other processes, and take
         # over those whose process died.
         held = [cell for cell in missing if not self._run_cell(cell, plan, bench)]
         for cell in held:
             self._run_cell(cell, plan, bench, wait=True)
 
-    def _bench(self, plan: Plan) -> Bench:
+    def _load_pools(self, plan: Plan) -> None:
         compat = "fusion_bench.compat"
         self.modelpool = self._instantiate_and_setup(
             self._modelpool, f"{compat}.modelpool.load_modelpool_from_config"
@@ -146,14 +182,7 @@ class CompareProgram(FabricModelFusionProgram):
         names = task_names(self.taskpool)
         check_tasks(plan.added, names)
         plan.results.note_tasks(names or [])
-        return Bench(
-            self.modelpool,
-            self.taskpool,
-            partial(self._build_method, plan),
-            plain_config(self.metric),
-            str(self.fabric.device),
-            partial(self._save_model, plan),
-        )
+        plan.note_inputs(self.modelpool, self.taskpool)
 
     def _build_method(self, plan: Plan, cell: Cell) -> tuple[BaseAlgorithm, DictConfig]:
         """The algorithm as FusionBench sets it up, with files in the cell's own folder."""

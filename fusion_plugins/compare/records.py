@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from datetime import datetime, timezone
 
+from .cells import Cell
 from .environment import git_commit, versions
 from .evaluation import Scores
-from .files import FORMAT
-from .plan import Cell
+from .files import FORMAT, slug
 
 
 def new_record(cell: Cell, part: str | None = None, **known: object) -> dict:
@@ -40,11 +39,6 @@ def new_record(cell: Cell, part: str | None = None, **known: object) -> dict:
         "artifacts": artifacts(None),
         **known,
     }
-
-
-def slug(part: str) -> str:
-    """A part's name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", part)
 
 
 def scored(scores: Scores) -> dict:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from .files import FORMAT, flatten, read_json, write_json
+from .files import FORMAT, checked_record, flatten, read_json, slug, write_json
 
 if TYPE_CHECKING:  # gathering needs none of what running needs
-    from .plan import Cell
+    from .cells import Cell
 
 
 class Results:
@@ -79,7 +79,8 @@ class Results:
 
     def records(self, pattern: str = "*") -> list[dict]:
         """Every finished cell, in the order of their files' names."""
-        return [read_json(path) for path in sorted(self.cells.glob(f"{pattern}.json"))]
+        paths = sorted(self.cells.glob(f"{pattern}.json"))
+        return [checked_record(path, read_json(path)) for path in paths]
 
     def of_cell(self, cell: Cell) -> list[dict]:
         """The records of one cell: none, one, or one for each model of it."""
@@ -100,22 +101,31 @@ class Results:
         records = self.of_cell(cell)
         if not records or {r["part"] for r in records} < set(records[0]["parts"]):
             return False
-        if any(record["identity"] != identity for record in records):
+        if any(not identity.items() <= r["identity"].items() for r in records):
             return False
         return not retry_failed or all(r["status"] == "done" for r in records)
 
-    def retire_changed(self, identities: Mapping[str, Mapping]) -> list[str]:
-        """Move cells whose row has another identity now into ``stale/``; gives their ids."""
+    def retire_changed(self, identities: Mapping, shared: Mapping) -> list[str]:
+        """Move own cells that do not apply any more into ``stale/``.
+
+        Args:
+            identities: Row label -> identity that its cells must have.
+            shared: What the identities of all other rows must have.
+
+        Returns:
+            Ids of the cells moved.
+        """
         with self.locked():
             stale = [
                 record
                 for record in self.records()
                 if not record.get("added_from")
-                and identities.get(base_label(record), record["identity"])
-                != record["identity"]
+                and not applies(record, identities, shared)
             ]
             for record in stale:
-                name = f"{record['id']}-{record['identity']['method']}.json"
+                name = (
+                    f"{record['id']}-{slug(str(record['identity'].get('method')))}.json"
+                )
                 (self.folder / "stale").mkdir(exist_ok=True)
                 os.replace(self.path(record), self.folder / "stale" / name)
         return [record["id"] for record in stale]
@@ -145,6 +155,19 @@ class Results:
         return FileLock(folder / f"{name}.lock")
 
 
-def base_label(record: Mapping) -> str:
-    """A record's label without the name of its model, if its method made several."""
-    return record["label"].removesuffix(f" / {record['part']}")
+def results_folder(path: object) -> Path:
+    """The folder that `results` names; what cannot be one raises ValueError."""
+    if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
+        raise ValueError(f"results is {path!r}, expected the name of a folder.")
+    for part in (Path(path), *Path(path).parents):
+        if part.is_symlink() and not part.exists():
+            raise ValueError(f"results is {path}, but {part} is a link to nothing.")
+        if part.exists() and not part.is_dir():
+            raise ValueError(f"results is {path}, but {part} is a file, not a folder.")
+    return Path(path)
+
+
+def applies(record: Mapping, identities: Mapping, shared: Mapping) -> bool:
+    """Whether a record has the identity of its row, or what all rows share."""
+    row = record["label"].removesuffix(f" / {record['part']}")
+    return identities.get(row, shared).items() <= record["identity"].items()

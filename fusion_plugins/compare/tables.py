@@ -168,4 +168,12 @@ def cells_csv(comparison: Comparison) -> str:
 
 
 def _csv(frame: pd.DataFrame) -> str:
+    values = [[*map(_inert, line)] for line in frame.to_numpy()]
+    frame = pd.DataFrame(values, columns=[*map(_inert, frame.columns)], dtype=object)
     return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _inert(value: object) -> object:
+    """Text that a spreadsheet would run as a formula begins with an apostrophe."""
+    formula = isinstance(value, str) and value.startswith(tuple("=+-@\t\r"))
+    return f"'{value}" if formula else value

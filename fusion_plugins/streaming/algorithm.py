@@ -135,7 +135,10 @@ class StreamingAWDAlgorithm(
             )
             keep = (*self.options.keep, *untouched(method))
             task_vectors = open_task_vectors(
-                base, dict(zip(list(folders)[1:], experts, strict=True)), self.options.vocabulary, keep
+                base,
+                dict(zip(list(folders)[1:], experts, strict=True)),
+                self.options.vocabulary,
+                keep,
             )
             tokenizer = tokenizer_source(modelpool)
             beside = companion_files(folders[PRETRAINED], tokenizer)

@@ -89,7 +89,9 @@ class ModelFolder:
             dtypes: Name in the model -> what the files hold.
         """
         missing = [] if self._renames else missing_names(self.module, dtypes)
-        floating = {n for n, t in self.module.state_dict().items() if t.is_floating_point()}
+        floating = {
+            n for n, t in self.module.state_dict().items() if t.is_floating_point()
+        }
         packed = [
             name
             for name, dtype in dtypes.items()

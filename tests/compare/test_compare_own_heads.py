@@ -6,9 +6,9 @@ from fusion_bench.modelpool import SequenceClassificationModelPool
 from omegaconf import OmegaConf
 from transformers import BertConfig, BertForSequenceClassification
 
+from fusion_plugins.compare.cells import Cell
 from fusion_plugins.compare.execution import Bench, run_cell
 from fusion_plugins.compare.methods import Method
-from fusion_plugins.compare.plan import Cell
 
 CLASSES = {"two": 2, "three": 3}
 SIZES = {
