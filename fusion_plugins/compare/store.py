@@ -6,14 +6,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from .files import FORMAT, checked_record, flatten, read_json, slug, write_json
 
-if TYPE_CHECKING:  # gathering needs none of what running needs
-    from .cells import Cell
+
+class Cell(Protocol):
+    """What a results folder knows of a cell: the name of its file."""
+
+    @property
+    def id(self) -> str: ...
 
 
 class Results:
