@@ -48,7 +48,7 @@ class NYUv2Adapter(SampledAdapter):
 
     @classmethod
     def load_model(
-        cls, modelpool, name: str, label: str, encoder_only: bool = True
+        cls, modelpool: Any, name: str, label: str, encoder_only: bool = True
     ) -> nn.Module:
         """FusionBench itself leaves random what a checkpoint lacks.
 
