@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..common.logging import get_logger
 from ..task_vectors.checks import base_prefix, shown, unplaced_names
+from ..task_vectors.files import UNREADABLE, one_line
 from .folders import ADAPTER_CONFIG
 
 log = get_logger(__name__)
@@ -86,18 +87,21 @@ class Adapter:
                 f"{self.label} is a LoRA adapter ({self.folder}), which needs peft: pip"
                 " install 'fusion-plugins[peft]'."
             ) from error
-        tensors = _fitted(base, load_peft_weights(str(self.folder), device="cpu"))
-        _resize_heads(base, tensors)
-        model = PeftModel(base, PeftConfig.from_pretrained(str(self.folder)))
-        result = set_peft_model_state_dict(model, tensors)
+        where, fit = f"the adapter in {self.folder}", f"fit a {type(base).__name__}"
+        try:
+            tensors = _fitted(base, load_peft_weights(str(self.folder), device="cpu"))
+            _resize_heads(base, tensors)
+            model = PeftModel(base, PeftConfig.from_pretrained(str(self.folder)))
+            result = set_peft_model_state_dict(model, tensors)
+        except UNREADABLE as error:
+            raise ValueError(
+                f"{self.label}: {where} is damaged or does not {fit}: {one_line(error)}."
+            ) from error
         lacking = [name for name in result.missing_keys if ".default." in name]
         wrong = [*result.unexpected_keys, *lacking]
         if wrong or not hasattr(model, "merge_and_unload"):
-            raise ValueError(
-                f"{self.label}: the adapter in {self.folder} does not fit a"
-                f" {type(base).__name__}:"
-                f" {shown(wrong) or 'its kind cannot be merged into weights'}."
-            )
+            reason = shown(wrong) or "its kind cannot be merged into weights"
+            raise ValueError(f"{self.label}: {where} does not {fit}: {reason}.")
         return model.merge_and_unload()
 
 

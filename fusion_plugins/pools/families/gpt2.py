@@ -33,6 +33,11 @@ class GPT2Adapter(TextAdapter):
     def files(cls, modelpool, name: str) -> Path | None:
         return local_folder(modelpool, name, GPT2ForSequenceClassificationPool)
 
+    @classmethod
+    def head_site(cls, module: nn.Module) -> str | None:
+        """The classifiers have one; the trunks that are merged do not."""
+        return "score" if hasattr(module, "score") else None
+
     def heads(self) -> dict[str, ClassificationHead]:
         """The classifiers' score layers; one classifier at a time is loaded.
 
