@@ -22,6 +22,7 @@ from .interfaces import Callback, StepReport, Training
 log = get_logger(__name__)
 
 _STATE, _META = "state.safetensors", "state.json"
+_FORMAT = 1
 
 
 def fingerprint(identity: Mapping) -> str:
@@ -174,6 +175,7 @@ class Checkpoints(Callback):
         (partial / _STATE).write_bytes(state)
         extra = {name: owner.state() for name, owner in self.extra.items()}
         meta = {"step": engine.step, "identity": self.identity, "extra": extra}
+        meta["format"] = _FORMAT
         meta["sha256"] = _digest(state, meta)
         (partial / _META).write_text(json.dumps(meta))
         shutil.rmtree(target, ignore_errors=True)
@@ -223,9 +225,19 @@ def _read_meta(path: Path) -> dict[str, Any]:
             " of one step, or 'auto', or 'never'."
         )
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        meta = json.loads(file.read_text())
+        newer = meta.get("format", _FORMAT) != _FORMAT
+        lacking = {"step", "identity", "extra"} - meta.keys()
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"The checkpoint {path} is damaged: {error}.") from error
+    if newer:
+        raise ValueError(
+            f"The checkpoint {path} has format {meta['format']}, this version reads"
+            f" {_FORMAT}. Update the package."
+        )
+    if lacking:
+        raise ValueError(f"The checkpoint {path} is damaged: no {sorted(lacking)}.")
+    return meta
 
 
 def _digest(state: bytes, meta: Mapping) -> str:
