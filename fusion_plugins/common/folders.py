@@ -65,7 +65,7 @@ def results_folder(method: Any) -> Path | None:
     if folder is None:
         program = getattr(method, "_program", None)
         folder = (getattr(program, "path", None) or {}).get("log_dir")
-    return None if folder is None else _claimed(Path(folder).resolve(), method.fabric)
+    return None if folder is None else _claimed(Path(folder).absolute(), method.fabric)
 
 
 def _claimed(folder: Path, owner: Any) -> Path:
