@@ -63,9 +63,14 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
         load_model(trunk, str(folder / _WEIGHTS))
     except (RuntimeError, SafetensorError, FileNotFoundError) as error:
         raise ValueError(
-            f"{folder / _WEIGHTS} does not fit a {type(trunk).__name__}: {error}"
+            f"{folder / _WEIGHTS} does not fit a {type(trunk).__name__}:"
+            f" {_one_line(error)}"
         ) from error
     return trunk
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @contextmanager
@@ -219,10 +224,9 @@ def layer_of(
             layer = fitting_copy(trunk.get_submodule(site), state)
         layer.load_state_dict(dict(state))
     except (AttributeError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
             f"{INDEX}: the tensors of '{site}' do not fit a {type(trunk).__name__}:"
-            f" {reason}. Give the trunk they were saved with."
+            f" {_one_line(error)}. Give the trunk they were saved with."
         ) from error
     return layer
 
