@@ -118,7 +118,9 @@ DAMAGED = {
     r"aa.safetensors holds no tensors of 'blocks.7.mix'": [
         index_with(sites=["blocks.7.mix"])
     ],
-    r"lists the task 'zz', but there is no .*zz.safetensors": [index_with(tasks=["zz"])],
+    r"lists the task 'zz', but there is no .*zz.safetensors": [
+        index_with(tasks=["zz"])
+    ],
 }
 
 
@@ -145,7 +147,9 @@ def test_a_truncated_tint_is_named(length, tmp_path):
 
 def test_a_trunk_that_does_not_fit_is_named_in_one_line(tmp_path):
     filled(1.0).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="model.safetensors does not fit a Linear") as e:
+    with pytest.raises(
+        ValueError, match="model.safetensors does not fit a Linear"
+    ) as e:
         TintedModel.from_pretrained(tmp_path, trunk=torch.nn.Linear(2, 2))
     assert "\n" not in str(e.value)
 
