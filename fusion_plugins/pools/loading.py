@@ -143,7 +143,7 @@ def is_instance(modelpool: BaseModelPool, name: str) -> bool:
 
 
 def load_task_vectors(
-    models, keep: Sequence[str] = ()
+    models: Any, keep: Sequence[str] = ()
 ) -> tuple[nn.Module, TaskVectors]:
     """A fresh base module, and the pool's experts as task vectors relative to it.
 

@@ -84,7 +84,9 @@ def _architecture(
     )
 
 
-def _recorded_architecture(record: Record, tensors) -> Architecture:
+def _recorded_architecture(
+    record: Record, tensors: Mapping[str, Tensor]
+) -> Architecture:
     encoder = record.child("image_encoder") or record
     inside = [part for part in encoder.walk() if "num_heads" in part.__dict__]
     kinds = {part.kind for part in encoder.walk()}
