@@ -110,15 +110,7 @@ class Results:
         return not retry_failed or all(r["status"] == "done" for r in records)
 
     def retire_changed(self, identities: Mapping, shared: Mapping) -> list[str]:
-        """Move own cells that do not apply any more into ``stale/``.
-
-        Args:
-            identities: Row label -> identity that its cells must have.
-            shared: What the identities of all other rows must have.
-
-        Returns:
-            Ids of the cells moved.
-        """
+        """Move own cells that do not apply any more into ``stale/``; gives their ids."""
         with self.locked():
             stale = [
                 record
