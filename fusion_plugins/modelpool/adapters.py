@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..common.logging import get_logger
 from ..task_vectors.checks import base_prefix, shown, unplaced_names
+from ..task_vectors.files import UNREADABLE, one_line
 from .folders import ADAPTER_CONFIG
 
 log = get_logger(__name__)
@@ -57,8 +59,8 @@ class Adapter:
             ValueError: The adapter names another model.
         """
         named = self._settings.get("base_model_name_or_path") or None
-        known = named is not None and base is not None
-        if known and Path(named).name.lower() != Path(base).name.lower():
+        ours, theirs = (Path(n).name.lower() if n else None for n in (base, named))
+        if ours and theirs and ours != theirs:
             raise ValueError(
                 f"{self.label} is an adapter of '{named}', but the pool's pretrained model"
                 f" is '{base}'. Use that one as '_pretrained_'; if both are one model,"
@@ -86,18 +88,21 @@ class Adapter:
                 f"{self.label} is a LoRA adapter ({self.folder}), which needs peft: pip"
                 " install 'fusion-plugins[peft]'."
             ) from error
-        tensors = _fitted(base, load_peft_weights(str(self.folder), device="cpu"))
-        _resize_heads(base, tensors)
-        model = PeftModel(base, PeftConfig.from_pretrained(str(self.folder)))
-        result = set_peft_model_state_dict(model, tensors)
+        where, fit = f"the adapter in {self.folder}", f"fit a {type(base).__name__}"
+        try:
+            tensors = _fitted(base, load_peft_weights(str(self.folder), device="cpu"))
+            _resize_heads(base, tensors)
+            model = PeftModel(base, PeftConfig.from_pretrained(str(self.folder)))
+            result: Any = set_peft_model_state_dict(model, tensors)
+        except UNREADABLE as error:
+            raise ValueError(
+                f"{self.label}: {where} is damaged or does not {fit}: {one_line(error)}."
+            ) from error
         lacking = [name for name in result.missing_keys if ".default." in name]
         wrong = [*result.unexpected_keys, *lacking]
         if wrong or not hasattr(model, "merge_and_unload"):
-            raise ValueError(
-                f"{self.label}: the adapter in {self.folder} does not fit a"
-                f" {type(base).__name__}:"
-                f" {shown(wrong) or 'its kind cannot be merged into weights'}."
-            )
+            reason = shown(wrong) or "its kind cannot be merged into weights"
+            raise ValueError(f"{self.label}: {where} does not {fit}: {reason}.")
         return model.merge_and_unload()
 
 

@@ -156,7 +156,9 @@ class StreamingAWDAlgorithm(
             output.complete(shards)
         log.info("Merged %d models into %s.", len(task_vectors.tasks), path)
 
-    def _determining_options(self, method: BaseAlgorithm, dtype) -> dict:
+    def _determining_options(
+        self, method: BaseAlgorithm, dtype: torch.dtype | None
+    ) -> dict:
         """Everything that decides the result's numbers or files, as plain values."""
         options = asdict(replace(self.options, base=None))
         del options["output"], options["overwrite"]

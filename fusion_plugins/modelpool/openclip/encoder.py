@@ -9,12 +9,16 @@ from fusion_bench.models.open_clip import ImageEncoder
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...common.logging import get_logger
 from ...task_vectors.checks import bare_name, fitted_names
 from ...task_vectors.files import read_tensors
 from .architecture import CONFIG_FILES, Architecture
 
+log = get_logger(__name__)
+
 CONFIG_FILE = CONFIG_FILES[0]
 WEIGHTS_FILE = "model.safetensors"
+CLASSIFIER = "image_encoder."  # of an encoder inside FusionBench's ImageClassifier
 _UNUSED = ("transformer.", "attn_mask")  # of the text tower
 
 
@@ -41,7 +45,7 @@ class OpenCLIPImageEncoder(ImageEncoder):
         self.model = architecture.build()
         self.train_preprocess, self.val_preprocess = architecture.transforms()
         wanted = self.state_dict()
-        names = fitted_names(tensors, wanted, ("model.", "image_encoder.model."))
+        names = fitted_names(tensors, wanted, ("model.", CLASSIFIER))
         given = {stored: name for name, stored in names.items()}
         kept = {
             given.get(k, k): _float32(v)
@@ -49,6 +53,8 @@ class OpenCLIPImageEncoder(ImageEncoder):
             if not _is_unused(k)
         }
         _check_shapes(wanted, kept)
+        if any(stored != name for stored, name in given.items()):
+            log.info("Names of the encoder's tensors differ by a known prefix.")
         self.load_state_dict(kept, assign=True)
         self.requires_grad_(True)
 
@@ -81,7 +87,7 @@ class OpenCLIPImageEncoder(ImageEncoder):
 
 
 def _is_unused(name: str) -> bool:
-    return bare_name(name).startswith(_UNUSED)
+    return bare_name(bare_name(name).removeprefix(CLASSIFIER)).startswith(_UNUSED)
 
 
 def _float32(tensor: Tensor) -> Tensor:
