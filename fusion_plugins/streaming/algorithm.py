@@ -130,7 +130,7 @@ class StreamingAWDAlgorithm(
                 name: read_folder(folder, label_of(name), code_options(modelpool))
                 for name, folder in folders.items()
             }
-            files = input_files(folders)
+            files = input_files(models)
             check_apart(path, files)
             inputs = identities(files)
             base = models.pop(PRETRAINED)
