@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel, no_init_weights
 
 from ..common.logging import get_logger
-from ..task_vectors.checks import shown
+from ..modelpool.folders import ADAPTER_CONFIG
+from ..task_vectors.checks import base_prefix, fitted_names, missing_names, shown
+from ..task_vectors.files import refuse_quantised
 
 log = get_logger(__name__)
 
@@ -21,8 +24,6 @@ _FREE = re.compile(
     "_name_or_path|transformers_version|architectures|auto_map|(torch_)?dtype|use_cache"
     "|vocab_size|tie_word_embeddings|.*_token_id|id2label|label2id|_.*"
 )
-_QUANTIZED = ("quantization_config", "compression_config")
-_QUANTIZED_FILES = ("quantize_config.json", "quant_config.json")
 
 
 @dataclass(frozen=True)
@@ -57,54 +58,57 @@ class ModelFolder:
     def loaded_names(self, stored: Iterable[str]) -> dict[str, str]:
         """Name in the model -> name in the files, of every tensor that loading uses.
 
-        As transformers does, names without the model's prefix get it, and buffers that
-        the class computes itself (masks of GPT-2 in old files) are left out.
+        Wrappers' prefixes are taken off, the model's own is put on where it is missing,
+        and buffers that the class computes itself (masks of GPT-2) are left out.
         """
-        if getattr(self.module, "_checkpoint_conversion_mapping", None):
-            return {name: name for name in stored}  # it has names of its own in files
+        if self._renames:
+            return {name: name for name in stored}
         saved = self.module.state_dict().keys()
         computed = {name for name, _ in self.module.named_buffers()} - saved
-        known = saved | computed
         ignored = self.module._keys_to_ignore_on_load_unexpected or []
         ignored = re.compile("|".join([r"rotary_emb\.inv_freq$", *ignored]))
-        names = {}
-        for name in stored:
-            full = f"{self.module.base_model_prefix}.{name}"
-            ours = full if name not in known and full in known else name
-            if ours not in computed and not ignored.search(ours):
-                names[ours] = name
-        return names
+        names = fitted_names(stored, saved | computed, (base_prefix(self.module),))
+        model_name = {theirs: ours for ours, theirs in names.items()}
+        named = {model_name.get(name, name): name for name in stored}
+        return {
+            name: theirs
+            for name, theirs in named.items()
+            if name not in computed and not ignored.search(name)
+        }
+
+    @property
+    def _renames(self) -> bool:
+        """Whether the class has names of its own in files."""
+        return bool(getattr(self.module, "_checkpoint_conversion_mapping", None))
 
     def require_all(self, dtypes: Mapping[str, torch.dtype]) -> None:
         """Raise ValueError if tensors that the class needs are missing or packed.
 
         Args:
-            dtypes: Name in the model -> what the files hold; a tied name stands for all.
+            dtypes: Name in the model -> what the files hold.
         """
-        if getattr(self.module, "_checkpoint_conversion_mapping", None):
-            return
-        needed = self.module.state_dict()
-        ignored = self.module._keys_to_ignore_on_load_missing or []
-        missing = [
-            name
-            for name in needed
-            if name not in dtypes and not any(re.search(p, name) for p in ignored)
-        ]
-        extra = [name for name in dtypes if name not in needed]
+        missing = [] if self._renames else missing_names(self.module, dtypes)
+        floating = {
+            n for n, t in self.module.state_dict().items() if t.is_floating_point()
+        }
         packed = [
             name
             for name, dtype in dtypes.items()
-            if not dtype.is_floating_point
-            and (needed[name].is_floating_point() if name in needed else bool(missing))
+            if not dtype.is_floating_point and (name in floating or missing)
         ]
         if packed:
-            raise ValueError(_quantized(self.label, f"tensors {shown(packed)}"))
+            raise ValueError(
+                f"{self.label}: {self.path} holds integers where a"
+                f" {type(self.module).__name__} has weights ({shown(packed)}): it is"
+                " quantised. Dequantise the model and save it in bfloat16, or take the one"
+                " that it was made from."
+            )
         if missing:
             raise ValueError(
                 f"{self.label}: {self.path} lacks {len(missing)} tensor(s) of a"
                 f" {type(self.module).__name__}: {shown(missing)}. It holds"
-                f" {shown(extra or list(dtypes))} instead: save the model again with"
-                " model.save_pretrained(folder), without wrappers."
+                f" {shown(list(dtypes))}. Save the model again with"
+                " model.save_pretrained(folder)."
             )
 
     def compare_config(self, base: ModelFolder) -> None:
@@ -122,7 +126,7 @@ class ModelFolder:
                 )
 
 
-def read_folder(path: Path, label: str, code_options: Mapping) -> ModelFolder:
+def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> ModelFolder:
     """A model's config and class; no tensor is read.
 
     Args:
@@ -133,31 +137,27 @@ def read_folder(path: Path, label: str, code_options: Mapping) -> ModelFolder:
     Raises:
         ValueError: There is no config, it is damaged, or its weights are quantised.
     """
+    if (path / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"{label}: {path} is an adapter (LoRA), which has no weights of a whole model."
+            " Merge it with peft's model.merge_and_unload() and save the model, or merge"
+            " in memory with method=awd."
+        )
     file = path / "config.json"
     if not file.is_file():
         raise ValueError(
             f"{label}: {path} is not a HuggingFace model folder, it has no config.json."
             " Save the model with model.save_pretrained(folder)."
         )
+    refuse_quantised(path, label)
     try:
         config = AutoConfig.from_pretrained(str(path), **code_options)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"{label}: {file} cannot be used ({reason}). Download or save it again."
         ) from error
-    marks = [key for key in _QUANTIZED if getattr(config, key, None) is not None]
-    marks += [name for name in _QUANTIZED_FILES if (path / name).is_file()]
-    if marks:
-        raise ValueError(_quantized(label, marks[0]))
     with torch.device("meta"), no_init_weights():  # shapes and names only
         module = AutoModelForCausalLM.from_config(config, **code_options)
     module.tie_weights()
     return ModelFolder(path, label, config, module)
-
-
-def _quantized(label: str, found: str) -> str:
-    return (
-        f"{label} holds quantised weights ({found}); merging would average their codes as"
-        " numbers. Dequantise the model and save it in bfloat16, or take the original."
-    )

@@ -23,6 +23,17 @@ def identities(files: Mapping[str, Sequence[Path]]) -> dict[str, list]:
     return found | {"order of models": list(files)}
 
 
+def check_unchanged(files: Mapping[str, Sequence[Path]], before: Mapping) -> None:
+    """Raise ValueError if an input is no longer what :func:`identities` saw."""
+    now = identities(files)
+    for name, found in before.items():
+        if now[name] != found:
+            raise ValueError(
+                f"The files of model '{name}' changed while they were merged. Start the"
+                " same command again with method.overwrite=true."
+            )
+
+
 def check_apart(path: Path, files: Mapping[str, Sequence[Path]]) -> None:
     """Raise ValueError if an input stands in the folder that is written to."""
     for name, paths in files.items():

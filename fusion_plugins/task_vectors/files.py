@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..common.identity import fingerprint
+
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -131,17 +133,17 @@ def file_identity(file: Path) -> list[int | str]:
     """What tells one version of a file from another, without reading all of it.
 
     Returns:
-        Its name, bytes, times of change (of content, of anything) in ns, and a digest of
-        its header and of parts all over it, for disks that keep no times.
+        Its name, bytes, times of change (of content, of anything) in ns, and a
+        fingerprint of parts all over it, for disks that keep no times.
     """
-    stat, digest = file.stat(), hashlib.blake2b(digest_size=16)
+    stat = file.stat()
     with file.open("rb", buffering=0) as stream:
-        digest.update(stream.read(_HEADER_BYTES))
-        for part in range(_SAMPLES):
-            stream.seek(stat.st_size * part // _SAMPLES)
-            digest.update(stream.read(_SAMPLE_BYTES))
+        parts = [stream.read(_HEADER_BYTES)]
+        for number in range(_SAMPLES):
+            stream.seek(stat.st_size * number // _SAMPLES)
+            parts.append(stream.read(_SAMPLE_BYTES))
     times = (stat.st_mtime_ns, stat.st_ctime_ns)
-    return [file.name, stat.st_size, *times, digest.hexdigest()]
+    return [file.name, stat.st_size, *times, fingerprint(*parts)]
 
 
 def file_digest(file: Path) -> str:

@@ -25,6 +25,7 @@ from toy_text import (
     move,
     save,
     sentences,
+    tokenised,
 )
 
 from fusion_plugins import AWDAlgorithm, TintedModel, TintingAlgorithm
@@ -369,3 +370,19 @@ def test_tinted_gpt2_models_are_evaluated_with_their_own_layers(tmp_path):
     assert set(got) == {*CLASSES, "average"} and tinted.active_task is None
     learned = TintingAlgorithm(rounds=2, tint="h.1", **QUIET).run(pool)
     assert set(taskpool.evaluate(learned)) == set(got)
+
+
+@pytest.mark.parametrize(("label", "message"), [(-1, "Hidden labels"), (7, "Correct")])
+def test_labels_of_gpt2_are_checked_before_anything_is_learned(
+    label, message, tmp_path, monkeypatch
+):
+    pool = gpt2_pool(tmp_path)
+    taskpool = gpt2_taskpool(GPT2TaskPool, pool)
+    rows = tokenised("bb")
+    rows[-1]["labels"] = label
+    taskpool._test_datasets = {"bb": rows}
+    pool._program = SimpleNamespace(taskpool=taskpool)
+    monkeypatch.setattr(type(pool), "load_model", None)
+    where = f"^Task 'bb', sample {len(rows) - 1}: its label is {label}, .*{message}"
+    with pytest.raises(ValueError, match=where):
+        TintingAlgorithm(**QUIET).run(pool)

@@ -91,8 +91,8 @@ def read(path: str | Path, trust_pickle: bool = False) -> Content:
         raise ValueError(
             f"{path} is not a plain state dict but a pickle of a whole module (or"
             " damaged). Pickles can run any code when they are loaded, so it was not read."
-            " If you trust its source, convert it once:\n  python -m"
-            f" fusion_plugins.modelpool.openclip convert {path} {path.with_suffix(SAFE_SUFFIX)}"
+            " If you trust its source, convert it once:\n"
+            f"  fusion-plugins convert {path} {path.with_suffix(SAFE_SUFFIX)}"
             " --trust-pickle\nThe file that this writes is found by itself then. Or set"
             " modelpool.trust_pickle=true (and taskpool.trust_pickle=true)."
         )
