@@ -112,9 +112,7 @@ def accounted(
         yield
     except (*UNREADABLE, InstantiationException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if not isinstance(cause, UNREADABLE) or isinstance(
-            cause, (KeyError, TypeError)
-        ):
+        if isinstance(cause, KeyError | TypeError) or not isinstance(cause, UNREADABLE):
             raise
         said = str(cause).startswith(label)
         raise ValueError(f"{'' if said else label + ': '}{one_line(cause)}") from error
