@@ -1,8 +1,12 @@
-"""Fixtures shared by all tests: a tiny pool, trained once per session."""
+"""Shared by all tests: one thread, and a tiny pool that is trained once per session."""
 
 import pytest
+import torch
 
 from fusion_plugins.demo.recipe import DemoRecipe
+
+# Thousands of tiny operations: threads only get in each other's way.
+torch.set_num_threads(1)
 
 TINY_RECIPE = DemoRecipe(
     tasks=("digits", "textures", "colours"),
@@ -26,17 +30,9 @@ TINY_RECIPE = DemoRecipe(
 @pytest.fixture(scope="session")
 def tiny_pool_root(tmp_path_factory):
     """The folder of a real, small pool of three tasks; do not write into it."""
-    import torch
-
     from fusion_plugins.demo import ensure_pool
 
-    threads = torch.get_num_threads()
-    # Threads that wait for each other crawl when other work shares the cores.
-    torch.set_num_threads(1)
-    try:
-        return ensure_pool(TINY_RECIPE, tmp_path_factory.mktemp("demo") / "pool")
-    finally:
-        torch.set_num_threads(threads)
+    return ensure_pool(TINY_RECIPE, tmp_path_factory.mktemp("demo") / "pool")
 
 
 @pytest.fixture

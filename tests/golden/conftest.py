@@ -9,9 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-# Thousands of tiny operations: threads only get in each other's way.
-torch.set_num_threads(1)
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path(
     os.environ.get("FUSION_PLUGINS_GOLDEN") or REPOSITORY.parent / "shared" / "golden"

@@ -4,8 +4,6 @@ import pytest
 import torch
 from tiny_llamas import save_family
 
-torch.set_num_threads(1)  # thousands of tiny operations
-
 
 @pytest.fixture(scope="session")
 def llamas(tmp_path_factory) -> dict[str, str]:

@@ -1,11 +1,7 @@
-"""Settings shared by the tests of this folder."""
+"""A checkout of FusionBench in small."""
 
 import pytest
-import torch
 from release_copy import small_release
-
-# Models of a few hundred numbers: threads only get in each other's way.
-torch.set_num_threads(1)
 
 
 @pytest.fixture
