@@ -1,7 +1,7 @@
-"""The tiny encoder of the recorded test-time runs, and a recording's parts."""
+"""The recordings: where they lie, how near a replay must come, and a run's parts."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,26 +9,60 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from literal import Run
 from torch import Tensor, nn
 
 from fusion_plugins.adaptation import AdaptationTask, Batch
 from fusion_plugins.task_vectors import TaskVectors
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-FOLDER = Path(
-    os.environ.get("FUSION_PLUGINS_GOLDEN") or REPOSITORY.parent / "shared" / "golden"
-)
+SHIPPED = Path(__file__).parent / "data"
+FOLDER = Path(os.environ.get("FUSION_PLUGINS_GOLDEN") or SHIPPED)
+TOLERANCE = 2e-5  # of values that were learned in float32
+
+
+def load_arrays(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
+    """A recording's numbers; a test that asks for an absent one is skipped."""
+    file = folder / f"{name}.npz"
+    if not file.is_file():
+        pytest.skip(f"FUSION_PLUGINS_GOLDEN is {folder}, which has no {file.name}")
+    with np.load(file, allow_pickle=False) as arrays:
+        return {
+            key: torch.from_numpy(np.array(arrays[key]))
+            for key in arrays.files
+            if arrays[key].dtype.kind in "fi"
+        }
+
+
+def assert_recorded(
+    got: Tensor,
+    want: Tensor,
+    literal: Sequence[Tensor],
+    tolerance: float = TOLERANCE,
+) -> None:
+    """A replay and a literal run in both precisions give the recorded values.
+
+    A row may be further off where the two precisions part, and by no more than they do:
+    there float32 decides at random, on a kink of |cos| say.
+    """
+    in_float32, in_float64 = (run.double() for run in literal)
+    parted = (in_float32 - in_float64).abs().amax(-1, keepdim=True)
+    allowed = torch.where(parted > tolerance, parted + tolerance, tolerance)
+    for name, found in (("float32", in_float32), ("replay", got.double())):
+        error = (found - want.double()).abs()
+        assert (error <= allowed).all(), f"{name}: {error.max():.2e} off"
 
 
 class TinyEncoder(nn.Module):
-    """x (B, 3, 6, 6) -> features (B, 16)."""
+    """x (B, ...) -> features (B, width of `out`); its sizes are those of `weights`."""
 
-    def __init__(self):
+    def __init__(self, weights: dict[str, Tensor]):
         super().__init__()
-        self.stem = nn.Linear(108, 24)
-        self.norm = nn.LayerNorm(24)
-        self.mid = nn.Linear(24, 24)
-        self.out = nn.Linear(24, 16, bias=False)
+        hidden, inputs = weights["stem.weight"].shape
+        self.stem = nn.Linear(inputs, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.mid = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, len(weights["out.weight"]), bias=False)
+        self.load_state_dict(weights)
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.norm(self.stem(images.flatten(1)))
@@ -53,35 +87,35 @@ class RecordedBatches:
 
 @dataclass(frozen=True)
 class Recording:
-    """One `.npz` of a test-time run; a test that asks for an absent one is skipped."""
+    """One `.npz` of a test-time run."""
 
     arrays: dict[str, Tensor]
     parameter_names: tuple[str, ...]
 
     @classmethod
-    def load(cls, name: str) -> "Recording":
-        file = FOLDER / f"{name}.npz"
-        if not file.is_file():
-            pytest.skip(f"no recording {file}; set FUSION_PLUGINS_GOLDEN")
-        with np.load(file, allow_pickle=False) as arrays:
-            names = tuple(str(n) for n in arrays["param_names"])
-            tensors = {
-                key: torch.from_numpy(np.array(arrays[key]))
-                for key in arrays.files
-                if arrays[key].dtype.kind in "fi"
-            }
-        return cls(tensors, names)
+    def load(cls, name: str, folder: Path = FOLDER) -> "Recording":
+        arrays = load_arrays(name, folder)
+        names = list(TinyEncoder(_weights(arrays, "base")).state_dict())
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as recorded:
+            assert recorded["param_names"].tolist() == names
+        return cls(arrays, tuple(names))
 
     @property
     def tasks(self) -> int:
         return len(self.arrays["images"])
 
+    @property
+    def batches_per_visit(self) -> int:
+        return self.arrays["schedule"].shape[1]
+
     def encoder(self, owner: str) -> TinyEncoder:
         """The weights of `base` or `task<t>` as a module."""
+        return TinyEncoder(_weights(self.arrays, owner))
+
+    def literal(self) -> list[Run]:
+        """The run as plain loops, in float32 and float64."""
         names = self.parameter_names
-        module = TinyEncoder()
-        module.load_state_dict({n: self.arrays[f"{owner}/{n}"] for n in names})
-        return module
+        return [Run(self.arrays, names, d) for d in (torch.float32, torch.float64)]
 
     def task_vectors(self) -> TaskVectors:
         experts = {f"task{t}": self.encoder(f"task{t}") for t in range(self.tasks)}
@@ -112,3 +146,8 @@ class Recording:
 def on_unit_features(head: nn.Module) -> Callable[[Tensor], Tensor]:
     """The head, fed with features scaled to length 1."""
     return lambda features: head(features / features.norm(dim=-1, keepdim=True))
+
+
+def _weights(arrays: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
+    start = f"{owner}/"
+    return {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
