@@ -4,20 +4,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Re-install only when what is installed could have changed.
 STAMP := $(VENV)/.installed
+# Tested versions; constraints-lowest.txt has the oldest, /dev/null takes the newest.
+CONSTRAINTS ?= constraints.txt
 
 .PHONY: install demo compare test unit docs check format clean
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo,dev,docs]"
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e ".[demo,dev,docs]"
 	touch $(STAMP)
 
 # Build (once) the offline demo pool, merge it with every method, print the table.
 demo: install
-	$(BIN)/python -m fusion_plugins.demo run
+	$(BIN)/fusion-plugins demo run
 
 # Every default method on the demo pool; report in outputs/compare (some minutes).
 compare: install
@@ -35,11 +37,13 @@ unit: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Formatting and lint; changes nothing.
+# Formatting, lint, types, and which room may import which; changes nothing.
 check: install
 	$(BIN)/black --check --quiet .
 	$(BIN)/isort --check-only --quiet .
 	$(BIN)/ruff check --quiet .
+	$(BIN)/lint-imports > /dev/null || $(BIN)/lint-imports
+	$(BIN)/mypy
 
 format: install
 	$(BIN)/isort --quiet .

@@ -159,7 +159,7 @@ def plain_worker(job: dict, at_once: bool = False) -> dict:
                 features = given.features(module, inputs).split(job["batch"])
                 losses = [
                     prediction_entropy(heads[n](part).float(), 1e-8).mean()
-                    for n, part in zip(group, features)
+                    for n, part in zip(group, features, strict=True)
                 ]
             torch.stack(losses).sum().backward()
         module.zero_grad(set_to_none=True)
@@ -214,7 +214,7 @@ def upstream_worker(job: dict) -> dict:
         experts,
         clamp_weights=False,
         tie_weights=True,
-        strict=False,
+        strict=True,
     )
     del tower, experts
     algorithm.test_time_adaptation(module)

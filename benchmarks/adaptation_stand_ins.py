@@ -31,7 +31,7 @@ def _config(size: str) -> CLIPVisionConfig:
         shape = (384, 1536, 6, 6, 32 if size == "small" else 24, 8)
     names = ("hidden_size", "intermediate_size", "num_hidden_layers")
     names += ("num_attention_heads", "image_size", "patch_size")
-    return CLIPVisionConfig(**dict(zip(names, shape)))
+    return CLIPVisionConfig(**dict(zip(names, shape, strict=True)))
 
 
 class RandomExpert(Checkpoint):

@@ -47,7 +47,7 @@ def gram_space_worker(options) -> dict:
     stack = stand_ins.task_vector_stack(8, sum(sizes))
 
     def checkpoint(vector, label):
-        pieces = zip(shapes.items(), vector.split(sizes))
+        pieces = zip(shapes.items(), vector.split(sizes), strict=True)
         return StateDictCheckpoint({n: v.view(s) for (n, s), v in pieces}, label)
 
     task_vectors = TaskVectors(
@@ -75,7 +75,8 @@ def full_space_worker(options) -> dict:
     """Time full-space steps, and check that both solvers reach the same delta."""
     import stand_ins
 
-    from fusion_plugins.awd.functional import Descent, solve, solve_full_space
+    from fusion_plugins.awd.full_space import solve_full_space
+    from fusion_plugins.awd.functional import Descent, solve
 
     most = int(options.memory * 1e9 / (_FULL_SPACE_STACKS * 8 * 4))
     whole = sum(shape.numel() for shape in stand_ins.vit_b32_shapes().values())

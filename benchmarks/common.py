@@ -6,14 +6,16 @@ small, so no memory of its own can show up in a worker's figures.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +24,20 @@ from rich.table import Table
 
 _PACKAGES = ("fusion-plugins", "fusion-bench", "torch", "transformers", "safetensors")
 _MIB = 2**20
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep FusionBench's and transformers' progress off the screen."""
+    logging.disable(logging.WARNING)
+    try:
+        # A real file: FusionBench asks standard output for its file number.
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            with contextlib.redirect_stdout(nowhere):
+                with contextlib.redirect_stderr(nowhere):
+                    yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def machine() -> dict:

@@ -1,6 +1,6 @@
 """Accuracy of merged ResNets with four kinds of batch normalisation statistics.
 
-    python -m fusion_plugins.demo build-resnet --out POOL
+    fusion-plugins demo build-resnet --out POOL
     python benchmarks/image_models.py POOL --out outputs/image_models.json
 
 Prints a Markdown table of averages over tasks; the file holds every task. About ten
@@ -9,18 +9,19 @@ minutes on two cores.
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 
+from common import quiet
 from fusion_bench.method import SimpleAverageAlgorithm, TiesMergingAlgorithm
 from rich.console import Console
 
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, TintingAlgorithm
-from fusion_plugins.demo.measure import mean, quiet
-from fusion_plugins.demo.resnet_pools import demo_resnet_modelpool, demo_resnet_taskpool
-from fusion_plugins.merged.recalibration import recalibrate
-from fusion_plugins.merged.statistics import CHOICES, RECALIBRATED, RunningStatistics
+from fusion_plugins.demo import demo_resnet_modelpool, demo_resnet_taskpool
+from fusion_plugins.merged.statistics import BatchNorm, RunningStatistics
 from fusion_plugins.pools import load_base, load_task_vectors, with_shared_heads
 from fusion_plugins.pools.loading import load_module
+from fusion_plugins.pools.recalibration import recalibrate
 from fusion_plugins.pools.task_heads import with_task_heads
 
 COLUMNS = ("merged", "average", "recalibrated", "recalibrated_per_task")
@@ -50,10 +51,10 @@ def upstream_model(pool, make, choice: str):
     else:
         merged = make().run(with_shared_heads(pool))
     if choice == "average":
-        RunningStatistics(choice, *load_task_vectors(pool)).write(merged)
+        RunningStatistics(BatchNorm(choice), *load_task_vectors(pool)).write(merged)
     merged = with_task_heads(merged, pool)
-    if choice in RECALIBRATED:
-        merged = recalibrate(merged, pool, per_task=choice == RECALIBRATED[1])
+    if BatchNorm(choice).needs_samples:
+        merged = recalibrate(merged, pool, per_task=BatchNorm(choice).per_task)
     return merged
 
 
@@ -84,12 +85,14 @@ def measure(root: str, console: Console) -> dict[str, dict[str, dict[str, float]
                 else:
                     model = make(batch_norm=choice).run(pool)
                 found[name][choice] = scores(model, taskpool, tasks)
-            console.print(f"{name}, {choice}: {100 * mean(found[name][choice]):.1f}")
+            console.print(
+                f"{name}, {choice}: {100 * statistics.mean(found[name][choice].values()):.1f}"
+            )
     return found
 
 
 def table(found) -> str:
-    assert set(COLUMNS) <= set(CHOICES)
+    assert set(COLUMNS) <= {choice.value for choice in BatchNorm}
     lines = [
         "| method | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
@@ -97,10 +100,13 @@ def table(found) -> str:
     for name, columns in found.items():
         if name == "experts":
             lines.append(
-                f"| experts, each on its own task | {100 * mean(columns['own']):.1f} | | | |"
+                f"| experts, each on its own task | {100 * statistics.mean(columns['own'].values()):.1f} | | | |"
             )
         else:
-            cells = [f"{100 * mean(columns[choice]):.1f}" for choice in COLUMNS]
+            cells = [
+                f"{100 * statistics.mean(columns[choice].values()):.1f}"
+                for choice in COLUMNS
+            ]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

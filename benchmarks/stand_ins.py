@@ -42,7 +42,7 @@ def task_vector_stack(tasks: int, entries: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     shared = torch.randn(entries, generator=generator).mul_(_COSINE**0.5)
     stack = torch.empty(tasks, entries)
-    for row, norm in zip(stack, torch.linspace(*_NORMS, tasks).tolist()):
+    for row, norm in zip(stack, torch.linspace(*_NORMS, tasks).tolist(), strict=True):
         row.normal_(generator=generator).mul_((1 - _COSINE) ** 0.5).add_(shared)
         row.mul_(norm / entries**0.5)
     return stack

@@ -3,7 +3,7 @@
     python benchmarks/text_accuracy.py --root POOL [--seeds 0 1 2] [--rounds 30]
                                        [--out text_accuracy.json] [--plot scaling.png]
 
-POOL is made by `python -m fusion_plugins.demo build-text`. A cell is one method at one
+POOL is made by `fusion-plugins demo build-text`. A cell is one method at one
 scaling or one seed; finished ones are kept in the JSON file, so an interrupted table goes
 on where it stopped. Learned methods all see `rounds` batches of 16 sentences per task.
 Prints a Markdown table, then every cell of the sweeps.
@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import quiet
 from fusion_bench import BaseModelPool
 from fusion_bench.utils import instantiate
 from fusion_bench.utils.hydra_utils import get_default_config_path
@@ -26,7 +27,6 @@ from lightning import Fabric, seed_everything
 from lightning.fabric.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
 
-from fusion_plugins.demo.measure import quiet
 from fusion_plugins.demo.text_pools import demo_text_modelpool, demo_text_taskpool
 from fusion_plugins.pools import with_shared_heads
 

@@ -199,7 +199,11 @@ def teacher_in_every_step_worker(job: dict) -> dict:
     def merged() -> dict:
         coefficients = raw.clamp(0, 1)
         return {
-            name: p + sum(c * v[name] for c, v in zip(coefficients[:, i], task_vectors))
+            name: p
+            + sum(
+                c * v[name]
+                for c, v in zip(coefficients[:, i], task_vectors, strict=True)
+            )
             for i, (name, p) in enumerate(base.items())
         }
 

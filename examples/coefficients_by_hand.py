@@ -28,7 +28,7 @@ def main() -> None:
     tasks = len(task_vectors.tasks)
     coefficients = {
         key: torch.full((tasks,), float(scale))
-        for key, scale in zip(task_vectors.keys, scales)
+        for key, scale in zip(task_vectors.keys, scales, strict=True)
     }
     merged = merge_into(module, task_vectors, coefficients)
     print(f"merged {sum(p.numel() for p in merged.parameters())} parameters")

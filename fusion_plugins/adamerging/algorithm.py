@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import torch
-from fusion_bench.mixins import auto_register_config
-from torch import Tensor
+from dataclasses import dataclass, field
+from typing import Any
 
-from ..adaptation import Batch, JointSchedule
+import torch
+from torch import Tensor, nn
+
+from ..adaptation import (
+    Batch,
+    Coefficients,
+    JointSchedule,
+    MergedWeights,
+    Predictor,
+    SampleOrder,
+    Schedule,
+)
 from ..common.logging import get_logger
-from ..common.options import require_choice, require_integer, require_number
+from ..common.options import choice, flag, integer, number
 from ..learned.algorithm import LearnedMergeAlgorithm
+from ..learned.objective import Learner, Start
+from ..learned.options import LearnedOptions
+from ..pools.adapter import PoolAdapter
 from .functional import prediction_entropy
 
 log = get_logger(__name__)
 
 # Every setting in which the authors' script and FusionBench's port differ.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "official": {
         "clamp": True,
         "steps": 500,
@@ -31,9 +44,9 @@ PRESETS = {
 }
 
 
-@auto_register_config
-class AdaMergingAlgorithm(LearnedMergeAlgorithm):
-    """Learn merging coefficients by minimising entropy on unlabelled samples.
+@dataclass(frozen=True, kw_only=True)
+class AdaMergingOptions(LearnedOptions):
+    """Options of AdaMerging: those of learned merges, and these.
 
     Args:
         preset: ``official`` (the authors' script) or ``fusion_bench`` (its port): gives
@@ -42,52 +55,42 @@ class AdaMergingAlgorithm(LearnedMergeAlgorithm):
         steps: Optimiser steps.
         batches_per_task: Batches of each task per step; each batch's mean is added.
         entropy_eps: Added inside the logarithm of the entropy.
-        **kwargs: See :class:`~fusion_plugins.learned.algorithm.LearnedMergeAlgorithm`.
-
-    Raises:
-        TypeError: An unknown option.
-        ValueError: An option out of its range.
-
-    Source: arXiv:2310.02575; with trim=0.2, its "++" variants.
     """
 
-    label = "AdaMerging"
+    preset: str = choice("official", PRESETS)
+    clamp: bool | None = flag(None)
+    steps: int | None = integer(None)
+    batches_per_task: int | None = integer(None, low=1)
+    entropy_eps: float | None = number(None, high=1)
 
-    def __init__(
-        self,
-        preset: str = "official",
-        clamp: bool | None = None,
-        steps: int | None = None,
-        batches_per_task: int | None = None,
-        entropy_eps: float | None = None,
-        **kwargs,
-    ):
-        require_choice("preset", preset, tuple(PRESETS))
-        given = {
-            "clamp": clamp,
-            "steps": steps,
-            "batches_per_task": batches_per_task,
-            "entropy_eps": entropy_eps,
-        }
-        changed = {name: value for name, value in given.items() if value is not None}
-        self.protocol = PRESETS[preset] | changed
-        require_choice("clamp", self.protocol["clamp"], (True, False))
-        require_integer("steps", self.protocol["steps"])
-        require_integer("batches_per_task", self.protocol["batches_per_task"], low=1)
-        require_number("entropy_eps", self.protocol["entropy_eps"], high=1)
-        super().__init__(**kwargs)
-        note = f"preset '{preset}'" + (f" with {changed}" if changed else "")
-        log.info("AdaMerging protocol: %s: %s", note, self.protocol)
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that are not left to the preset."""
+        given = {name: getattr(self, name) for name in PRESETS[self.preset]}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The preset with what was changed of it."""
+        return PRESETS[self.preset] | self.changed
+
+
+@dataclass(frozen=True)
+class EntropyObjective:
+    """The entropy of the merged model's predictions on unlabelled samples.
+
+    Attributes:
+        protocol: Clamp, steps, batches per task, and epsilon of the entropy.
+    """
+
+    protocol: dict[str, Any]
+    label: str = field(default="AdaMerging", init=False)
 
     @property
     def clamps(self) -> bool:
         return self.protocol["clamp"]
 
-    def schedule(self, tasks: int) -> JointSchedule:
-        steps = 1 if self.is_debug_mode else self.protocol["steps"]
-        return JointSchedule(tasks, steps, self.protocol["batches_per_task"])
-
-    def check_model(self, adapter, module) -> None:
+    def check(self, adapter: PoolAdapter, module: nn.Module) -> None:
         """Entropy is defined for predictions of classes alone."""
         values = [task for task in adapter.tasks if not adapter.has_classes(task)]
         if values:
@@ -97,10 +100,47 @@ class AdaMergingAlgorithm(LearnedMergeAlgorithm):
                 " method=tinting method.labels=outputs."
             )
 
-    def sample_loss(
-        self, task: str, logits: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor]:
+    def schedule(self, tasks: int, order: SampleOrder) -> Schedule:
+        protocol = self.protocol
+        return JointSchedule(tasks, protocol["steps"], protocol["batches_per_task"])
+
+    def prepare(self, experts: Predictor, adapter: PoolAdapter) -> Start:
+        """Nothing of the experts is needed."""
+
+        def start(weights: MergedWeights, coefficients: Coefficients) -> Learner:
+            groups = [{"params": list(coefficients.parameters())}]
+            return Learner(experts.tasks, self.loss, groups, lambda: weights.module)
+
+        return start
+
+    def loss(self, task: str, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Entropy and weight of each sample."""
         places = logits.flatten(0, -2)  # of a dense task, several per sample
         entropy = prediction_entropy(places, self.protocol["entropy_eps"])
         entropy = entropy.view(len(logits), -1).mean(dim=1)
         return entropy, torch.ones_like(entropy)
+
+
+class AdaMergingAlgorithm(LearnedMergeAlgorithm):
+    """Learn merging coefficients by minimising entropy on unlabelled samples.
+
+    Args:
+        **options: Those of :class:`AdaMergingOptions`.
+
+    Raises:
+        TypeError: An unknown option.
+        ValueError: An option out of its range.
+
+    Source: arXiv:2310.02575; with trim=0.2, its "++" variants.
+    """
+
+    Options = AdaMergingOptions
+    options: AdaMergingOptions
+
+    def objective(self) -> EntropyObjective:
+        options, protocol = self.options, self.options.protocol
+        note = f" with {options.changed}" if options.changed else ""
+        log.info("AdaMerging: preset '%s'%s: %s", options.preset, note, protocol)
+        if self.is_debug_mode:
+            protocol = protocol | {"steps": 1}
+        return EntropyObjective(protocol)

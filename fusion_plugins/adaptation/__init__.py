@@ -1,20 +1,23 @@
 """The test-time training engine that AdaMerging and Model Tinting share."""
 
 from ..common.order import SampleOrder
-from .checkpoints import Checkpoints, fingerprint
+from .checkpoints import Checkpoints
 from .coefficients import Coefficients
-from .data import Batch, BatchSource, EncodedDataset, TaskData
+from .data import Batch, BatchSource, EncodedDataset, TaskSamples
 from .engine import Engine
-from .guards import CollapseGuard
+from .guards import CollapseGuard, expert_predictions
+from .identity import check_resume, fingerprint
 from .interfaces import (
     AdaptationDiverged,
-    AdaptationTask,
     Callback,
     SampleLoss,
     StepReport,
+    Training,
 )
+from .predictor import AdaptationTask, Predictor
 from .progress import Progress
-from .schedule import JointSchedule, SequentialSchedule
+from .schedule import JointSchedule, Schedule, SequentialSchedule
+from .sources import KeptSamples, StreamedSamples
 from .weights import STORAGE_DTYPES, MergedWeights
 
 __all__ = [
@@ -30,12 +33,19 @@ __all__ = [
     "EncodedDataset",
     "Engine",
     "JointSchedule",
+    "KeptSamples",
     "MergedWeights",
+    "Predictor",
     "Progress",
     "SampleLoss",
     "SampleOrder",
+    "Schedule",
     "SequentialSchedule",
     "StepReport",
-    "TaskData",
+    "StreamedSamples",
+    "TaskSamples",
+    "Training",
+    "check_resume",
+    "expert_predictions",
     "fingerprint",
 ]

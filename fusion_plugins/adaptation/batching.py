@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .predictor import Predictor
 from .schedule import Draws
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 # Activations of one forward on the CPU: a little more than the task vectors take, within
 # these bounds. More tasks at once are faster; peak memory stays below other loops'.
@@ -21,14 +18,15 @@ _GPU_SHARE = 0.25  # of the memory that is free once the task vectors are loaded
 
 
 def plan_groups(
-    engine: Engine, batch_tasks: str | bool
+    predictor: Predictor, first: Draws, batch_tasks: str | bool
 ) -> Callable[[Draws], Iterator[Draws]]:
     """A function that cuts a step's draws into groups run in one forward each.
 
     Gradients are the same either way; only speed and memory differ.
 
     Args:
-        engine: The engine, whose first batch is used to measure activations.
+        predictor: With merged weights in place.
+        first: The first step's draws, used to measure activations.
         batch_tasks: True: all tasks at once; False: one by one; ``auto``: as many as fit
             a share of the memory, one by one where batch norm would mix their statistics.
 
@@ -39,13 +37,13 @@ def plan_groups(
         raise ValueError(
             f"batch_tasks is {batch_tasks!r}, expected 'auto', true or false."
         )
-    own_layers = any(task.activate is not None for task in engine.tasks)
+    own_layers = any(task.activate is not None for task in predictor.tasks)
     if batch_tasks is True and own_layers:
         raise ValueError(
             "batch_tasks=true cannot work here: each task has layers of its own inside the"
             " model. Use batch_tasks=auto."
         )
-    mixes = own_layers or _mixes_samples(engine.weights.module)
+    mixes = own_layers or _mixes_samples(predictor.weights.module)
     if batch_tasks is True and mixes:
         raise ValueError(
             "batch_tasks=true would mix the tasks' batch statistics: the model has batch"
@@ -53,32 +51,32 @@ def plan_groups(
         )
     if batch_tasks is True:
         return lambda draws: iter([draws])
-    first = engine.schedule.draws(engine.step)
     if batch_tasks is False or mixes or len(first) == 1:
         return lambda draws: ([draw] for draw in draws)
-    per_task = _activation_bytes(engine, first[0])
-    size = max(int(_activation_budget(engine) // max(per_task, 1)), 1)
-    size = _smallest(engine, min(size, len(first)))
+    per_task = _activation_bytes(predictor, first[0])
+    size = max(int(_activation_budget(predictor) // max(per_task, 1)), 1)
+    size = _smallest(predictor, min(size, len(first)))
     return lambda draws: (draws[i : i + size] for i in range(0, len(draws), size))
 
 
-def _smallest(engine: Engine, size: int) -> int:
+def _smallest(predictor: Predictor, size: int) -> int:
     """The same on all processes, or they would wait for each other's sums for ever."""
-    if engine.fabric.world_size == 1:
+    if predictor.fabric.world_size == 1:
         return size
-    sizes = torch.tensor(size, device=engine.weights.device)
-    return int(engine.fabric.all_reduce(sizes, reduce_op="min"))
+    sizes = torch.tensor(size, device=predictor.weights.device)
+    predictor.fabric.all_reduce(sizes, reduce_op="min")  # in place
+    return int(sizes)
 
 
 def _mixes_samples(module: nn.Module) -> bool:
     return any(isinstance(m, _BatchNorm) and m.training for m in module.modules())
 
 
-def _activation_budget(engine: Engine) -> float:
-    device = engine.weights.device
+def _activation_budget(predictor: Predictor) -> float:
+    device = predictor.weights.device
     if device.type == "cuda":
         return _budget(device)
-    stored = sum(stack.nbytes for stack in engine.weights.stacks)
+    stored = sum(stack.nbytes for stack in predictor.weights.stacks)
     return min(_budget(device), max(stored * 5 // 4, _LEAST_CPU_BYTES))
 
 
@@ -92,21 +90,21 @@ def _budget(device: torch.device) -> float:
     return _GPU_SHARE * max(free, 0)
 
 
-def _activation_bytes(engine: Engine, draw: tuple[int, list[int]]) -> int:
+def _activation_bytes(predictor: Predictor, draw: tuple[int, list[int]]) -> int:
     """Bytes that autograd keeps for one task's share of a step."""
     held: dict[int, int] = {}
-    parameters = {p.data_ptr() for p in engine.weights.module.parameters()}
+    parameters = {p.data_ptr() for p in predictor.weights.module.parameters()}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             held[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Without its graph, which would hold this very tensor in a circle for ever.
+        return tensor.detach()
 
     task, draws = draw
-    inputs = engine.tasks[task].source.batch(draws).inputs
-    engine.materialise()
-    with engine.fabric.autocast():
+    inputs = predictor.tasks[task].source.batch(draws).inputs
+    with predictor.fabric.autocast():
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            engine.forward(engine.weights.module, inputs)
+            predictor.forward(predictor.weights.module, inputs)
     return sum(held.values())

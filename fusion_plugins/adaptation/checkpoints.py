@@ -8,27 +8,28 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..common.logging import get_logger
-from .engine import Callback, Engine, StepReport
+from .identity import META, check_resume, fingerprint, read_meta
+from .interfaces import Callback, StepReport, Training
 
 log = get_logger(__name__)
 
-_STATE, _META = "state.safetensors", "state.json"
-
-
-def fingerprint(identity: Mapping) -> str:
-    """A short name for everything that decides a run's result."""
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+_STATE = "state.safetensors"
 
 
 class Checkpoints(Callback):
     """Saves the engine's learned state every few steps and restores it.
+
+    A context manager: no other run of the same identity uses the folder meanwhile. The
+    checkpoints stay until :meth:`forget`, to be called once the results are saved.
 
     Args:
         folder: Where runs keep their checkpoints; this run uses a subfolder named by the
@@ -40,9 +41,11 @@ class Checkpoints(Callback):
             the path of a checkpoint.
         extra: Callbacks with state of their own, saved along: `state` and `load_state`
             for plain values, `tensors` and `load_tensors` for tensors, if they have any.
+        writes: Whether this process saves; the others only restore.
 
     Raises:
-        ValueError: `resume` is a path that holds no checkpoint of the same identity.
+        ValueError: `resume` is a path that holds no checkpoint of the same identity, or
+            another run has the folder.
     """
 
     def __init__(
@@ -52,45 +55,56 @@ class Checkpoints(Callback):
         every: int = 50,
         keep: int = 2,
         resume: str = "auto",
-        extra: Mapping[str, object] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        writes: bool = True,
     ):
+        check_resume(resume, identity)
         self.folder = Path(folder) / fingerprint(identity)
         self.identity = json.loads(json.dumps(identity, default=str))
         self.every, self.keep, self.resume = every, keep, resume
-        self.extra = dict(extra or {})
-        if resume not in ("auto", "never"):
-            self._require_same_run(Path(resume))
+        self.extra, self.writes = dict(extra or {}), writes
+        self._lock = FileLock(self.folder / "lock")
 
-    def _require_same_run(self, path: Path) -> None:
-        if not (path / _META).is_file():
-            raise ValueError(
-                f"resume: {path} holds no checkpoint ({_META} is missing). Give the folder"
-                " of one step, or 'auto', or 'never'."
-            )
-        saved = json.loads((path / _META).read_text())["identity"]
-        changed = [
-            f"{key}: {saved.get(key)!r} -> {self.identity.get(key)!r}"
-            for key in sorted(saved.keys() | self.identity.keys())
-            if saved.get(key) != self.identity.get(key)
-        ]
-        if changed:
-            raise ValueError(
-                f"resume: {path} belongs to a run with other settings ({'; '.join(changed)}"
-                "). Use the same settings, or resume=never to start anew."
-            )
+    def __enter__(self) -> Checkpoints:
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise ValueError(
+                    f"checkpoint_dir: another run with the same settings is using"
+                    f" {self.folder}. Wait for its end, or give another checkpoint_dir."
+                ) from None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def forget(self) -> None:
+        """Remove the checkpoints: the results are saved elsewhere."""
+        if self.writes:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def restorer(self) -> Callback:
         """A callback that restores; put it before those whose state is restored."""
         return _Restorer(self)
 
-    def restore_if_wanted(self, engine: Engine) -> None:
+    def restore_if_wanted(self, engine: Training) -> None:
         """Continue from the checkpoint that `resume` asks for, if there is one."""
-        path = self._newest() if self.resume == "auto" else Path(self.resume)
-        if self.resume != "never" and path is not None:
-            self.restore(engine, path)
-            log.info("Continuing at step %d from %s", engine.step, path)
-        if engine.fabric.is_global_zero:
+        if self.resume == "auto":
+            self._restore_newest(engine)
+        elif self.resume != "never":
+            self.restore(engine, Path(self.resume))
+        if self.writes:
             self._forget_after(engine.step)
+
+    def _restore_newest(self, engine: Training) -> None:
+        for path in reversed(self._saved()):
+            try:
+                self.restore(engine, path)
+                return
+            except ValueError as error:
+                log.warning("%s The one before it is tried.", error)
 
     def _forget_after(self, step: int) -> None:
         """Drop what an earlier run left there; it would pass for this run's newest."""
@@ -98,41 +112,38 @@ class Checkpoints(Callback):
             if int(folder.name.removeprefix("step_")) > step:
                 shutil.rmtree(folder)
 
-    def on_step(self, engine: Engine, report: StepReport) -> None:
-        ending = engine.stopped or engine.step >= engine.schedule.steps
-        if engine.step % self.every == 0 and not ending:
+    def on_step(self, engine: Training, report: StepReport) -> None:
+        if engine.step % self.every == 0 and not engine.stopped:
             self.save(engine)
 
-    def on_end(self, engine: Engine) -> None:
-        """A finished run's results are saved elsewhere; its checkpoints go."""
-        engine.fabric.barrier()
-        if engine.fabric.is_global_zero:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def on_end(self, engine: Training) -> None:
+        """The state at the end, until the results are saved elsewhere."""
+        engine.predictor.fabric.barrier()
+        if not engine.stopped and engine.step % self.every:
+            self.save(engine)
 
     def _saved(self) -> list[Path]:
         """Whole ones, oldest first; a kill may leave one half removed."""
         return sorted(
             folder
             for folder in self.folder.glob("step_*")
-            if (folder / _STATE).is_file() and (folder / _META).is_file()
+            if (folder / _STATE).is_file() and (folder / META).is_file()
         )
 
-    def _newest(self) -> Path | None:
-        saved = self._saved()
-        return saved[-1] if saved else None
-
-    def save(self, engine: Engine) -> None:
+    def save(self, engine: Training) -> None:
         """Write one checkpoint; it appears whole or not at all."""
-        if not engine.fabric.is_global_zero:
+        if not self.writes:
             return
         target = self.folder / f"step_{engine.step:08d}"
         partial = self.folder / f".partial_{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_tensors(engine, self.extra), partial / _STATE)
+        state = save(_tensors(engine, self.extra))
+        (partial / _STATE).write_bytes(state)
         extra = {name: owner.state() for name, owner in self.extra.items()}
         meta = {"step": engine.step, "identity": self.identity, "extra": extra}
-        (partial / _META).write_text(json.dumps(meta))
+        meta["sha256"] = _digest(state, meta)
+        (partial / META).write_text(json.dumps(meta))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
         for old in self._saved()[: -self.keep]:
@@ -140,10 +151,20 @@ class Checkpoints(Callback):
         for stale in self.folder.glob(".partial_*"):
             shutil.rmtree(stale)
 
-    def restore(self, engine: Engine, path: Path) -> None:
-        """Put the engine where the checkpoint was taken."""
-        meta = json.loads((path / _META).read_text())
-        tensors = load_file(path / _STATE)
+    def restore(self, engine: Training, path: Path) -> None:
+        """Put the engine where the checkpoint was taken.
+
+        Raises:
+            ValueError: The checkpoint is damaged.
+        """
+        meta, state = read_meta(path), (path / _STATE).read_bytes()
+        # Version 0.1.0 saved no digest.
+        if "sha256" in meta and meta.pop("sha256") != _digest(state, meta):
+            raise ValueError(f"The checkpoint {path} is damaged.")
+        try:
+            tensors = load(state)
+        except SafetensorError as error:
+            raise ValueError(f"The checkpoint {path} is damaged: {error}.") from error
         _load_tensors(engine, tensors)
         engine.step = meta["step"]
         for name, owner in self.extra.items():
@@ -151,14 +172,21 @@ class Checkpoints(Callback):
                 owner.load_state(meta["extra"][name])
             if hasattr(owner, "load_tensors"):
                 owner.load_tensors(_under(f"{name}.", tensors))
+        log.info("Continuing at step %d from %s", engine.step, path)
 
 
 class _Restorer(Callback):
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
 
-    def on_start(self, engine: Engine) -> None:
+    def on_start(self, engine: Training) -> None:
         self._checkpoints.restore_if_wanted(engine)
+
+
+def _digest(state: bytes, meta: Mapping) -> str:
+    digest = hashlib.sha256(state)
+    digest.update(json.dumps(meta, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -169,8 +197,8 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _tensors(engine: Engine, extra: Mapping[str, object]) -> dict[str, Tensor]:
-    tensors = {}
+def _tensors(engine: Training, extra: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
     for name, owner in extra.items():
         if hasattr(owner, "tensors"):
             tensors |= {
@@ -183,7 +211,7 @@ def _tensors(engine: Engine, extra: Mapping[str, object]) -> dict[str, Tensor]:
     return {name: value.cpu().contiguous() for name, value in tensors.items()}
 
 
-def _load_tensors(engine: Engine, tensors: Mapping[str, Tensor]) -> None:
+def _load_tensors(engine: Training, tensors: Mapping[str, Tensor]) -> None:
     for index, parameter in enumerate(engine.learned):
         with torch.no_grad():
             parameter.copy_(tensors[f"parameter.{index}"])

@@ -27,6 +27,8 @@ class Coefficients(nn.Module):
     Source: arXiv:2310.02575, task-wise and layer-wise AdaMerging.
     """
 
+    mixing: Tensor | None
+
     def __init__(
         self,
         tasks: int,

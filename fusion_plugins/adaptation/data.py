@@ -1,17 +1,15 @@
-"""Unlabelled batches of a task, preprocessed once and kept, or streamed."""
+"""Unlabelled samples of a task, and which of them a draw sees."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset
 
 from ..common.order import SampleOrder
 
@@ -32,142 +30,98 @@ class Batch:
 
 
 class BatchSource(Protocol):
-    """Where a task's unlabelled batches come from."""
+    """Where a task's unlabelled batches come from.
+
+    Attributes:
+        count: Samples of the task.
+        visited: Those that the run will see on this process, ascending.
+    """
+
+    count: int
+    visited: np.ndarray
 
     def batch(self, draws: Iterable[int]) -> Batch:
         """The samples of these draws that belong to this process."""
 
+    def inputs(self, samples: np.ndarray) -> Tensor:
+        """Model inputs of the given samples, in their order."""
+
     def monitored(self, count: int) -> Tensor:
         """Inputs of a fixed choice of up to `count` samples."""
 
+    def fingerprint(self) -> str:
+        """A short name for a handful of the samples, however they are kept."""
 
-class TaskData:
-    """A dataset as a batch source; every process takes its share of each batch.
+    def contents(self) -> str | None:
+        """A short name for all of them; None where they are not kept."""
 
-    Args:
+
+@dataclass(frozen=True)
+class TaskSamples:
+    """A task's encoded samples, and which of them a draw sees on this process.
+
+    Attributes:
         task: Task name; part of what the order depends on.
         dataset: Map-style dataset of encoded samples (tensors of one shape).
         order: Decides which samples a draw sees.
         decode: Stored tensors -> model inputs, on the device.
         device: Where the model runs.
         rank, world: This process, and how many there are.
-        keep_on: ``cpu``, ``device``, or ``none`` to encode samples anew each time.
-        workers: Processes that encode samples.
 
     Raises:
         ValueError: The dataset is empty, or the batch smaller than `world`.
     """
 
-    def __init__(
-        self,
-        task: str,
-        dataset: Dataset,
-        order: SampleOrder,
-        decode: Callable[[Tensor], Tensor],
-        device: torch.device,
-        rank: int = 0,
-        world: int = 1,
-        keep_on: str = "cpu",
-        workers: int = 0,
-    ):
-        if len(dataset) == 0:
+    task: str
+    dataset: Dataset
+    order: SampleOrder
+    decode: Callable[[Tensor], Tensor]
+    device: torch.device | str
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self) == 0:
             raise ValueError(
-                f"The dataset of task '{task}' is empty: there is nothing to adapt on."
-                " Check its path, split and fraction."
+                f"The dataset of task '{self.task}' is empty: there is nothing to adapt"
+                " on. Check its path, split and fraction."
             )
-        if order.batch_size < world:
+        if self.order.batch_size < self.world:
             raise ValueError(
-                f"batch_size is {order.batch_size}, but {world} processes share each"
-                f" batch. Use a batch_size of {world} or more, or fewer devices."
+                f"batch_size is {self.order.batch_size}, but {self.world} processes share"
+                f" each batch. Use a batch_size of {self.world} or more, or fewer devices."
             )
-        self.task, self.dataset, self.order = task, dataset, order
-        self.decode, self.device = decode, torch.device(device)
-        self.rank, self.world = rank, world
-        self.keep_on, self.workers = keep_on, workers
-        self.visited = np.empty(0, dtype=int)  # samples a run will see, once prepared
-        self._kept: Tensor | None = None
-        self._place = np.full(len(dataset), -1)
-        self._stream, self._next_draw = None, 0
 
-    def batch(self, draws: Iterable[int]) -> Batch:
-        draws = list(draws)
-        own = [self._indices(draw) for draw in draws]
-        samples = np.concatenate(own)
-        if self.keep_on == "none":
-            stored = torch.cat([self._streamed(draw) for draw in draws])
-            inputs = self.decode(stored.to(self.device, non_blocking=True))
-        else:
-            inputs = self.inputs(samples)
-        numbers = np.repeat(np.arange(len(own)), [len(part) for part in own])
-        return Batch(inputs, torch.from_numpy(samples), torch.from_numpy(numbers))
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
 
-    def _streamed(self, draw: int) -> Tensor:
-        """Encoded samples of a draw; consecutive draws are prefetched by workers."""
-        if self._stream is None or self._next_draw != draw:
-            batches = _Draws(self, draw)
-            workers = self.workers
-            self._stream = iter(
-                DataLoader(self.dataset, batch_sampler=batches, num_workers=workers)
-            )
-        self._next_draw = draw + 1
-        return next(self._stream)
-
-    def monitored(self, count: int) -> Tensor:
-        return self.inputs(self.order.subset(self.task, len(self.dataset), count))
-
-    def _indices(self, draw: int) -> np.ndarray:
-        every = self.order.batch(self.task, len(self.dataset), draw)
+    def indices(self, draw: int) -> np.ndarray:
+        """The samples of a draw that belong to this process."""
+        every = self.order.batch(self.task, len(self), draw)
         return every[self.rank :: self.world]
 
-    def prepare(self, draws: Iterable[int], monitored: int, progress: bool) -> None:
-        """Note which samples the draws will visit, encode them once and keep them."""
-        wanted = [self._indices(draw) for draw in draws]
-        wanted.append(self.order.subset(self.task, len(self.dataset), monitored))
-        self.visited = visited = np.unique(np.concatenate(wanted))
-        if self.keep_on == "none":
-            return
-        kept = None
-        loader = self._loader(visited, batch_size=64)
-        bar = tqdm(total=len(visited), desc=f"Cache {self.task}", disable=not progress)
-        done = 0
-        for part in loader:
-            if kept is None:
-                place = self.device if self.keep_on == "device" else "cpu"
-                shape = (len(visited), *part.shape[1:])
-                kept = torch.empty(shape, dtype=part.dtype, device=place)
-            kept[done : done + len(part)] = part
-            done += len(part)
-            bar.update(len(part))
-        bar.close()
-        self._kept = kept
-        self._place[visited] = np.arange(len(visited))
+    def monitored(self, count: int) -> np.ndarray:
+        """A fixed choice of up to `count` samples, the same on every process."""
+        return self.order.subset(self.task, len(self), count)
 
-    def _loader(self, samples: np.ndarray, batch_size: int) -> DataLoader:
-        subset = Subset(self.dataset, samples.tolist())
-        # Starting workers costs more than a few hundred samples do.
-        workers = self.workers if len(samples) > 256 else 0
-        return DataLoader(subset, batch_size=batch_size, num_workers=workers)
+    def visited(self, draws: Iterable[int], monitored: int) -> np.ndarray:
+        """All samples that these draws and the monitoring see, ascending."""
+        wanted = [self.indices(draw) for draw in draws]
+        return np.unique(np.concatenate([*wanted, self.monitored(monitored)]))
 
-    def inputs(self, samples: np.ndarray) -> Tensor:
-        """Model inputs of the given samples, in their order."""
-        places = self._place[samples]
-        if self._kept is not None and (places >= 0).all():
-            chosen = torch.from_numpy(places).to(self._kept.device)
-            stored = self._kept[chosen]
-        else:
-            stored = torch.stack([self.dataset[int(i)] for i in samples])
+    def encoded(self, samples: np.ndarray) -> Tensor:
+        """Some samples, encoded now."""
+        return torch.stack([self.dataset[int(i)] for i in samples])
+
+    def decoded(self, stored: Tensor) -> Tensor:
+        """Model inputs, on the device."""
         return self.decode(stored.to(self.device, non_blocking=True))
 
-
-class _Draws:
-    """The endless sequence of a task's batches from one draw on, for a DataLoader."""
-
-    def __init__(self, data: TaskData, start: int):
-        self._data, self._start = data, start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for draw in itertools.count(self._start):
-            yield self._data._indices(draw).tolist()
+    def labelled(self, own: list[np.ndarray], inputs: Tensor) -> Batch:
+        """A batch of the samples of several draws."""
+        numbers = np.repeat(np.arange(len(own)), [len(part) for part in own])
+        samples = torch.from_numpy(np.concatenate(own))
+        return Batch(inputs, samples, torch.from_numpy(numbers))
 
 
 class EncodedDataset(Dataset):
@@ -186,7 +140,8 @@ class EncodedDataset(Dataset):
         samples: np.ndarray | None = None,
     ):
         self._dataset, self._encode = dataset, encode
-        self._samples = np.arange(len(dataset)) if samples is None else samples
+        count = len(dataset)  # type: ignore[arg-type]
+        self._samples = np.arange(count) if samples is None else samples
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -10,26 +10,20 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
-from lightning import Fabric
 from torch import Tensor, nn
 
 from .batching import plan_groups
 from .coefficients import Coefficients
 from .data import Batch
-from .interfaces import (
-    AdaptationDiverged,
-    AdaptationTask,
-    Callback,
-    SampleLoss,
-    StepReport,
-)
-from .schedule import Schedule
-from .weights import MergedWeights
+from .interfaces import AdaptationDiverged, Callback, SampleLoss, StepReport
+from .predictor import Predictor
+from .schedule import Draws, Schedule
 
 
 @dataclass
@@ -37,37 +31,50 @@ class Engine:
     """Learns coefficients (and task heads) by the schedule's steps.
 
     Attributes:
-        weights: The module and its task vectors.
+        predictor: Weights, tasks and forward function. Each process runs its share of
+            every batch; only coefficients and the tasks' parameters are reduced.
         coefficients: What is learned about the merge.
-        tasks: Order as in the schedule's task indices.
-        forward: (module, inputs) -> features, shape (samples, ...).
         loss: Value and weight per sample; a draw's loss is their weighted mean.
-        schedule: Steps.
-        fabric: Precision, devices and processes. Each process runs its share of every
-            batch; only coefficients and head parameters are reduced.
-        optimizer: Over the coefficients' and the heads' parameters.
+        schedule: Steps; its task indices are places in the predictor's tasks.
+        optimizer: Over the coefficients' and the tasks' parameters.
         batch_tasks: ``auto``, True or False: one forward for several tasks at once.
         compile: Run the module through torch.compile.
         callbacks: Called in order.
+        step: Steps done.
+        stopped: Set by a callback to end the run.
+        seconds: Spent on each part of the steps.
 
     Source: the step is that of AdaMerging, arXiv:2310.02575, with the gradient
     dL/d lambda[t, l] = <tau_t[l], dL/d theta[l]> read off instead of backpropagated.
     """
 
-    weights: MergedWeights
+    predictor: Predictor
     coefficients: Coefficients
-    tasks: Sequence[AdaptationTask]
-    forward: Callable[[nn.Module, Tensor], Tensor]
     loss: SampleLoss
     schedule: Schedule
-    fabric: Fabric
-    optimizer: torch.optim.Optimizer | None = None  # may be set until the run
+    optimizer: torch.optim.Optimizer
     batch_tasks: str | bool = "auto"
     compile: bool = False
     callbacks: Sequence[Callback] = ()
-    step: int = 0
-    stopped: bool = False
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    step: int = field(init=False, default=0)
+    stopped: bool = field(init=False, default=False)
+    seconds: dict[str, float] = field(
+        init=False, default_factory=lambda: defaultdict(float)
+    )
+
+    def __post_init__(self) -> None:
+        self.weights, self.tasks = self.predictor.weights, self.predictor.tasks
+        self.fabric = self.predictor.fabric
+        self.weights.module.eval()  # no dropout, stored batch norm statistics
+        self.weights.train_moved_layers()
+        self.coefficients.to(self.weights.device)
+        self._runner: Any = self.weights.module
+        if self.compile:
+            self._runner = torch.compile(self.weights.module)
+        self._stepper: Any = self.fabric.setup_optimizers(self.optimizer)
+        self.materialise()
+        first = self.schedule.draws(0)
+        self._groups = plan_groups(self.predictor, first, self.batch_tasks)
 
     def run(self) -> None:
         """Run the remaining steps, then leave the merged weights in the module.
@@ -75,7 +82,6 @@ class Engine:
         Raises:
             AdaptationDiverged: A loss or gradient is NaN or Inf.
         """
-        self._prepare()
         for callback in self.callbacks:
             callback.on_start(self)
         while self.step < self.schedule.steps and not self.stopped:
@@ -86,16 +92,6 @@ class Engine:
             callback.on_end(self)
         self.materialise()
 
-    def _prepare(self) -> None:
-        self.weights.module.eval()  # no dropout, stored batch norm statistics
-        self.weights.train_moved_layers()
-        self.coefficients.to(self.weights.device)
-        self._runner = self.weights.module
-        if self.compile:
-            self._runner = torch.compile(self.weights.module)
-        self._stepper = self.fabric.setup_optimizers(self.optimizer)
-        self._groups = plan_groups(self, self.batch_tasks)
-
     @property
     def learned(self) -> list[Tensor]:
         """Everything the optimiser moves, in its order."""
@@ -104,18 +100,6 @@ class Engine:
     def materialise(self) -> nn.Module:
         """Merge with the present coefficients; returns the module."""
         return self.weights.materialise(self.coefficients.effective().detach())
-
-    def activate(self, task: int) -> None:
-        """Put a task's own layers in place, if it has any."""
-        if self.tasks[task].activate is not None:
-            self.tasks[task].activate()
-
-    def logits(self, task: int, inputs: Tensor) -> Tensor:
-        """Predictions for one task with the weights as they are, (samples, classes)."""
-        self.activate(task)
-        with self.fabric.autocast():
-            features = self.forward(self.weights.module, inputs)
-            return self.tasks[task].head(features).float()
 
     def train_step(self) -> StepReport:
         """One optimiser step; nothing is updated if no sample has a weight."""
@@ -137,7 +121,7 @@ class Engine:
         self.step += 1
         return report
 
-    def _backward(self, draws) -> StepReport:
+    def _backward(self, draws: Draws) -> StepReport:
         report = StepReport(self.step, {}, {}, {}, {})
         for group in self._groups(draws):
             with self._timed("data"):
@@ -151,16 +135,16 @@ class Engine:
                 self._record(report, group, self._sum(measured).tolist())
         return report
 
-    def _group_loss(self, group, batches: list[Batch]) -> tuple[Tensor, Tensor]:
+    def _group_loss(self, group: Draws, batches: list[Batch]) -> tuple[Tensor, Tensor]:
         """Loss of tasks run in one forward, and [loss, entropy sum, kept, samples] each."""
         inputs = torch.cat([b.inputs for b in batches]) if len(batches) > 1 else None
         inputs = batches[0].inputs if inputs is None else inputs
         losses, measured = [], []
-        self.activate(group[0][0])
+        self.predictor.activate(group[0][0])
         with self.fabric.autocast():
-            features = self.forward(self._runner, inputs)
+            features = self.predictor.forward(self._runner, inputs)
             parts = features.split([len(batch.samples) for batch in batches])
-            for (task, draws), part, batch in zip(group, parts, batches):
+            for (task, draws), part, batch in zip(group, parts, batches, strict=True):
                 logits = self.tasks[task].head(part)
                 logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 loss, numbers = self._task_loss(task, len(draws), logits, batch)
@@ -168,7 +152,9 @@ class Engine:
                 measured.append(numbers)
         return torch.stack(losses).sum(), torch.stack(measured)
 
-    def _task_loss(self, task: int, draws: int, logits: Tensor, batch: Batch):
+    def _task_loss(
+        self, task: int, draws: int, logits: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
         values, weights = self.loss(self.tasks[task].name, logits, batch)
         numbers = batch.draws.to(logits.device)
         totals = weights.new_zeros(draws).index_add_(0, numbers, weights)
@@ -183,8 +169,12 @@ class Engine:
             count = torch.full_like(entropy, len(logits))
             return loss, torch.stack([loss.detach(), entropy, kept, count])
 
-    def _record(self, report: StepReport, group, measured: list[list[float]]) -> None:
-        for (task, _), (loss, entropy, kept, samples) in zip(group, measured):
+    def _record(
+        self, report: StepReport, group: Draws, measured: list[list[float]]
+    ) -> None:
+        for (task, _), (loss, entropy, kept, samples) in zip(
+            group, measured, strict=True
+        ):
             name = self.tasks[task].name
             report.loss[name], report.kept[name] = loss, kept
             report.entropy[name] = entropy / max(samples, 1)
@@ -210,7 +200,7 @@ class Engine:
     def _sum(self, tensor: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
             return tensor
-        return self.fabric.all_reduce(tensor, reduce_op="sum")
+        return cast(Tensor, self.fabric.all_reduce(tensor, reduce_op="sum"))
 
     def _raise_if_diverged(self, report: StepReport, gradient: Tensor) -> None:
         bad = [n for n, loss in report.loss.items() if not math.isfinite(loss)]
@@ -235,7 +225,7 @@ class Engine:
         return math.isfinite(sum(sums))
 
     @contextmanager
-    def _timed(self, part: str):
+    def _timed(self, part: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - start

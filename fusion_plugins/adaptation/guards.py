@@ -6,13 +6,15 @@ them apart without labels is each expert's own prediction on its own task's samp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from ..common.logging import get_logger
-from .engine import Callback, Engine, StepReport
+from .interfaces import Callback, StepReport, Training
+from .predictor import Predictor
 
 log = get_logger(__name__)
 
@@ -35,10 +37,44 @@ class Health:
     histogram: list[int]
 
 
+@torch.no_grad()
+def expert_predictions(predictor: Predictor, samples: int) -> dict[str, Tensor]:
+    """Each expert's predicted classes on its own task: the merge with a single 1.
+
+    Args:
+        predictor: Its weights still hold the untouched task vectors.
+        samples: Monitored samples per task.
+    """
+    found = {}
+    for index, task in enumerate(predictor.tasks):
+        predictor.weights.materialise_expert(index)
+        found[task.name] = _monitored_logits(predictor, index, samples).argmax(-1)
+    return found
+
+
+def _monitored_logits(predictor: Predictor, index: int, samples: int) -> Tensor:
+    source = predictor.tasks[index].source
+    return predictor.logits(index, source.monitored(samples))
+
+
+def _health(logits: Tensor, expert: Tensor) -> Health:
+    predicted, classes = logits.argmax(-1), logits.shape[-1]
+    log_p = logits.log_softmax(-1)
+    return Health(
+        agreement=(predicted == expert).float().mean().item(),
+        entropy=-(log_p.exp() * log_p).sum(-1).mean().item(),
+        top_share=(predicted.bincount().max() / len(predicted)).item(),
+        expert_top_share=(expert.bincount().max() / len(expert)).item(),
+        histogram=predicted.bincount(minlength=classes).tolist(),
+    )
+
+
 class CollapseGuard(Callback):
     """Compares predictions with the experts' every few steps.
 
     Args:
+        experts: Task name -> its expert's predictions on the monitored samples, as from
+            :func:`expert_predictions`.
         every: Steps between checks; the first is before step 0.
         samples: Monitored samples per task.
         drop: Fall of the mean agreement below its best so far that counts as collapse.
@@ -50,6 +86,7 @@ class CollapseGuard(Callback):
 
     def __init__(
         self,
+        experts: Mapping[str, Tensor],
         every: int = 50,
         samples: int = 64,
         drop: float = 0.05,
@@ -61,61 +98,40 @@ class CollapseGuard(Callback):
         self.history: list[dict] = []
         self.best = {"step": 0, "agreement": -1.0}
         self.warned = False
-        self._experts: dict[str, Tensor] = {}
+        self._experts = experts
         self._best_state: list[Tensor] = []
 
-    def on_start(self, engine: Engine) -> None:
-        if not self._experts:
-            self.note_experts(engine)
+    def on_start(self, engine: Training) -> None:
         if not self.history:
             self._check(engine)
 
-    def on_step(self, engine: Engine, report: StepReport) -> None:
+    def on_step(self, engine: Training, report: StepReport) -> None:
         if engine.step % self.every == 0 or engine.step == engine.schedule.steps:
             self._check(engine)
 
-    def note_experts(self, engine: Engine) -> None:
-        """Each expert's predictions on its own task: the merge with a single 1."""
-        for index, task in enumerate(engine.tasks):
-            engine.weights.materialise_expert(index)
-            self._experts[task.name] = self._logits(engine, index).argmax(-1)
-        engine.materialise()
-
     @torch.no_grad()
-    def _logits(self, engine: Engine, index: int) -> Tensor:
-        source = engine.tasks[index].source
-        return engine.logits(index, source.monitored(self.samples))
-
-    def _check(self, engine: Engine) -> None:
+    def _check(self, engine: Training) -> None:
         engine.materialise()
         health = {
-            task.name: self._health(self._logits(engine, i), self._experts[task.name])
-            for i, task in enumerate(engine.tasks)
+            task.name: _health(
+                _monitored_logits(engine.predictor, i, self.samples),
+                self._experts[task.name],
+            )
+            for i, task in enumerate(engine.predictor.tasks)
         }
         mean = sum(h.agreement for h in health.values()) / len(health)
-        entry = {"step": engine.step, "agreement": mean}
-        entry["tasks"] = {name: asdict(h) for name, h in health.items()}
+        tasks = {name: asdict(h) for name, h in health.items()}
+        entry = {"step": engine.step, "agreement": mean, "tasks": tasks}
         self.history.append(entry)
         metrics = {f"guard/agreement/{n}": h.agreement for n, h in health.items()}
         metrics["guard/agreement"] = mean
-        engine.fabric.log_dict(metrics, step=engine.step)
+        engine.predictor.fabric.log_dict(metrics, step=engine.step)
         if mean > self.best["agreement"]:
             self.best = {"step": engine.step, "agreement": mean}
             self._best_state = [p.detach().clone() for p in engine.learned]
         self._judge(engine, health, mean)
 
-    def _health(self, logits: Tensor, expert: Tensor) -> Health:
-        predicted, classes = logits.argmax(-1), logits.shape[-1]
-        log_p = logits.log_softmax(-1)
-        return Health(
-            agreement=(predicted == expert).float().mean().item(),
-            entropy=-(log_p.exp() * log_p).sum(-1).mean().item(),
-            top_share=(predicted.bincount().max() / len(predicted)).item(),
-            expert_top_share=(expert.bincount().max() / len(expert)).item(),
-            histogram=predicted.bincount(minlength=classes).tolist(),
-        )
-
-    def _judge(self, engine: Engine, health: dict[str, Health], mean: float) -> None:
+    def _judge(self, engine: Training, health: dict[str, Health], mean: float) -> None:
         narrow = [name for name in health if self._has_narrowed(name)]
         fallen = self.best["agreement"] - mean > self.drop
         if not fallen and not narrow:
@@ -135,7 +151,13 @@ class CollapseGuard(Callback):
         best = max(entry["agreement"] for entry in past)
         return now["top_share"] > limit and best - now["agreement"] > self.drop
 
-    def _message(self, engine, health: dict[str, Health], mean, narrow) -> str:
+    def _message(
+        self,
+        engine: Training,
+        health: dict[str, Health],
+        mean: float,
+        narrow: list[str],
+    ) -> str:
         worst = min(health, key=lambda name: health[name].agreement)
         text = (
             f"Entropy collapse at step {engine.step}: predictions agree with the experts'"
@@ -152,10 +174,10 @@ class CollapseGuard(Callback):
             )
         return text
 
-    def go_back(self, engine: Engine) -> None:
+    def go_back(self, engine: Training) -> None:
         """Restore the best state seen and end the run."""
         with torch.no_grad():
-            for parameter, best in zip(engine.learned, self._best_state):
+            for parameter, best in zip(engine.learned, self._best_state, strict=True):
                 parameter.copy_(best)
         engine.stopped = True
         log.warning("Stopped; the state of step %d is returned.", self.best["step"])

@@ -1,45 +1,25 @@
-"""What the engine is given, reports and raises."""
+"""What the engine reports and raises, and what watches it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from .data import Batch, BatchSource
+from .coefficients import Coefficients
+from .data import Batch
+from .predictor import Predictor
+from .schedule import Schedule
 
-if TYPE_CHECKING:
-    from .engine import Engine
+# (task name, logits (samples, classes), batch) -> value and weight of each sample.
+SampleLoss = Callable[[str, Tensor, Batch], tuple[Tensor, Tensor]]
 
 
 class AdaptationDiverged(RuntimeError):
     """A loss or gradient became NaN or Inf; the message says where and what is saved."""
-
-
-@dataclass(frozen=True)
-class AdaptationTask:
-    """One task as the engine sees it.
-
-    Attributes:
-        name: Task name.
-        source: Its unlabelled batches.
-        head: Features -> logits, shape (samples, classes).
-        parameters: The task's own learned parameters, in its head or elsewhere.
-        activate: Puts the task's own layers in place before its forward. Tasks that have
-            it never share a forward with others.
-    """
-
-    name: str
-    source: BatchSource
-    head: Callable[[Tensor], Tensor]
-    parameters: tuple[nn.Parameter, ...] = ()
-    activate: Callable[[], None] | None = None
-
-
-# (task name, logits (samples, classes), batch) -> value and weight of each sample.
-SampleLoss = Callable[[str, Tensor, Batch], tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -65,11 +45,28 @@ class StepReport:
         return int(sum(self.seen.values()))
 
 
+class Training(Protocol):
+    """A running engine, as callbacks see it."""
+
+    predictor: Predictor
+    coefficients: Coefficients
+    schedule: Schedule
+    optimizer: torch.optim.Optimizer
+    step: int
+    stopped: bool
+    seconds: dict[str, float]
+
+    @property
+    def learned(self) -> list[Tensor]: ...
+
+    def materialise(self) -> nn.Module: ...
+
+
 class Callback:
     """Something that watches the loop; every hook is optional."""
 
-    def on_start(self, engine: Engine) -> None: ...
+    def on_start(self, engine: Training) -> None: ...
 
-    def on_step(self, engine: Engine, report: StepReport) -> None: ...
+    def on_step(self, engine: Training, report: StepReport) -> None: ...
 
-    def on_end(self, engine: Engine) -> None: ...
+    def on_end(self, engine: Training) -> None: ...

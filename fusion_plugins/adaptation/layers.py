@@ -47,9 +47,10 @@ class Layer:
 
     def take_gradient(self) -> Tensor:
         """<task vector, gradient> of each task, shape (tasks,); drops the gradient."""
+        assert self.target.grad is not None
         gradient = self.target.grad.reshape(-1).to(self.base)
         same = self.stack.dtype == gradient.dtype
-        total = 0
+        total = gradient.new_zeros(len(self.stack))
         for part in _chunks(gradient.numel(), whole=same):
             values = self.stack[:, part].to(gradient, non_blocking=True)
             total = total + torch.mv(values, gradient[part])

@@ -6,7 +6,7 @@ import time
 
 from tqdm.auto import tqdm
 
-from .engine import Callback, Engine, StepReport
+from .interfaces import Callback, StepReport, Training
 
 
 class Progress(Callback):
@@ -21,17 +21,17 @@ class Progress(Callback):
         self.label, self.log_every = label, log_every
         self.history: list[dict] = []
 
-    def on_start(self, engine: Engine) -> None:
+    def on_start(self, engine: Training) -> None:
         self._bar = tqdm(
             total=engine.schedule.steps,
             initial=engine.step,
             desc=self.label,
-            disable=not engine.fabric.is_global_zero,
+            disable=not engine.predictor.fabric.is_global_zero,
             dynamic_ncols=True,
         )
         self._last = time.perf_counter()
 
-    def on_step(self, engine: Engine, report: StepReport) -> None:
+    def on_step(self, engine: Training, report: StepReport) -> None:
         loss = sum(report.loss.values())
         self._bar.update(1)
         self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
@@ -55,9 +55,9 @@ class Progress(Callback):
             entry[f"seconds/{part}"] = seconds
         self.history.append(entry)
         metrics = {f"adaptation/{k}": v for k, v in entry.items() if k != "step"}
-        engine.fabric.log_dict(metrics, step=report.step)
+        engine.predictor.fabric.log_dict(metrics, step=report.step)
 
-    def on_end(self, engine: Engine) -> None:
+    def on_end(self, engine: Training) -> None:
         self._bar.close()
 
     def state(self) -> list[dict]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..common.identity import fingerprint
 from ..common.workers import Workers
 from ..task_vectors import TaskVectors
 from .layers import Layer, read_stacks
@@ -65,6 +66,10 @@ class MergedWeights:
         """Norm of each task vector as stored."""
         squares = [layer.stack.float().square().sum(1) for layer in self._layers]
         return torch.stack(squares).double().sum(0).sqrt().tolist()
+
+    def fingerprint(self) -> str:
+        """A short name for the contents of base and task vectors."""
+        return fingerprint([[layer.base, layer.stack] for layer in self._layers])
 
     @property
     def stacks(self) -> list[Tensor]:
@@ -133,7 +138,7 @@ class MergedWeights:
     def _each(self, work: Callable, items: Sequence) -> None:
         """Call `work` with every item, on the CPU several at once."""
         if self.device.type == "cpu":
-            self._workers.each(work, items)
+            self._workers.each(work, items, both_ends=True)
         else:
             for item in items:
                 work(item)

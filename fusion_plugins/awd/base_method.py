@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
@@ -11,11 +12,12 @@ from fusion_bench.compat.method import load_algorithm_from_config
 from fusion_bench.method import SimpleAverageAlgorithm, TaskArithmeticAlgorithm
 from fusion_bench.utils import instantiate
 from fusion_bench.utils.instantiate_utils import set_print_function_call
+from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ..pools import with_experts
 from ..pools.loading import load_module
+from ..pools.replaced import with_experts
 from ..task_vectors import TaskVectors, merge_block
 from .disentangle import Disentanglement
 
@@ -23,27 +25,23 @@ from .disentangle import Disentanglement
 _DEFAULT_SCALING = 0.3
 
 
-def build_base_method(owner) -> BaseAlgorithm:
-    """The base method of an AWD algorithm, wired to the running program like itself.
+def build_base_method(base: Any, program: Any, fabric: Fabric) -> BaseAlgorithm:
+    """The method that merges, wired to the running program.
 
-    Raises:
-        TypeError: `base` is neither a method config nor an algorithm.
+    Args:
+        base: A method's config, an algorithm, or None for Task Arithmetic.
+        program: Of the method that uses it.
+        fabric: Likewise.
     """
-    base = owner.base
     if base is None:
         base = TaskArithmeticAlgorithm(scaling_factor=_DEFAULT_SCALING)
-    elif isinstance(base, (Mapping, DictConfig)):
-        base = _from_config(OmegaConf.create(base))
-    elif not callable(getattr(base, "run", None)):
-        raise TypeError(
-            f"base is a {type(base).__name__}; expected a FusionBench method config"
-            " (a mapping with _target_) or an algorithm object."
-        )
+    elif isinstance(base, Mapping):
+        base = _from_config(OmegaConf.create(dict(base)))
     if hasattr(base, "_program"):
-        base._program = owner._program
+        base._program = program
     for attribute in ("_fabric_instance", "_fabric"):  # new and v0.1 style classes
         if hasattr(base, attribute):
-            setattr(base, attribute, owner.fabric)
+            setattr(base, attribute, fabric)
     return base
 
 
@@ -55,7 +53,7 @@ def _from_config(config: DictConfig) -> BaseAlgorithm:
 
 
 def linear_weights(
-    method: BaseAlgorithm, module: nn.Module, tasks: int
+    method: BaseAlgorithm, module: nn.Module | None, tasks: int
 ) -> Tensor | None:
     """Coefficient per task if `method` is a plain weighted sum of task vectors.
 

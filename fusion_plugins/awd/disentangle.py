@@ -15,8 +15,7 @@ from .functional import Descent, Solution
 
 log = get_logger(__name__)
 
-# Groups descended on at once: their matrices stay in cache.
-_GROUPS = 2**13
+_GROUPS = 2**13  # descended on at once: their matrices stay in cache
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,9 @@ def disentangle(
         granularity: One delta for the ``model`` (the paper's cosine over the flattened
             vector), or one problem per ``tensor``, or per matrix with the cosine and
             norm of each ``row``.
-        include, exclude: Shell-style patterns of the tensors that take part. The others
-            keep delta = 0; they are still merged.
+        include: Shell-style patterns of the tensors that take part. The others keep
+            delta = 0; they are still merged.
+        exclude: Patterns of tensors that do not.
         scale_free: Divide task vectors by their mean norm while solving.
         progress: Show a progress bar.
         on_step: Called after each step with its number and the summed [L, L_O, L_R].
@@ -167,7 +167,9 @@ def disentangle_gram(
     Args:
         tasks: Task names, the order of the tasks dimensions of `gram`.
         gram: Inner products of the task vectors.
-        settings, scale_free, on_step: As for :func:`disentangle`.
+        settings: As for :func:`disentangle`, and so the rest.
+        scale_free: Likewise.
+        on_step: Likewise.
     """
     values = functional.scale_free(gram.values) if scale_free else gram.values
     parts, thresholds = [], []
@@ -181,6 +183,11 @@ def disentangle_gram(
         torch.cat([part.coefficients for part in parts]),
         _summed([part.losses for part in parts]),
     )
+    if not torch.isfinite(solution.coefficients).all():
+        raise ValueError(
+            f"AWD diverged: lr={settings.lr:g} is too long for granularity"
+            f" '{gram.granularity}'. Use scale_free=true or a smaller lr."
+        )
     result = Disentanglement(
         tuple(tasks), gram, solution, torch.cat(thresholds), settings
     )
@@ -195,7 +202,7 @@ def _parts(gram: GramMatrices, values: Tensor) -> Iterator[tuple[Tensor, Tensor]
     if gram.granularity == "row":
         rows = torch.tensor(gram.groups, dtype=values.dtype)
         weights = (1 / rows).repeat_interleave(torch.tensor(gram.groups))
-    yield from zip(values.split(_GROUPS), weights.split(_GROUPS))
+    yield from zip(values.split(_GROUPS), weights.split(_GROUPS), strict=True)
 
 
 def _summed(losses: list[Tensor]) -> Tensor:

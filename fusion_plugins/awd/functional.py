@@ -1,10 +1,10 @@
-"""Adaptive Weight Disentanglement: the objective, its gradient and two solvers.
+"""Adaptive Weight Disentanglement: the objective, its gradient and a solver.
 
 One redundant vector delta is taken from every task vector so that the rest becomes
 orthogonal. With delta = 0 at the start, every gradient is a combination of the task
 vectors and delta, so delta = sum_k c[k] * tau_k throughout and the whole descent runs on
 c with the Gram matrix of the task vectors alone. That is the full-space descent exactly,
-at O(T^2) an iteration; :func:`solve_full_space` is the full-space one, for reference.
+at O(T^2) an iteration; :mod:`.full_space` has the full-space one, for reference.
 
 Source: arXiv:2411.18729, eq. for L_O and L_R.
 """
@@ -78,8 +78,8 @@ def disentangled_gram(gram: Tensor, coefficients: Tensor) -> Tensor:
 
 def delta_norm(gram: Tensor, coefficients: Tensor) -> Tensor:
     """|delta| of each group, shape (groups,)."""
-    product = (gram @ coefficients[..., None])[..., 0]
-    return (product * coefficients).sum(-1).clamp_min(0).sqrt()
+    product = (gram @ coefficients[..., None])[..., 0] * coefficients
+    return product.sum(-1).clamp_min(0).sqrt()
 
 
 def objective(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
@@ -92,7 +92,7 @@ def objective(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
     1/|delta|.
     """
     cosines, _ = _cosines(gram, coefficients, settings)
-    weight = settings.orthogonality_weight / _pairs(gram)
+    weight = settings.orthogonality_weight / pairs_of(gram)
     orthogonality = weight * cosines.abs().sum((-2, -1))
     redundancy = delta_norm(gram, coefficients)
     if settings.shared_cosine:  # one value, shared out so that the groups sum to it
@@ -110,7 +110,7 @@ def gradient(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
     signs = cosines.sign() * inverse_norms[..., :, None] * inverse_norms[..., None, :]
     # dL_O / d(tau_i - delta) = 2/pairs sum_j signs_ij d_j - |cos_ij| d_i / |d_i|^2
     weights = signs.sum(-2) - cosines.abs().sum(-1) * inverse_norms**2
-    scale = 2 * settings.orthogonality_weight / _pairs(gram)
+    scale = 2 * settings.orthogonality_weight / pairs_of(gram)
     weights = weights * torch.as_tensor(scale, dtype=gram.dtype).reshape(-1, 1)
     # delta enters every difference with -1, and d_k = tau_k - delta.
     result = weights.sum(-1, keepdim=True) * coefficients - weights
@@ -134,7 +134,8 @@ def _cosines(
     return cosines.masked_fill(eye, 0), inverse
 
 
-def _pairs(gram: Tensor) -> int:
+def pairs_of(gram: Tensor) -> int:
+    """Ordered pairs of different tasks; 1 for a single task."""
     tasks = gram.shape[-1]
     return max(tasks * (tasks - 1), 1)
 
@@ -155,8 +156,7 @@ def solve(
     Raises:
         ValueError: `gram` is not (groups, tasks, tasks) or holds NaN or Inf.
 
-    Source: arXiv:2411.18729, its gradient descent, written in the span of the task
-    vectors. Deviation: none in the iterates.
+    Source: arXiv:2411.18729, in the span of the task vectors; the same iterates.
     """
     gram = _checked(gram)
     coefficients = gram.new_zeros(gram.shape[:2])
@@ -248,52 +248,3 @@ def merged_coefficients(weights: Tensor, coefficients: Tensor) -> Tensor:
         Coefficients of the untouched task vectors, differentiable in both arguments.
     """
     return weights - weights.sum(-1, keepdim=True) * coefficients
-
-
-def solve_full_space(task_vectors: Tensor, settings: Descent) -> tuple[Tensor, Tensor]:
-    """The same descent on delta itself, by autograd; O(tasks * entries) an iteration.
-
-    Args:
-        task_vectors: Shape (groups, tasks, entries), float64 for parity checks.
-        settings: As for :func:`solve`; `tolerance` is ignored.
-
-    Returns:
-        delta, shape (groups, entries), and the losses as in :class:`Solution`.
-
-    Source: arXiv:2411.18729, as written there.
-    """
-    delta = torch.zeros_like(task_vectors[:, 0]).requires_grad_()
-    optimizer = torch.optim.SGD(
-        [delta],
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    losses = []
-    for _ in range(settings.iterations):
-        loss, parts = _full_space_loss(task_vectors, delta, settings)
-        losses.append(parts)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    losses.append(_full_space_loss(task_vectors, delta, settings)[1])
-    return delta.detach(), torch.stack(losses)
-
-
-def _full_space_loss(
-    task_vectors: Tensor, delta: Tensor, settings: Descent
-) -> tuple[Tensor, Tensor]:
-    rest = task_vectors - delta[:, None]
-    if settings.shared_cosine:
-        rest = rest.transpose(0, 1).flatten(1)[None]
-        task_vectors = task_vectors.transpose(0, 1).flatten(1)[None]
-    norms = rest.norm(dim=-1, keepdim=True)
-    moved = task_vectors.any(dim=-1, keepdim=True) & (norms > 0)
-    unit = moved * rest / torch.where(moved, norms, torch.ones_like(norms))
-    cosines = torch.einsum("gic,gjc->gij", unit, unit)
-    eye = torch.eye(cosines.shape[-1], dtype=torch.bool, device=cosines.device)
-    sums = cosines.masked_fill(eye, 0).abs().sum((-2, -1)) / _pairs(cosines)
-    orthogonality = (settings.orthogonality_weight * sums).sum()
-    redundancy = delta.norm(dim=-1).sum()  # torch takes the subgradient 0 at 0
-    loss = orthogonality + settings.alpha * redundancy
-    return loss, torch.stack([loss, orthogonality, redundancy]).detach()

@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lightning import Fabric
+from torch import Tensor
+
+from ..common.logging import get_logger
 from .disentangle import Disentanglement
+
+log = get_logger(__name__)
 
 
 def summary(result: Disentanglement) -> dict:
@@ -39,7 +45,33 @@ def summary(result: Disentanglement) -> dict:
     return report
 
 
-def mean_absolute(cosines) -> float:
+def publish(result: Disentanglement, fabric: Fabric, folder: str | Path | None) -> None:
+    """Log what was found, its losses to Fabric's loggers, and write the report.
+
+    Args:
+        result: What was found.
+        fabric: With loggers or without.
+        folder: For the report; None for none.
+    """
+    before, after = (mean_absolute(cosines) for cosines in result.cosines())
+    norms = result.task_vector_norms()
+    log.info(
+        "AWD: mean |cos| %.4f -> %.4f, |delta| %.4g, task vector norms %.3g to %.3g",
+        before,
+        after,
+        result.delta_norm(),
+        norms.min().item(),
+        norms.max().item(),
+    )
+    names = ("awd/loss", "awd/orthogonality", "awd/redundancy")
+    for step, values in enumerate(result.solution.losses.tolist()):
+        fabric.log_dict(dict(zip(names, values, strict=True)), step=step)
+    if folder is not None and fabric.is_global_zero:
+        for path in save(result, folder):
+            log.info("AWD report: %s", path)
+
+
+def mean_absolute(cosines: Tensor) -> float:
     """Mean absolute off-diagonal cosine; 0 for a single task."""
     tasks = len(cosines)
     off_diagonal = cosines.abs().sum() - cosines.diagonal().abs().sum()
@@ -67,7 +99,7 @@ def plot_cosines(result: Disentanglement, path: str | Path) -> None:
     FigureCanvasAgg(figure)
     limit = max((before - before.diag().diag()).abs().max().item(), 1e-3)
     for axis, matrix, title in zip(
-        figure.subplots(1, 2), (before, after), ("before AWD", "after AWD")
+        figure.subplots(1, 2), (before, after), ("before AWD", "after AWD"), strict=True
     ):
         image = axis.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
         axis.set_title(f"{title}: mean |cos| {mean_absolute(matrix):.3f}")

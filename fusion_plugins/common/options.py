@@ -1,31 +1,193 @@
-"""Checks of user options that every algorithm class shares."""
+"""Options as frozen dataclasses: each option stands once, with its default and check.
+
+A method lists its options as fields made with :func:`number`, :func:`choice` and their
+like. :class:`WithOptions` gives the FusionBench class its constructor, so that Hydra,
+Python, saved configs, model cards and checkpoints all read the one list.
+"""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from enum import Enum
+from typing import Any, ClassVar, TypeVar
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 # Keys FusionBench itself puts into a saved config.
-_METADATA = {"_usage_", "_version_", "_recursive_"}
+METADATA = {"_usage_", "_version_", "_recursive_"}
+
+# (name, value) -> the checked value, or an error that names the option.
+Check = Callable[[str, Any], Any]
+Own = TypeVar("Own", bound="Options")
 
 
-def reject_unknown_options(owner: object, options: Mapping[str, object]) -> None:
-    """Raise for options no one reads; FusionBench itself only logs a warning.
+def plain(value: Any) -> Any:
+    """A config as plain dicts and lists; anything else as it is."""
+    if isinstance(value, (DictConfig, ListConfig)):
+        return OmegaConf.to_container(value, resolve=True)
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Checked settings; subclasses list them as fields.
 
     Raises:
-        TypeError: An option is unknown; the message offers the nearest known one.
+        ValueError: An option is of the wrong type or out of its range; the message names
+            it, its value and what is allowed.
     """
-    unknown = [name for name in options if name not in _METADATA]
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = plain(getattr(self, entry.name))
+            value = entry.metadata["check"](entry.name, value)
+            object.__setattr__(self, entry.name, value)
+
+    @classmethod
+    def read(cls: type[Own], owner: str, given: Mapping[str, Any]) -> Own:
+        """The options that a user gave; FusionBench's own metadata is passed over.
+
+        Raises:
+            TypeError: An option is unknown; the message offers the nearest known one.
+            ValueError: As for the class.
+        """
+        reject_unknown(owner, given, [entry.name for entry in fields(cls)])
+        return cls(**{str(k): v for k, v in given.items() if k not in METADATA})
+
+
+class WithOptions:
+    """Makes a dataclass of options the constructor of a FusionBench class.
+
+    Subclasses name the dataclass as `Options`, and give this class before FusionBench's.
+
+    Attributes:
+        options: The checked options.
+    """
+
+    Options: ClassVar[type[Options]]
+    options: Any
+    _config_mapping: Any  # of FusionBench: attribute -> key of the saved config
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        entries = fields(cls.Options)
+        cls._config_mapping = cls._config_mapping.copy()
+        cls._config_mapping.update({entry.name: entry.name for entry in entries})
+        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(
+                    entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default
+                )
+                for entry in entries
+            ]
+        )
+
+    def __init__(self, **given: Any):
+        self.options = self.Options.read(type(self).__name__, given)
+        for entry in fields(self.Options):  # as given: what FusionBench saves
+            setattr(self, entry.name, given.get(entry.name, entry.default))
+        super().__init__(**{k: v for k, v in given.items() if k in METADATA})
+
+
+def option(default: Any, check: Check) -> Any:
+    """A field whose value `check` returns, or refuses with the option's name."""
+    return field(default=default, metadata={"check": check})
+
+
+def like(owner: type[Options], name: str, default: Any) -> Any:
+    """A field of `owner` with another default."""
+    entry: Field = next(entry for entry in fields(owner) if entry.name == name)
+    return field(default=default, metadata=entry.metadata)
+
+
+def number(
+    default: float | None,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+) -> Any:
+    """A finite number in [low, high], or (low, high]; a default of None allows None."""
+
+    def check(name: str, value: Any) -> float:
+        require_number(name, value, low, high, open_low=open_low)
+        return value
+
+    return option(default, _or_none(check) if default is None else check)
+
+
+def integer(default: int | None, low: int = 0, *, optional: bool = False) -> Any:
+    """A whole number of at least `low`; a default of None, or `optional`, allows None."""
+
+    def check(name: str, value: Any) -> int:
+        require_integer(name, value, low)
+        return value
+
+    return option(default, _or_none(check) if optional or default is None else check)
+
+
+def choice(default: Any, choices: Iterable[Any] | None = None) -> Any:
+    """One of some values; those of the default's Enum if none are listed."""
+    kind = type(default) if isinstance(default, Enum) else None
+    allowed = [m.value for m in kind] if kind else list(choices or ())
+
+    def check(name: str, value: Any) -> Any:
+        value = value.value if isinstance(value, Enum) else value
+        require_choice(name, value, allowed)
+        return kind(value) if kind else value
+
+    return option(default.value if isinstance(default, Enum) else default, check)
+
+
+def flag(default: bool | None) -> Any:
+    """True or false; a default of None allows None."""
+    return choice(
+        default, (True, False) if default is not None else (None, True, False)
+    )
+
+
+def patterns() -> Any:
+    """Shell-style patterns of tensor names, as a tuple; none by default."""
+    return option(None, require_patterns)
+
+
+def mapping(example: str) -> Any:
+    """A mapping, or None (the default); `example` shows one in the message."""
+
+    def check(name: str, value: Any) -> dict | None:
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError(f"{name} is {value!r}, expected a mapping: {example}.")
+        return None if value is None else dict(value)
+
+    return option(None, check)
+
+
+def path(default: str | None = None) -> Any:
+    """A path, or None."""
+    return option(default, _or_none(require_path))
+
+
+def _or_none(check: Check) -> Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def reject_unknown(owner: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise TypeError for an option no one reads, offering the nearest known one.
+
+    FusionBench itself only logs a warning.
+    """
+    unknown = [str(name) for name in given if name not in {*known, *METADATA}]
     if not unknown:
         return
-    # What auto_register_config collected from the __init__ of the class and its bases.
-    known = [name for name in owner._config_mapping.values() if name not in _METADATA]
     near = difflib.get_close_matches(unknown[0], known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise TypeError(
-        f"{type(owner).__name__} has no option '{unknown[0]}'.{hint} Known options:"
-        f" {', '.join(known)}."
+        f"{owner} has no option '{unknown[0]}'.{hint} Known options: {', '.join(known)}."
     )
 
 
@@ -33,15 +195,15 @@ def require_number(
     name: str,
     value: object,
     low: float = 0.0,
-    high: float = float("inf"),
+    high: float = math.inf,
     *,
     open_low: bool = False,
 ) -> None:
     """Raise unless `value` is a finite number in [low, high] (or (low, high])."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    number = number and math.isfinite(value)
-    if number and low <= value <= high and not (open_low and value == low):
-        return
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        inside = math.isfinite(value) and low <= value <= high
+        if inside and not (open_low and value == low):
+            return
     left, right = "(" if open_low else "[", ")" if math.isinf(high) else "]"
     raise ValueError(
         f"{name} is {value!r}, expected a number in {left}{low:g}, {high:g}{right}."
@@ -55,23 +217,33 @@ def require_integer(name: str, value: object, low: int = 0) -> None:
 
 
 def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raise unless `value` is one of `choices`."""
-    if value not in choices:
+    """Raise unless `value` is one of `choices`; 1 and 1.0 are not True."""
+    if not any(value == known and type(value) is type(known) for known in choices):
         raise ValueError(f"{name} is {value!r}, expected one of {list(choices)}.")
 
 
 def require_patterns(name: str, value: object) -> tuple[str, ...]:
-    """A list of shell-style patterns as a tuple.
-
-    Raises:
-        ValueError: `value` is a single string or holds something else than strings.
-    """
+    """A list of shell-style patterns as a tuple, or ValueError."""
     if value is None:
         return ()
-    listed = isinstance(value, Iterable) and not isinstance(value, str)
-    if not listed or not all(isinstance(v, str) for v in value):
-        raise ValueError(
-            f"{name} is {value!r}, expected a list of patterns such as"
-            " ['*embeddings*', '*.bias']."
-        )
-    return tuple(value)
+    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
+        found = tuple(value)
+        if all(isinstance(v, str) and v for v in found):
+            return found
+    raise ValueError(
+        f"{name} is {value!r}, expected a list of patterns such as"
+        " ['*embeddings*', '*.bias']."
+    )
+
+
+def require_path(name: str, value: object) -> str:
+    """A path as a string.
+
+    Raises:
+        ValueError: `value` is no path, or an empty one.
+    """
+    if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
+        raise ValueError(f"{name} is {value!r}, expected a path.")
+    if "\0" in str(value):
+        raise ValueError(f"{name} is {value!r}: a path has no NUL character.")
+    return str(value)

@@ -27,22 +27,28 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
         self._count = 0
 
-    def each(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
-        """Call `work` with every item, in any order.
+    def each(
+        self,
+        work: Callable[[Item], None],
+        items: Sequence[Item],
+        both_ends: bool = False,
+    ) -> None:
+        """Call `work` with every item, in any order, without gradients.
 
         Args:
             work: Must not depend on the others' calls.
-            items: The largest ones first. Half of the threads begin at the other end:
-                two of the largest at once would push each other out of the cache.
+            items: What to work on.
+            both_ends: Half of the threads begin at the other end. With the largest first,
+                two of the largest would push each other out of the cache.
         """
         left = deque(items)
         threads = torch.get_num_threads()
-        count = min(threads, _MOST_WORKERS, len(left))
-        if count <= 1:
+        if threads == 1 or not left:
             _work_on(work, left.popleft)
             return
         pool = self._started(min(threads, _MOST_WORKERS))
-        ends = [left.pop if number % 2 else left.popleft for number in range(count)]
+        numbers = range(min(threads, _MOST_WORKERS, len(left)))
+        ends = [left.pop if both_ends and n % 2 else left.popleft for n in numbers]
         try:
             for result in [pool.submit(_work_on, work, end) for end in ends]:
                 result.result()
@@ -50,7 +56,7 @@ class Workers:
             torch.set_num_threads(threads)
 
     def _started(self, count: int) -> ThreadPoolExecutor:
-        if self._count != count:
+        if self._pool is None or self._count != count:
             if self._pool is not None:
                 self._pool.shutdown()
             self._count = count

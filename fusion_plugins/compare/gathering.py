@@ -29,7 +29,7 @@ def gather(folder: str | Path) -> Summary:
         if description is None or not found:
             _nothing(folder)
         records = with_shares(found)
-        for old, new in zip(found, records):
+        for old, new in zip(found, records, strict=True):
             if old != new:
                 write_json(results.cells / f"{new['id']}.json", new)
         summary = summarise(description, records)

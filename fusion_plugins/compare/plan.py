@@ -51,6 +51,10 @@ class Plan:
         """Work out the cells and check that they fit the results folder.
 
         Args:
+            methods: The rows.
+            seeds: Of every row.
+            surroundings: Top-level keys of the job.
+            results: The results folder.
             about: Title and published numbers.
             settings: What else decides every cell's result.
 

@@ -95,7 +95,7 @@ class Results:
         """Write a cell's records, and remove what it left earlier."""
         with self.locked():
             paths = [self.cells / f"{record['id']}.json" for record in records]
-            for path, record in zip(paths, records):
+            for path, record in zip(paths, records, strict=True):
                 write_json(path, record)
             for path in self._paths(cell.id):
                 if path not in paths and read_json(path).get("cell") == cell.id:

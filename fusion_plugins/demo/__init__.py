@@ -1,37 +1,33 @@
-"""An offline pool of real CLIP models: what a fresh machine merges first.
+"""Offline pools of real models: what a fresh machine merges first.
 
-    >>> from fusion_plugins.demo import demo_modelpool, demo_taskpool  # doctest: +SKIP
-    >>> merged = AWDAlgorithm().run(demo_modelpool())  # doctest: +SKIP
-    >>> report = demo_taskpool().evaluate(merged)  # doctest: +SKIP
-
-`python -m fusion_plugins.demo --help` builds and measures it from the command line.
+`fusion-plugins demo --help` builds and measures them from the command line.
 """
 
 import importlib
+from typing import Any
 
 # Public name -> module that defines it; loaded on first use, because torch is slow.
 _EXPORTS = {
-    "DemoDataset": "fusion_plugins.demo.datasets",
-    "DemoInputError": "fusion_plugins.demo.recipe",
-    "DemoRecipe": "fusion_plugins.demo.recipe",
-    "TaskData": "fusion_plugins.demo.recipe",
-    "build_pool": "fusion_plugins.demo.build",
-    "builtin_tasks": "fusion_plugins.demo.builtin",
-    "demo_modelpool": "fusion_plugins.demo.pools",
-    "demo_taskpool": "fusion_plugins.demo.pools",
-    "ensure_pool": "fusion_plugins.demo.build",
-    "load_dataset": "fusion_plugins.demo.datasets",
-    "read_npz_folder": "fusion_plugins.demo.npz_folder",
+    "DemoDataset": ".datasets",
+    "DemoRecipe": ".recipe",
+    "TaskData": ".builtin",
+    "build_pool": ".build",
+    "builtin_tasks": ".builtin",
+    "demo_modelpool": ".pools",
+    "demo_openclip_modelpool": ".pools",
+    "demo_openclip_taskpool": ".pools",
+    "demo_resnet_modelpool": ".pools",
+    "demo_resnet_taskpool": ".pools",
+    "demo_taskpool": ".pools",
+    "ensure_pool": ".build",
+    "load_dataset": ".datasets",
+    "read_npz_folder": ".npz_folder",
 }
 
 __all__ = sorted(_EXPORTS)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_EXPORTS])
+    return getattr(importlib.import_module(_EXPORTS[name], __name__), name)

@@ -1,49 +1,56 @@
 """The built-in tasks: the real scikit-learn digits and five generated ones."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from . import drawing
-from .recipe import BUILTIN_TASKS, DemoInputError, DemoRecipe, TaskData
+from . import drawing as d
+from .recipe import BUILTIN_TASKS, DemoRecipe, ResNetRecipe
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One classification task.
+
+    Images are uint8 (N, H, W, 3), labels int64 (N,) in [0, classes).
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+
 
 _DIGITS = ("zero one two three four five six seven eight nine").split()
 
-# Task -> class names, templates, and what draws one image (none: real data).
+# Task -> class names, templates between bars, and what draws one image (none: real data).
 _Drawer = Callable[[np.random.Generator, int, int], np.ndarray]
-_TASKS: dict[str, tuple[Sequence[str], Sequence[str], _Drawer | None]] = {
-    "digits": (_DIGITS, ("a scan of the digit {}.", "the digit {}."), None),
-    "shapes": (
-        drawing.SHAPES,
-        ("a drawing of a {}.", "the shape of a {}."),
-        drawing.draw_shape,
-    ),
-    "textures": (
-        drawing.TEXTURES,
-        ("a texture of {}.", "a pattern of {}."),
-        drawing.draw_texture,
-    ),
-    "letters": (
-        [f"letter {letter}" for letter in drawing.LETTERS],
-        ("a picture of the {}.", "the {} in print."),
-        drawing.draw_letter,
-    ),
-    "counting": (
-        [f"{count} discs" for count in drawing.COUNTS],
-        ("a picture of {}.", "a field with {}."),
-        drawing.draw_count,
-    ),
+_LETTERS = [f"letter {letter}" for letter in d.LETTERS]
+_COUNTS = [f"{count} discs" for count in d.COUNTS]
+_TASKS: dict[str, tuple[Sequence[str], str, _Drawer | None]] = {
+    "digits": (_DIGITS, "a scan of the digit {}.|the digit {}.", None),
+    "shapes": (d.SHAPES, "a drawing of a {}.|the shape of a {}.", d.draw_shape),
+    "textures": (d.TEXTURES, "a texture of {}.|a pattern of {}.", d.draw_texture),
+    "letters": (_LETTERS, "a picture of the {}.|the {} in print.", d.draw_letter),
+    "counting": (_COUNTS, "a picture of {}.|a field with {}.", d.draw_count),
     "colours": (
-        drawing.COLOURS,
-        ("a mosaic of mostly {} tiles.", "tiles, most of them {}."),
-        drawing.draw_colour,
+        d.COLOURS,
+        "a mosaic of mostly {} tiles.|tiles, most of them {}.",
+        d.draw_colour,
     ),
 }
 
 
-def _load_digits():
+def _load_digits() -> Any:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
@@ -62,7 +69,9 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _digits(recipe: DemoRecipe, rng: np.random.Generator) -> list[np.ndarray]:
+def _digits(
+    recipe: DemoRecipe | ResNetRecipe, rng: np.random.Generator
+) -> list[np.ndarray]:
     """The 1797 real 8x8 scans, shuffled, the first `test_images` (<= 597) for testing."""
     data = _load_digits()
     order = rng.permutation(len(data.images))
@@ -75,7 +84,10 @@ def _digits(recipe: DemoRecipe, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _drawn(
-    recipe: DemoRecipe, rng: np.random.Generator, draw: _Drawer, classes: int
+    recipe: DemoRecipe | ResNetRecipe,
+    rng: np.random.Generator,
+    draw: _Drawer,
+    classes: int,
 ) -> list[np.ndarray]:
     arrays = []
     for count in (recipe.train_images, recipe.test_images):
@@ -90,16 +102,16 @@ def task_seed(seed: int, name: str) -> list[int]:
     return [seed, zlib.crc32(name.encode())]
 
 
-def builtin_tasks(recipe: DemoRecipe) -> list[TaskData]:
+def builtin_tasks(recipe: DemoRecipe | ResNetRecipe) -> list[TaskData]:
     """The recipe's tasks, in its order; the same recipe gives the same bytes.
 
     Raises:
-        DemoInputError: A task is not built in.
+        ValueError: A task is not built in.
         ModuleNotFoundError: `digits` is wanted without scikit-learn.
     """
     unknown = [name for name in recipe.tasks if name not in _TASKS]
     if unknown:
-        raise DemoInputError(
+        raise ValueError(
             f"unknown built-in tasks {unknown}; available: {list(BUILTIN_TASKS)}"
         )
     tasks = []
@@ -110,5 +122,8 @@ def builtin_tasks(recipe: DemoRecipe) -> list[TaskData]:
             arrays = _digits(recipe, rng)
         else:
             arrays = _drawn(recipe, rng, draw, len(class_names))
-        tasks.append(TaskData(name, *arrays, tuple(class_names), tuple(templates)))
+        prompts = tuple(templates.split("|"))
+        train, labels, test, answers = arrays
+        classes = tuple(class_names)
+        tasks.append(TaskData(name, train, labels, test, answers, classes, prompts))
     return tasks

@@ -13,24 +13,19 @@ from transformers import (
     CLIPProcessor,
     CLIPTokenizerFast,
 )
+from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
-from .recipe import DemoInputError, DemoRecipe, TaskData
+from .builtin import TaskData
+from .image_build import MEAN, STD
+from .recipe import DemoRecipe
 
 CONTEXT = 77  # longest prompt in tokens, as in CLIP
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
-_MEAN = _STD = 0.5
-
-
-def _byte_symbols() -> list[str]:
-    """The 256 characters by which byte-level BPE writes the 256 bytes."""
-    from transformers.models.clip.tokenization_clip import bytes_to_unicode
-
-    return list(bytes_to_unicode().values())
 
 
 def make_tokenizer() -> CLIPTokenizerFast:
     """CLIP's tokenizer without merges: one token per byte, 514 in all."""
-    symbols = _byte_symbols()
+    symbols = bytes_to_unicode().values()  # byte-level BPE's 256 characters
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *_SPECIAL]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     with TemporaryDirectory() as folder:
@@ -50,8 +45,8 @@ def make_processor(recipe: DemoRecipe) -> CLIPProcessor:
     images = CLIPImageProcessor(
         size=size,
         do_center_crop=False,
-        image_mean=[_MEAN] * 3,
-        image_std=[_STD] * 3,
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
     )
     return CLIPProcessor(image_processor=images, tokenizer=make_tokenizer())
 
@@ -84,21 +79,16 @@ def make_model(recipe: DemoRecipe, tokenizer: CLIPTokenizerFast) -> CLIPModel:
     return CLIPModel(config)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) -> float32 as the processor makes them."""
-    return (images.float() / 255 - _MEAN) / _STD
-
-
 def prompt_tokens(task: TaskData, tokenizer: CLIPTokenizerFast) -> Tensor:
     """Token ids (templates, classes, longest prompt), padded with end-of-text.
 
     Raises:
-        DemoInputError: A prompt is longer than CLIP's 77 tokens.
+        ValueError: A prompt is longer than CLIP's 77 tokens.
     """
     prompts = [t.replace("{}", c) for t in task.templates for c in task.class_names]
     ids = tokenizer(prompts, padding=True, return_tensors="pt")["input_ids"]
     if ids.shape[1] > CONTEXT:
-        raise DemoInputError(
+        raise ValueError(
             f"task {task.name!r}: the prompt {max(prompts, key=len)!r} has"
             f" {ids.shape[1]} tokens, at most {CONTEXT} fit; shorten the class name"
         )

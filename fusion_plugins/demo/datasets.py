@@ -1,14 +1,18 @@
 """A pool's data sets, as FusionBench reads them: {"image": PIL.Image, "label": int}."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .recipe import DemoInputError
+from ..common.options import require_integer
+from .npz_folder import read_arrays
 
 SPLITS = ("train", "val", "test")
+_LOAD_IMAGES = "fusion_plugins.demo.load_dataset"
 
 
 def train_and_val(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +28,9 @@ def train_and_val(count: int) -> tuple[np.ndarray, np.ndarray]:
 class DemoDataset(Dataset):
     """Labelled images: uint8 (N, H, W, 3) and integers (N,)."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: list[str]):
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, class_names: list[str]
+    ) -> None:
         self.images = images
         self.labels = labels
         self.class_names = class_names
@@ -49,18 +55,48 @@ def load_dataset(path: str, task: str, split: str = "test") -> DemoDataset:
             "test".
 
     Raises:
-        DemoInputError: The pool has no such task, or there is no such split.
+        ValueError: The pool has no such task, or there is no such split.
     """
     if split not in SPLITS:
-        raise DemoInputError(f"unknown split {split!r}; available: {list(SPLITS)}")
+        raise ValueError(f"unknown split {split!r}; available: {list(SPLITS)}")
     file = Path(path) / "data" / f"{task}.npz"
     if not file.is_file():
         known = sorted(p.stem for p in file.parent.glob("*.npz"))
-        raise DemoInputError(f"no task {task!r} in pool {path}; available: {known}")
-    with np.load(file, allow_pickle=False) as arrays:
-        names = [str(name) for name in arrays["class_names"]]
-        if split == "test":
-            return DemoDataset(arrays["x_test"], arrays["y_test"], names)
-        x, y = arrays["x_train"], arrays["y_train"]
+        raise ValueError(f"no task {task!r} in pool {path}; available: {known}")
+    arrays = read_arrays(file)
+    names = [str(name) for name in arrays["class_names"]]
+    if split == "test":
+        return DemoDataset(arrays["x_test"], arrays["y_test"], names)
+    x, y = arrays["x_train"], arrays["y_train"]
     chosen = train_and_val(len(y))[SPLITS.index(split)]
     return DemoDataset(x[chosen], y[chosen], names)
+
+
+# -- as FusionBench's pools take them -----------------------------------------------------
+
+
+def dataset_configs(
+    root: Path, tasks: Sequence[str], split: str, target: str = _LOAD_IMAGES
+) -> DictConfig:
+    """One split of every task."""
+    fixed = {"_target_": target, "path": str(root), "split": split}
+    return OmegaConf.create({name: {**fixed, "task": name} for name in tasks})
+
+
+def split_configs(root: Path, tasks: Sequence[str]) -> dict[str, DictConfig]:
+    """A model pool's data sets: all splits of every task."""
+    return {
+        f"{split}_datasets": dataset_configs(root, tasks, split) for split in SPLITS
+    }
+
+
+def model_configs(root: Path, tasks: Sequence[str]) -> DictConfig:
+    """The folders of the base and the experts."""
+    experts = {name: str(root / "experts" / name) for name in tasks}
+    return OmegaConf.create({"_pretrained_": str(root / "pretrained"), **experts})
+
+
+def loader_options(batch_size: int) -> DictConfig:
+    """Of a task pool's data loader."""
+    require_integer("batch_size", batch_size, 1)
+    return OmegaConf.create({"batch_size": batch_size, "num_workers": 0})

@@ -161,7 +161,9 @@ def draw_colour(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     hues[rng.random(cells * cells) < share] = _HUES[label]
     hues = hues + rng.normal(0, 0.012, hues.shape)
     light = rng.uniform([0.45, 0.5], [1.0, 1.0], (cells * cells, 2))
-    rgb = [colorsys.hsv_to_rgb(h % 1, s, v) for h, (s, v) in zip(hues, light)]
+    rgb = [
+        colorsys.hsv_to_rgb(h % 1, s, v) for h, (s, v) in zip(hues, light, strict=True)
+    ]
     grid = np.asarray(rgb).reshape(cells, cells, 3)
     rows = np.arange(size) * cells // size
     image = grid[rows][:, rows] + rng.normal(0, 0.05, (size, size, 3))

@@ -1,19 +1,42 @@
 """Tasks from a folder of `.npz` files: x_train y_train x_test y_test class_names."""
 
+from __future__ import annotations
+
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from .builtin import resize
-from .recipe import DemoInputError, TaskData
+from .builtin import TaskData, builtin_tasks, resize
+from .recipe import DemoRecipe, ResNetRecipe
 
 KEYS = ("x_train", "y_train", "x_test", "y_test", "class_names")
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
+# What NumPy and zipfile raise for members that are damaged, encrypted or no arrays.
+_BUILTIN = (ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError)
+_PARSING = (SyntaxError, ValueError, struct.error, tokenize.TokenError)
+_UNREADABLE = (*_BUILTIN, *_PARSING, zipfile.BadZipFile, zlib.error)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def task_names(folder: str | Path) -> list[str]:
+    """The tasks of a folder: every ``NAME.npz``, sorted.
+
+    Raises:
+        ValueError: There is no such folder, or none in it.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    names = sorted(path.stem for path in Path(folder).glob("*.npz"))
+    if not names:
+        raise ValueError(f"{folder} has no .npz files, one per task is needed")
+    return names
 
 
 def read_npz_folder(
@@ -25,29 +48,43 @@ def read_npz_folder(
     size; they are resized to `image_size` pixels. Labels are integers from 0.
 
     Raises:
-        DemoInputError: No such folder or task, or a file that is not as above.
+        ValueError: No such folder or task, or a file that is not as above.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DemoInputError(f"{folder} is not a folder")
-    files = {path.stem: path for path in sorted(folder.glob("*.npz"))}
-    if not files:
-        raise DemoInputError(f"{folder} has no .npz files, one per task is needed")
-    unknown = [name for name in tasks or () if name not in files]
+    known = task_names(folder)
+    unknown = [name for name in tasks or () if name not in known]
     if unknown:
-        raise DemoInputError(
-            f"no task {unknown} in {folder}; available: {sorted(files)}"
-        )
-    return [_read_task(files[name], image_size) for name in tasks or files]
+        raise ValueError(f"no task {unknown} in {folder}; available: {known}")
+    return [
+        _read_task(Path(folder, f"{name}.npz"), image_size) for name in tasks or known
+    ]
+
+
+def load_tasks(
+    recipe: DemoRecipe | ResNetRecipe, data: str | Path | None = None
+) -> list[TaskData]:
+    """The recipe's tasks: from ``data/NAME.npz`` where there is one, else built in.
+
+    Raises:
+        ValueError: A task is neither, or a file is not as `read_npz_folder` asks.
+    """
+    files = [] if data is None else task_names(data)
+    real = [name for name in recipe.tasks if name in files]
+    drawn = tuple(name for name in recipe.tasks if name not in files)
+    found = []
+    if data is not None and real:
+        found = read_npz_folder(data, recipe.image_size, real)
+    if drawn:
+        found += builtin_tasks(replace(recipe, tasks=drawn))
+    return sorted(found, key=lambda task: recipe.tasks.index(task.name))
 
 
 def _read_task(path: Path, image_size: int) -> TaskData:
     if not _NAME.fullmatch(path.stem):
-        raise DemoInputError(
+        raise ValueError(
             f"{path}: the file name becomes the task's name and may hold only letters,"
             " digits, '-' and '_'"
         )
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     class_names = _class_names(path, arrays["class_names"])
     checked = {}
     for split in ("train", "test"):
@@ -58,17 +95,26 @@ def _read_task(path: Path, image_size: int) -> TaskData:
         checked[f"x_{split}"] = np.stack([resize(image, image_size) for image in x])
         checked[f"y_{split}"] = y.astype(np.int64)
     if len(checked["y_train"]) < 2:
-        raise DemoInputError(f"{path}: x_train needs at least 2 images")
+        raise ValueError(f"{path}: x_train needs at least 2 images")
     return TaskData(path.stem, **checked, class_names=class_names, templates=TEMPLATES)
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The members `KEYS` of a file.
+
+    Raises:
+        ValueError: One is missing or cannot be read; nothing is unpickled.
+    """
     if not zipfile.is_zipfile(path):
-        raise DemoInputError(f"{path}: not a .npz file (those are zip archives)")
-    with np.load(path, allow_pickle=False) as file:
+        raise ValueError(f"{path}: not a .npz file (those are zip archives)")
+    try:
+        file = np.load(path, allow_pickle=False)
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: cannot be read ({error}); save it again") from error
+    with file:
         missing = [key for key in KEYS if key not in file.files]
         if missing:
-            raise DemoInputError(
+            raise ValueError(
                 f"{path}: missing {missing}; needed: {list(KEYS)}, found: {file.files}"
             )
         return {key: _read_array(path, file, key) for key in KEYS}
@@ -76,63 +122,56 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _read_array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     try:
-        return file[key]
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error):
-            raise DemoInputError(
-                f"{path}: {key} holds pickled objects, which are not loaded; save it as"
-                " plain numbers or text, for example np.array(['cat', 'dog'])"
-            ) from error
-        raise DemoInputError(f"{path}: cannot read {key}: {error}") from error
+        array = file[key]
+    except _UNREADABLE as error:
+        problem = str(error)
+        if "allow_pickle" in problem:
+            problem = "it holds pickled objects, which are not loaded"
+        raise ValueError(
+            f"{path}: cannot read {key} ({problem}); save it again with np.savez, as plain"
+            " numbers or text such as np.array(['cat', 'dog'])"
+        ) from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: {key} is no array; save it with np.savez")
+    return array
 
 
 def _class_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
     if names.ndim != 1 or names.dtype.kind != "U" or not len(names):
-        raise DemoInputError(
+        raise ValueError(
             f"{path}: class_names must be a list of texts, got shape {names.shape} of"
             f" {names.dtype}"
         )
     found = tuple(str(name) for name in names)
-    if any(not name.strip() for name in found):
-        raise DemoInputError(f"{path}: class_names holds an empty name")
     lower = [" ".join(name.lower().split()) for name in found]
-    repeated = sorted({name for name in lower if lower.count(name) > 1})
-    if repeated:
-        raise DemoInputError(
-            f"{path}: class_names repeat: {repeated} (CLIP's tokenizer ignores case)"
+    bad = sorted({name for name in lower if lower.count(name) > 1 or not name})
+    if bad:
+        raise ValueError(
+            f"{path}: class_names are empty or repeat: {bad} (CLIP ignores case)"
         )
     return found
 
 
 def _check_images(path: Path, key: str, images: np.ndarray) -> None:
-    if images.dtype != np.uint8:
-        raise DemoInputError(
-            f"{path}: {key} must be uint8 (0 to 255), got {images.dtype}"
-        )
     colour = images.ndim == 4 and images.shape[3] in (1, 3)
-    if not (images.ndim == 3 or colour):
-        raise DemoInputError(
-            f"{path}: {key} must have shape (N, H, W) or (N, H, W, 3), got"
-            f" {images.shape}"
-        )
-    if 0 in images.shape:
-        raise DemoInputError(
-            f"{path}: {key} holds no images, its shape is {images.shape}"
+    shaped = (images.ndim == 3 or colour) and 0 not in images.shape
+    if images.dtype != np.uint8 or not shaped:
+        raise ValueError(
+            f"{path}: {key} must be uint8 images of shape (N, H, W) or (N, H, W, 3), got"
+            f" {images.dtype} of shape {images.shape}"
         )
 
 
 def _check_labels(
     path: Path, key: str, labels: np.ndarray, images: int, classes: int
 ) -> None:
-    if labels.dtype.kind not in "iu":
-        raise DemoInputError(f"{path}: {key} must be integers, got {labels.dtype}")
-    if labels.shape != (images,):
-        raise DemoInputError(
-            f"{path}: {key} has shape {labels.shape}, expected ({images},), one label"
-            " per image"
+    if labels.dtype.kind not in "iu" or labels.shape != (images,):
+        raise ValueError(
+            f"{path}: {key} must be integers of shape ({images},), one per image, got"
+            f" {labels.dtype} of shape {labels.shape}"
         )
     if labels.min() < 0 or labels.max() >= classes:
-        raise DemoInputError(
+        raise ValueError(
             f"{path}: {key} runs from {labels.min()} to {labels.max()}, but"
             f" class_names has {classes} names: labels must be 0 to {classes - 1}"
         )

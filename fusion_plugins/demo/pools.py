@@ -1,66 +1,47 @@
-"""The demo pool as FusionBench's own CLIP model pool and task pool."""
+"""The image pools as FusionBench's own model pools and task pools."""
 
-import json
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fusion_bench.modelpool import CLIPVisionModelPool
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from fusion_bench.utils import import_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ..pools.clip_tasks import register_clip_task
-from .build import POOL_FILE, ensure_pool, is_pool
-from .choosing import choose_tasks, dataset_configs
-from .recipe import FORMAT_VERSION, DemoInputError, DemoRecipe
+from .datasets import dataset_configs, loader_options, model_configs, split_configs
+from .pool_folder import open_pool
+from .recipe import OPENCLIP_RECIPE, DemoRecipe, ResNetRecipe
+
+if TYPE_CHECKING:  # each is slow to import
+    from fusion_bench.taskpool.image_classification import ImageClassificationTaskPool
+
+    from ..modelpool.image_pools import ResNetPool
+    from ..modelpool.openclip.modelpool import OpenCLIPModelPool
+    from ..taskpool.openclip import OpenCLIPTaskPool
+
+Root = str | os.PathLike | None
+Tasks = Sequence[str] | None
 
 
-def read_description(root: str | os.PathLike) -> dict:
-    """The pool's `pool.json`: recipe, tasks, accuracies measured when it was built.
+def _clip(root: Root, seed: int, tasks: Tasks) -> tuple[Path, list[str]]:
+    """The folder and the wanted tasks, which are then known as zero-shot tasks."""
+    from .build import ensure_pool
 
-    Raises:
-        DemoInputError: The folder is no pool, or of another format version.
-    """
-    if not is_pool(root):
-        raise DemoInputError(
-            f"{root} is not a demo pool (it has no {POOL_FILE}). Build one there with:"
-            f" python -m fusion_plugins.demo build --out {root}"
-        )
-    text = (Path(root) / POOL_FILE).read_text(encoding="utf-8")
-    try:
-        description = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DemoInputError(f"{root}/{POOL_FILE} is damaged: {error}") from error
-    version = description.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DemoInputError(
-            f"{root} has format version {version}, this release reads {FORMAT_VERSION};"
-            " build it again"
-        )
-    return description
-
-
-def _open(root: str | os.PathLike | None, seed: int) -> Path:
-    if root is None:
-        return ensure_pool(DemoRecipe(seed=seed))
-    read_description(root)
-    return Path(root).absolute()
-
-
-def _choose_tasks(root: Path, tasks: Sequence[str] | None) -> list[str]:
-    """Check the wanted tasks and register them as zero-shot tasks."""
-    known = read_description(root)["tasks"]
-    chosen = choose_tasks(root, known, tasks)
-    for name in chosen:
-        register_clip_task(name, known[name]["class_names"], known[name]["templates"])
-    return chosen
+    recipe = DemoRecipe(seed=seed)
+    folder, chosen = open_pool(root, recipe.format, lambda: ensure_pool(recipe), tasks)
+    for name, task in chosen.items():
+        register_clip_task(name, task["class_names"], task["templates"])
+    return folder, list(chosen)
 
 
 def demo_modelpool(
-    root: str | os.PathLike | None = None,
-    seed: int = 0,
-    tasks: Sequence[str] | None = None,
+    root: Root = None, seed: int = 0, tasks: Tasks = None
 ) -> CLIPVisionModelPool:
     """The pretrained model and one expert per task, with train, val and test images.
 
@@ -70,25 +51,20 @@ def demo_modelpool(
         tasks: Names of the experts wanted; None takes all.
 
     Raises:
-        DemoInputError: `root` is no pool, or a task is not in it.
+        ValueError: `root` is no such pool, or a task is not in it.
     """
-    folder = _open(root, seed)
-    chosen = _choose_tasks(folder, tasks)
-    pretrained = str(folder / "pretrained")
-    experts = {name: str(folder / "experts" / name) for name in chosen}
+    folder, chosen = _clip(root, seed, tasks)
     return CLIPVisionModelPool(
-        OmegaConf.create({"_pretrained_": pretrained, **experts}),
-        processor=pretrained,
-        train_datasets=dataset_configs(folder, chosen, "train"),
-        val_datasets=dataset_configs(folder, chosen, "val"),
-        test_datasets=dataset_configs(folder, chosen, "test"),
+        model_configs(folder, chosen),
+        processor=str(folder / "pretrained"),
+        **split_configs(folder, chosen),
     )
 
 
 def demo_taskpool(
-    root: str | os.PathLike | None = None,
+    root: Root = None,
     seed: int = 0,
-    tasks: Sequence[str] | None = None,
+    tasks: Tasks = None,
     batch_size: int = 256,
     pool_class: str = "fusion_plugins.CLIPTaskPool",
 ) -> CLIPVisionModelTaskPool:
@@ -103,17 +79,96 @@ def demo_taskpool(
             ``fusion_bench.taskpool.CLIPVisionModelTaskPool``.
 
     Raises:
-        DemoInputError: As `demo_modelpool`, or a batch size below 1.
+        ValueError: As `demo_modelpool`, or a batch size below 1.
     """
-    if batch_size < 1:
-        raise DemoInputError(f"batch_size must be at least 1, got {batch_size}")
-    folder = _open(root, seed)
-    chosen = _choose_tasks(folder, tasks)
+    loader = loader_options(batch_size)
+    folder, chosen = _clip(root, seed, tasks)
     return import_object(pool_class)(
         dataset_configs(folder, chosen, "test"),
         processor=str(folder / "pretrained"),
         clip_model=str(folder / "pretrained"),
-        dataloader_kwargs=OmegaConf.create(
-            {"batch_size": batch_size, "num_workers": 0}
-        ),
+        dataloader_kwargs=loader,
+    )
+
+
+def _openclip(
+    root: Root, seed: int, tasks: Tasks
+) -> tuple[Path, list[str], DictConfig]:
+    """The folder, the wanted tasks and their heads."""
+    from .openclip_build import ensure_openclip_pool
+
+    recipe = replace(OPENCLIP_RECIPE, seed=seed)
+    folder, chosen = open_pool(
+        root, "openclip", lambda: ensure_openclip_pool(recipe), tasks
+    )
+    heads = {name: str(folder / "heads" / f"{name}.safetensors") for name in chosen}
+    return folder, list(chosen), OmegaConf.create(heads)
+
+
+def demo_openclip_modelpool(
+    root: Root = None, seed: int = 0, tasks: Tasks = None
+) -> OpenCLIPModelPool:
+    """As :func:`demo_modelpool`, with OpenCLIP's encoders and a head per task."""
+    from ..modelpool.openclip.modelpool import OpenCLIPModelPool
+
+    folder, chosen, heads = _openclip(root, seed, tasks)
+    splits: dict[str, Any] = split_configs(folder, chosen)
+    return OpenCLIPModelPool(
+        model_configs(folder, chosen), classification_heads=heads, **splits
+    )
+
+
+def demo_openclip_taskpool(
+    root: Root = None, seed: int = 0, tasks: Tasks = None, batch_size: int = 256
+) -> OpenCLIPTaskPool:
+    """As :func:`demo_taskpool`, for OpenCLIP's encoders and heads."""
+    from ..taskpool.openclip import OpenCLIPTaskPool
+
+    loader = loader_options(batch_size)
+    folder, chosen, heads = _openclip(root, seed, tasks)
+    return OpenCLIPTaskPool(
+        dataset_configs(folder, chosen, "test"),
+        classification_heads=heads,
+        dataloader_kwargs=loader,
+        model_name=str(folder / "pretrained"),
+    )
+
+
+def _resnet(root: Root, seed: int, tasks: Tasks) -> tuple[Path, list[str]]:
+    """The folder and the wanted tasks, whose class names FusionBench then knows."""
+    from .resnet_build import ensure_resnet_pool
+
+    recipe = ResNetRecipe(seed=seed)
+    folder, chosen = open_pool(
+        root, recipe.format, lambda: ensure_resnet_pool(recipe), tasks
+    )
+    for name, task in chosen.items():  # nothing here reads the prompt
+        register_clip_task(name, task["class_names"], ["a picture of {}."])
+    return folder, list(chosen)
+
+
+def demo_resnet_modelpool(
+    root: Root = None, seed: int = 0, tasks: Tasks = None
+) -> ResNetPool:
+    """As :func:`demo_modelpool`, with ResNets."""
+    from ..modelpool.image_pools import ResNetPool
+
+    folder, chosen = _resnet(root, seed, tasks)
+    models = model_configs(folder, chosen)
+    models["_pretrained_"] = {"config_path": models["_pretrained_"]}
+    return ResNetPool(models, type="transformers", **split_configs(folder, chosen))
+
+
+def demo_resnet_taskpool(
+    root: Root = None, seed: int = 0, tasks: Tasks = None, batch_size: int = 256
+) -> ImageClassificationTaskPool:
+    """As :func:`demo_taskpool`, for ResNets: FusionBench's own class."""
+    from fusion_bench.taskpool.image_classification import ImageClassificationTaskPool
+
+    loader = loader_options(batch_size)
+    folder, chosen = _resnet(root, seed, tasks)
+    return ImageClassificationTaskPool(
+        dataset_configs(folder, chosen, "test"),
+        processor=str(folder / "pretrained"),
+        dataloader_kwargs=loader,
     )

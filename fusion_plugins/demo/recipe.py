@@ -1,100 +1,178 @@
-"""What a pool is made of: the recipe, one task's data, and the error for bad input."""
+"""The recipes of the demo pools; their fields are the options of the build commands."""
+
+from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any, ClassVar
 
-import numpy as np
+from ..common.options import require_choice, require_integer, require_number
 
-FORMAT_VERSION = 1  # of the pool folder; part of the hash, so a new format rebuilds
 BUILTIN_TASKS = ("digits", "shapes", "textures", "letters", "counting", "colours")
+# Those of the built-in tasks that a small ResNet learns well.
+RESNET_TASKS = BUILTIN_TASKS[:4]
+_LARGEST_SEED = 2**32 - 1  # that every generator takes
 
 
-class DemoInputError(ValueError):
-    """The user's input cannot make a pool; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """One classification task.
-
-    Images are uint8 (N, H, W, 3), labels int64 (N,) in [0, classes).
-    """
-
-    name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]
+def option(default: Any, meaning: str, zero: bool = False) -> Any:
+    """A field of a recipe; `zero` says whether 0 is a value of it."""
+    return field(default=default, metadata={"help": meaning, "zero": zero})
 
 
 @dataclass(frozen=True)
-class DemoRecipe:
-    """Everything that decides a pool's content. Lengths in pixels, sizes in images.
+class Recipe:
+    """What decides a pool's content, besides data from files.
 
-    Pretraining sees `pretrain_images` of each task's training images under noise of
-    standard deviation `pretrain_noise` (1 = the whole range from black to white);
-    experts see all training images as they are.
+    Raises:
+        ValueError: An option is of another type or out of range.
     """
 
-    tasks: tuple[str, ...] = BUILTIN_TASKS
-    seed: int = 0
-    image_size: int = 32
-    patch_size: int = 8
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    text_width: int = 64
-    text_depth: int = 2
-    embedding: int = 128
-    train_images: int = 3000  # per generated task
-    test_images: int = 500  # per built-in task
-    pretrain_images: int = 150  # per task
-    pretrain_noise: float = 0.3
-    pretrain_steps: int = 400
-    pretrain_lr: float = 1e-3
-    pretrain_weight_decay: float = 0.1
-    expert_steps: int = 350
-    expert_lr: float = 5e-4
-    expert_weight_decay: float = 0.01
-    batch_size: int = 64
+    format: ClassVar[int | str]  # of the pool folder; a new one rebuilds
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _check(entry, getattr(self, entry.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in pool.json."""
+        content = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in content.items()}
+
+    def hash(self) -> str:
+        """12 hexadecimal digits that change when anything in the recipe does."""
+        content = {"format_version": self.format, **self.to_dict()}
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _check(entry: Field, value: Any) -> None:
+    kind, zero = type(entry.default), entry.metadata["zero"]
+    if kind is tuple:
+        _check_tasks(value)
+    elif kind is bool:
+        require_choice(entry.name, value, (True, False))
+    elif kind is int:
+        require_integer(entry.name, value, 0 if zero else 1)
+    else:
+        require_number(entry.name, value, open_low=not zero)
+    if entry.name == "seed" and value > _LARGEST_SEED:
+        raise ValueError(f"seed is {value}, expected at most {_LARGEST_SEED}.")
+
+
+def _check_tasks(tasks: tuple[str, ...]) -> None:
+    if not tasks or len(set(tasks)) != len(tasks):
+        raise ValueError(f"a pool needs tasks, each once; got {list(tasks)}")
+
+
+@dataclass(frozen=True)
+class ImageRecipe(Recipe):
+    """What the pools of images have in common."""
+
+    tasks: tuple[str, ...] = option(BUILTIN_TASKS, "tasks that get an expert")
+    seed: int = option(0, "of drawn images, weights and order", zero=True)
+    image_size: int = option(32, "pixels a side")
+
+    def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
-        if not self.tasks:
-            raise DemoInputError("a pool needs at least one task")
-        if len(set(self.tasks)) != len(self.tasks):
-            raise DemoInputError(f"tasks repeat: {list(self.tasks)}")
-        for field in fields(self):
-            self._check_number(field.name)
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class DemoRecipe(ImageRecipe):
+    """A pool of small CLIP models.
+
+    Pretraining sees few images of each task under noise; experts see all training images
+    as they are.
+    """
+
+    format: ClassVar[int] = 1
+
+    patch_size: int = option(8, "pixels a side of the vision tower's patches")
+    width: int = option(128, "of the vision tower, a multiple of heads")
+    depth: int = option(4, "layers of the vision tower")
+    heads: int = option(4, "attention heads of both towers")
+    text_width: int = option(64, "of the text tower, a multiple of heads")
+    text_depth: int = option(2, "layers of the text tower")
+    embedding: int = option(128, "size of image and text features")
+    train_images: int = option(3000, "training images per drawn task")
+    test_images: int = option(500, "test images per built-in task")
+    pretrain_images: int = option(
+        150, "images per task that pretraining sees; with --data 2000"
+    )
+    pretrain_noise: float = option(
+        0.3, "deviation of pretraining's noise; 1 = black to white", zero=True
+    )
+    pretrain_steps: int = option(400, "steps of pretraining; with --data 1000")
+    pretrain_lr: float = option(1e-3, "peak learning rate of pretraining")
+    pretrain_weight_decay: float = option(0.1, "of pretraining", zero=True)
+    expert_steps: int = option(350, "steps of each expert; with --data 800")
+    expert_lr: float = option(5e-4, "peak learning rate of experts")
+    expert_weight_decay: float = option(0.01, "of experts", zero=True)
+    batch_size: int = option(64, "images per step")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_integer("train_images", self.train_images, 2)  # one is held out
         if self.image_size % self.patch_size:
-            raise DemoInputError(
+            raise ValueError(
                 f"image_size {self.image_size} is no multiple of patch_size"
                 f" {self.patch_size}"
             )
         if self.width % self.heads or self.text_width % self.heads:
-            raise DemoInputError(
+            raise ValueError(
                 f"width {self.width} and text_width {self.text_width} must be multiples"
                 f" of the {self.heads} attention heads"
             )
 
-    def _check_number(self, name: str) -> None:
-        value = getattr(self, name)
-        may_be_zero = name in {"seed", "pretrain_noise"} or "weight_decay" in name
-        if name == "tasks" or (may_be_zero and value == 0):
-            return
-        if not value > 0:
-            at_least = "0 or more" if may_be_zero else "above 0"
-            raise DemoInputError(f"{name} must be {at_least}, got {value}")
 
-    def to_dict(self) -> dict:
-        """Plain values only, as stored in pool.json."""
-        return {**asdict(self), "tasks": list(self.tasks)}
+# Real images are harder than drawn ones, and may have hundreds of classes.
+DATA_DEFAULTS = {"pretrain_images": 2000, "pretrain_steps": 1000, "expert_steps": 800}
 
-    def hash(self) -> str:
-        """12 hexadecimal digits that change when anything in the recipe does."""
-        content = {"format_version": FORMAT_VERSION, **self.to_dict()}
-        text = json.dumps(content, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+# Smaller than the CLIP demo, so that a fresh machine builds it within a minute or so.
+OPENCLIP_RECIPE = DemoRecipe(
+    tasks=("digits", "textures", "letters", "colours"),
+    width=96,
+    depth=3,
+    embedding=96,
+    train_images=2000,
+    pretrain_steps=300,
+    expert_steps=250,
+)
+
+
+@dataclass(frozen=True)
+class ResNetRecipe(ImageRecipe):
+    """A pool of small ResNets; the base is a classifier of all tasks' classes."""
+
+    format: ClassVar[str] = "resnet-1"
+    train_images: ClassVar[int] = DemoRecipe.train_images
+    test_images: ClassVar[int] = DemoRecipe.test_images
+
+    tasks: tuple[str, ...] = option(RESNET_TASKS, "tasks that get an expert")
+    width: int = option(
+        16, "channels of the first stage; later ones have 2 and 4 times"
+    )
+    batch_size: int = option(64, "images per step")
+    pretrain_images: int = option(150, "images per task that pretraining sees")
+    pretrain_steps: int = option(400, "steps of pretraining")
+    pretrain_lr: float = option(3e-3, "peak learning rate of pretraining")
+    expert_steps: int = option(400, "steps of each expert")
+    expert_lr: float = option(2e-3, "peak learning rate of experts")
+    weight_decay: float = option(0.01, "of AdamW", zero=True)
+
+
+@dataclass(frozen=True)
+class TextRecipe(Recipe):
+    """How every expert of a text pool is fine-tuned."""
+
+    format: ClassVar[str] = "text-1"
+
+    seed: int = option(0, "of new heads, dropout, choice and order", zero=True)
+    max_length: int = option(64, "tokens per sentence; longer ones are cut")
+    batch_size: int = option(32, "sentences per step")
+    epochs: int = option(2, "passes over the training sentences")
+    lr: float = option(5e-5, "AdamW's peak learning rate")
+    weight_decay: float = option(0.01, "of AdamW", zero=True)
+    train_sentences: int = option(3000, "at most this many per task")
+    bfloat16: bool = option(False, "train in bfloat16, if the CPU is fast at it", True)

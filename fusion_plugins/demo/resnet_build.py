@@ -1,49 +1,51 @@
-"""Build a folder of ResNet experts: all or nothing."""
+"""Build a pool of small ResNets: one classifier of all tasks, then an expert per task."""
 
 from __future__ import annotations
 
-import json
+import copy
 import os
-import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from filelock import FileLock
-from tqdm import tqdm
-
-from ..common.logging import get_logger
-from .build import POOL_FILE, cache_folder, is_pool
-from .recipe import DemoInputError, TaskData
-from .resnet_recipe import RESNET_FORMAT, ResNetRecipe, load_tasks
-from .resnet_training import (
-    accuracy,
-    make_image_processor,
-    make_resnet,
-    pretrain,
-    to_image_tensors,
-    train_expert,
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import (
+    ConvNextImageProcessor,
+    ResNetConfig,
+    ResNetForImageClassification,
 )
 
-log = get_logger(__name__)
+from .builtin import TaskData
+from .image_build import (
+    MEAN,
+    STD,
+    ImageTensors,
+    accuracy,
+    fit,
+    generator,
+    normalise,
+    save_pool,
+    to_tensors,
+    training,
+)
+from .npz_folder import load_tasks
+from .pool_folder import build_folder, cached_root
+from .recipe import ResNetRecipe
+
+_RISING = 0.1  # share of the steps
 
 
 def ensure_resnet_pool(recipe: ResNetRecipe | None = None) -> Path:
     """The folder of the pool of built-in tasks, built first if it is not there."""
     recipe = recipe or ResNetRecipe()
-    root = (cache_folder() / f"demo-resnet-{recipe.hash()}").absolute()
-    return root if is_pool(root) else build_resnet_pool(recipe, root)
+    return build_resnet_pool(recipe, cached_root("demo-resnet", recipe))
 
 
 def build_resnet_pool(
     recipe: ResNetRecipe, root: str | os.PathLike, data: str | Path | None = None
 ) -> Path:
-    """Train and save a pool at `root`; a pool another process finished is kept.
-
-    It is written beside `root` and renamed at the end, so that `root` never holds half a
-    pool.
+    """Train and save a pool at `root`; see `build_folder`.
 
     Args:
         recipe: Sizes, steps, seed, tasks.
@@ -51,83 +53,119 @@ def build_resnet_pool(
         data: Folder of ``NAME.npz`` files; tasks without one are built in.
 
     Raises:
-        DemoInputError: `root` holds something, or a task cannot be read.
+        ValueError: `root` holds something else, or a task cannot be read.
     """
-    root = Path(root).absolute()
-    tasks = load_tasks(recipe, data)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.with_name(f".{root.name}.lock")):
-        if is_pool(root):
-            return root
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise DemoInputError(
-                f"{root} exists and is not empty; choose another folder"
-            )
-        for stale in root.parent.glob(f".{root.name}.building-*"):
-            shutil.rmtree(stale)
-        folder = root.with_name(f".{root.name}.building-{os.getpid()}")
-        folder.mkdir()
-        try:
-            _write_pool(folder, recipe, tasks)
-            os.replace(folder, root)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    log.info("Built the ResNet pool %s", root)
-    return root
+
+    def write(folder: Path) -> dict:
+        return _write_pool(folder, recipe, load_tasks(recipe, data))
+
+    return build_folder(root, recipe, write)
 
 
-def _write_pool(folder: Path, recipe: ResNetRecipe, tasks: Sequence[TaskData]) -> None:
-    start = time.monotonic()
-    sets = [to_image_tensors(task) for task in tasks]
-    classes = [data.classes for data in sets]
-    offsets = [sum(classes[:index]) for index in range(len(sets))]
-    scores: dict[str, dict[str, float]] = {"pretrained": {}, "experts": {}}
-    processor = make_image_processor(recipe.image_size)
-    total = recipe.pretrain_steps + len(sets) * recipe.expert_steps
-    with torch.random.fork_rng(devices=[]), tqdm(total=total, unit="step") as bar:
-        torch.manual_seed(recipe.seed)
-        base = make_resnet(recipe.width, sum(classes))
-        bar.set_description("Pretraining")
+def _write_pool(folder: Path, recipe: ResNetRecipe, tasks: Sequence[TaskData]) -> dict:
+    sets = [to_tensors(task) for task in tasks]
+    starts = [sum(data.classes for data in sets[:index]) for index in range(len(sets))]
+    placed, experts = list(zip(sets, starts, strict=True)), {}
+    with training(recipe) as bar:
+        base = make_resnet(recipe.width, sum(data.classes for data in sets))
         pretrain(base, sets, recipe, bar.update)
-        _save(base, processor, folder / "pretrained")
-        for data, offset in zip(sets, offsets):
-            bar.set_description(f"Fine-tuning on {data.name}")
-            expert = train_expert(base, data, offset, recipe, bar.update)
-            _save(expert, processor, folder / "experts" / data.name)
-            scores["pretrained"][data.name] = accuracy(base, data, offset)
-            scores["experts"][data.name] = accuracy(expert, data)
-    for task in tasks:
-        _save_data(task, folder / "data")
-    _describe(folder, recipe, tasks, scores, time.monotonic() - start)
-
-
-def _save(model, processor, folder: Path) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-def _save_data(task: TaskData, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    arrays = {n: getattr(task, n) for n in ("x_train", "y_train", "x_test", "y_test")}
-    names = np.array(task.class_names)
-    np.savez_compressed(folder / f"{task.name}.npz", **arrays, class_names=names)
-
-
-def _describe(
-    folder: Path, recipe: ResNetRecipe, tasks, scores, seconds: float
-) -> None:
-    description = {
-        "format_version": RESNET_FORMAT,
-        "recipe": recipe.to_dict(),
-        "tasks": {
-            task.name: {
-                "class_names": list(task.class_names),
-                "train_images": len(task.y_train),
-                "test_images": len(task.y_test),
-            }
-            for task in tasks
-        },
-        "accuracy": scores,
-        "build_seconds": round(seconds, 1),
+        for data, start in placed:
+            experts[data.name] = train_expert(base, data, start, recipe, bar.update)
+    scores = {
+        "pretrained": {data.name: _score(base, data, start) for data, start in placed},
+        "experts": {data.name: _score(experts[data.name], data) for data in sets},
     }
-    (folder / POOL_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    processor = make_image_processor(recipe.image_size)
+    return save_pool(folder, tasks, base, experts, processor, scores)
+
+
+def _score(model: nn.Module, data: ImageTensors, start: int = 0) -> float:
+    """Accuracy of the classes that begin at `start` in the model's head."""
+    classes = slice(start, start + data.classes)
+    return accuracy(lambda pixels: model(pixels).logits[:, classes], data)
+
+
+def make_image_processor(size: int) -> ConvNextImageProcessor:
+    """Resize to `size` pixels a side and scale to -1..1."""
+    return ConvNextImageProcessor(
+        size={"shortest_edge": size},
+        crop_pct=1.0,
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
+    )
+
+
+def make_resnet(width: int, classes: int) -> ResNetForImageClassification:
+    """An untrained ResNet of three stages with one block each."""
+    config = ResNetConfig(
+        embedding_size=width,
+        hidden_sizes=[width, 2 * width, 4 * width],
+        depths=[1, 1, 1],
+        layer_type="basic",
+        num_labels=classes,
+    )
+    return ResNetForImageClassification(config)
+
+
+def pretrain(
+    model: nn.Module,
+    tasks: Sequence[ImageTensors],
+    recipe: ResNetRecipe,
+    on_step: Callable[[], object],
+) -> None:
+    """Train a classifier of all tasks' classes on some images of each, in place."""
+    draw = generator(recipe.seed, "pretraining")
+    images, labels, offset = [], [], 0
+    for task in tasks:
+        order = torch.randperm(len(task.y_train), generator=draw)
+        chosen = order[: recipe.pretrain_images]
+        images.append(task.x_train[chosen])
+        labels.append(task.y_train[chosen] + offset)
+        offset += task.classes
+    data, steps = (torch.cat(images), torch.cat(labels)), recipe.pretrain_steps
+    _train(model, data, steps, recipe.pretrain_lr, recipe, draw, on_step)
+
+
+def train_expert(
+    pretrained: ResNetForImageClassification,
+    task: ImageTensors,
+    offset: int,
+    recipe: ResNetRecipe,
+    on_step: Callable[[], object],
+) -> ResNetForImageClassification:
+    """A copy fine-tuned on one task; its head starts as the task's rows of the base's.
+
+    `offset` is where the task's classes start in the base's head.
+    """
+    expert = make_resnet(recipe.width, task.classes)
+    rows = slice(offset, offset + task.classes)
+    state = copy.deepcopy(pretrained.state_dict())
+    for name in ("classifier.1.weight", "classifier.1.bias"):
+        state[name] = state[name][rows].clone()
+    expert.load_state_dict(state)
+    draw, data = generator(recipe.seed, task.name), (task.x_train, task.y_train)
+    steps, lr = recipe.expert_steps, recipe.expert_lr
+    _train(expert, data, steps, lr, recipe, draw, on_step)
+    return expert
+
+
+def _train(
+    model: nn.Module,
+    data: tuple[Tensor, Tensor],
+    steps: int,
+    lr: float,
+    recipe: ResNetRecipe,
+    draw: torch.Generator,
+    on_step: Callable[[], object],
+) -> None:
+    decay, (images, labels) = recipe.weight_decay, data
+    adamw = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        adamw, lr, max(steps, 2), pct_start=_RISING
+    )
+
+    def loss() -> Tensor:
+        pick = torch.randint(len(labels), (recipe.batch_size,), generator=draw)
+        return cross_entropy(model(normalise(images[pick])).logits, labels[pick])
+
+    fit(model, loss, steps, adamw, schedule, on_step)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -16,8 +17,9 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from .recipe import DemoInputError
-from .text_recipe import TextRecipe, TextTask
+from .image_build import fit
+from .recipe import TextRecipe
+from .text_data import TextTask
 
 _WARM_UP = 0.1  # share of the steps
 _SORTED_TOGETHER = 8  # batches
@@ -28,18 +30,26 @@ def load_classifier(encoder: Path, classes: int, seed: int) -> PreTrainedModel:
     """The encoder with a new head, drawn from the seed.
 
     Raises:
-        DemoInputError: Transformers cannot make a sequence classifier of the folder.
+        ValueError: Transformers cannot make a sequence classifier of the folder, or
+            weights of the encoder are missing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return AutoModelForSequenceClassification.from_pretrained(
-                encoder, num_labels=classes
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                encoder, num_labels=classes, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
-            raise DemoInputError(
-                f"{encoder} holds no usable encoder: {error}"
-            ) from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{encoder} holds no usable encoder: {error}") from error
+    prefix = f"{model.base_model_prefix}."
+    new = [k for k in found["missing_keys"] if k.startswith(prefix)]
+    new = [key for key in new if ".pooler." not in key]  # many encoders have none
+    if new:
+        raise ValueError(
+            f"{encoder} has no weights for {len(new)} tensors of the encoder, such as"
+            f" {new[0]}; save it with save_pretrained of the library that trained it"
+        )
+    return model
 
 
 def steps_of(recipe: TextRecipe, task: TextTask) -> int:
@@ -60,25 +70,24 @@ def train_expert(
     The result depends on recipe and task alone, not on which experts came before.
     """
     seed = recipe.seed + zlib.crc32(task.name.encode())
-    model = load_classifier(encoder, task.classes, seed).train()
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
-    )
-    steps = steps_of(recipe, task)
+    model = load_classifier(encoder, task.classes, seed)
+    decay, steps = recipe.weight_decay, steps_of(recipe, task)
+    adamw = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=decay)
     rising = max(1, round(_WARM_UP * steps))
-    schedule = get_linear_schedule_with_warmup(optimiser, rising, steps)
+    schedule = get_linear_schedule_with_warmup(adamw, rising, steps)
+    batches = _batches(task.train, recipe, seed)
+
+    def loss() -> Tensor:
+        rows = next(batches)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            logits = model(**_inputs(rows, tokenizer, recipe)).logits.float()
+        labels = torch.tensor([row["label"] for row in rows])
+        return nn.functional.cross_entropy(logits, labels)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for rows in _batches(task.train, recipe, seed):
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-                logits = model(**_inputs(rows, tokenizer, recipe)).logits.float()
-            labels = torch.tensor([row["label"] for row in rows])
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(logits, labels).backward()
-            optimiser.step()
-            schedule.step()
-            on_step()
-    return model.eval()
+        fit(model, loss, steps, adamw, schedule, on_step)
+    return model
 
 
 def _batches(

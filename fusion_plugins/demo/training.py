@@ -2,47 +2,46 @@
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import CLIPModel
 
-from .builtin import task_seed
-from .clip import image_features, normalise, text_features, zero_shot_head
+from . import image_build
+from .clip import image_features, text_features, zero_shot_head
+from .image_build import ImageTensors, fit, generator, normalise
 from .recipe import DemoRecipe
-from .tensors import TaskTensors
 
 _MAX_LOGIT_SCALE = float(np.log(100))  # as in CLIP
 _WARM_UP = 0.1  # share of the steps
 
 
-class _Optimiser:
+@dataclass(frozen=True)
+class ClipTask(ImageTensors):
+    """With token ids (templates, classes, longest prompt) of its prompts."""
+
+    tokens: Tensor
+
+
+def _cosine(
+    parameters: Iterable[nn.Parameter], lr: float, steps: int, weight_decay: float
+) -> tuple[Optimizer, LRScheduler]:
     """AdamW with warm-up and a cosine schedule down to zero."""
+    adamw = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    warm_up = max(1, round(_WARM_UP * steps))
 
-    def __init__(self, parameters, lr: float, steps: int, weight_decay: float):
-        self._adamw = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-        warm_up = max(1, round(_WARM_UP * steps))
+    def factor(step: int) -> float:
+        rising = min(1.0, (step + 1) / warm_up)
+        return rising * (1 + np.cos(np.pi * min(1.0, step / steps))) / 2
 
-        def factor(step: int) -> float:
-            rising = min(1.0, (step + 1) / warm_up)
-            return rising * (1 + np.cos(np.pi * min(1.0, step / steps))) / 2
-
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adamw, factor)
-
-    def step(self, loss: Tensor) -> None:
-        self._adamw.zero_grad()
-        loss.backward()
-        self._adamw.step()
-        self._schedule.step()
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    state = np.random.SeedSequence(task_seed(seed, name)).generate_state(1)
-    return torch.Generator().manual_seed(int(state[0]))
+    return adamw, torch.optim.lr_scheduler.LambdaLR(adamw, factor)
 
 
 def _contrastive_loss(
@@ -52,7 +51,7 @@ def _contrastive_loss(
     length = max(len(caption) for caption in captions)
     padding = model.config.text_config.pad_token_id
     padded = torch.full((len(captions), length), padding)
-    for row, caption in zip(padded, captions):
+    for row, caption in zip(padded, captions, strict=True):
         row[: len(caption)] = caption
     different, target = torch.unique(padded, dim=0, return_inverse=True)
     texts = text_features(model, different)
@@ -60,31 +59,25 @@ def _contrastive_loss(
     return cross_entropy(logits, target)
 
 
-def _caption(task: TaskTensors, label: Tensor, draw: torch.Generator) -> Tensor:
+def _caption(task: ClipTask, label: Tensor, draw: torch.Generator) -> Tensor:
     template = int(torch.randint(len(task.tokens), (), generator=draw))
     return task.tokens[template, int(label)]
 
 
 def pretrain(
     model: CLIPModel,
-    tasks: Sequence[TaskTensors],
+    tasks: Sequence[ClipTask],
     recipe: DemoRecipe,
     on_step: Callable[[], None],
 ) -> None:
     """Train both towers in place on few, noisy images of all tasks (contrastive)."""
-    draw = _generator(recipe.seed, "pretraining")
+    draw = generator(recipe.seed, "pretraining")
     kept = [
         torch.randperm(len(task.y_train), generator=draw)[: recipe.pretrain_images]
         for task in tasks
     ]
-    optimiser = _Optimiser(
-        model.parameters(),
-        recipe.pretrain_lr,
-        recipe.pretrain_steps,
-        recipe.pretrain_weight_decay,
-    )
-    model.train()
-    for _ in range(recipe.pretrain_steps):
+
+    def loss() -> Tensor:
         images, captions = [], []
         for t in torch.randint(len(tasks), (recipe.batch_size,), generator=draw):
             pick = kept[t][torch.randint(len(kept[t]), (), generator=draw)]
@@ -93,15 +86,20 @@ def pretrain(
         pixels = normalise(torch.stack(images))
         noise = torch.randn(pixels.shape, generator=draw)
         pixels = pixels + 2 * recipe.pretrain_noise * noise  # pixels span 2
-        optimiser.step(_contrastive_loss(model, pixels, captions))
+        return _contrastive_loss(model, pixels, captions)
+
+    def clamp() -> None:
         model.logit_scale.data.clamp_(max=_MAX_LOGIT_SCALE)
         on_step()
-    model.eval()
+
+    steps, decay = recipe.pretrain_steps, recipe.pretrain_weight_decay
+    adamw = _cosine(model.parameters(), recipe.pretrain_lr, steps, decay)
+    fit(model, loss, steps, *adamw, clamp)
 
 
 def train_expert(
     pretrained: CLIPModel,
-    task: TaskTensors,
+    task: ClipTask,
     recipe: DemoRecipe,
     on_step: Callable[[], None],
 ) -> CLIPModel:
@@ -110,26 +108,22 @@ def train_expert(
     model.requires_grad_(False)
     model.vision_model.requires_grad_(True)
     head = zero_shot_head(model, task.tokens) * model.logit_scale.exp()
-    draw = _generator(recipe.seed, task.name)
-    optimiser = _Optimiser(
-        model.vision_model.parameters(),
-        recipe.expert_lr,
-        recipe.expert_steps,
-        recipe.expert_weight_decay,
-    )
-    model.train()
-    for _ in range(recipe.expert_steps):
-        count = len(task.y_train)
-        pick = torch.randint(count, (recipe.batch_size,), generator=draw)
+    draw = generator(recipe.seed, task.name)
+
+    def loss() -> Tensor:
+        pick = torch.randint(len(task.y_train), (recipe.batch_size,), generator=draw)
         features = image_features(model, normalise(task.x_train[pick]))
-        optimiser.step(cross_entropy(features @ head.T, task.y_train[pick]))
-        on_step()
-    return model.eval()
+        return cross_entropy(features @ head.T, task.y_train[pick])
+
+    steps, decay = recipe.expert_steps, recipe.expert_weight_decay
+    adamw = _cosine(model.vision_model.parameters(), recipe.expert_lr, steps, decay)
+    fit(model, loss, steps, *adamw, on_step)
+    return model
 
 
 def train_experts(
     pretrained: CLIPModel,
-    tasks: Sequence[TaskTensors],
+    tasks: Sequence[ClipTask],
     recipe: DemoRecipe,
     on_step: Callable[[], None],
 ) -> dict[str, CLIPModel]:
@@ -144,7 +138,7 @@ def train_experts(
         with lock:
             on_step()
 
-    def train(task: TaskTensors) -> CLIPModel:
+    def train(task: ClipTask) -> CLIPModel:
         return train_expert(pretrained, task, recipe, count_step)
 
     workers = ThreadPoolExecutor(
@@ -152,15 +146,13 @@ def train_experts(
     )
     try:
         with workers:
-            return {t.name: e for t, e in zip(tasks, workers.map(train, tasks))}
+            experts = list(workers.map(train, tasks))
     finally:
         torch.set_num_threads(threads)
+    return {t.name: e for t, e in zip(tasks, experts, strict=True)}
 
 
-@torch.no_grad()
-def accuracy(model: CLIPModel, task: TaskTensors) -> float:
+def accuracy(model: CLIPModel, task: ClipTask) -> float:
     """Share of test images whose nearest class prompt is the right one, 0 to 1."""
     head = zero_shot_head(model, task.tokens)
-    chunks = normalise(task.x_test).split(500)
-    found = torch.cat([(image_features(model, c) @ head.T).argmax(1) for c in chunks])
-    return float((found == task.y_test).double().mean())
+    return image_build.accuracy(lambda x: image_features(model, x) @ head.T, task)

@@ -1,152 +1,64 @@
-"""What AdaMerging and Model Tinting share as FusionBench methods: options and the run."""
+"""What AdaMerging and Model Tinting share as FusionBench methods."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
-from fusion_bench.mixins import (
-    LightningFabricMixin,
-    SimpleProfilerMixin,
-    auto_register_config,
-)
-from omegaconf import OmegaConf
-from torch import Tensor, nn
+from fusion_bench.mixins import LightningFabricMixin, SimpleProfilerMixin
+from torch import nn
 
-from ..adaptation import (
-    Batch,
-    Checkpoints,
-    Coefficients,
-    CollapseGuard,
-    Engine,
-    MergedWeights,
-    Progress,
-    SampleOrder,
-)
-from ..adaptation.schedule import Schedule
+from ..adaptation import Coefficients, MergedWeights, check_resume
 from ..awd.disentangle import Disentanglement
-from ..common.logging import get_logger
-from ..common.options import reject_unknown_options, require_patterns
-from ..merged.recalibration import recalibrate
-from ..merged.statistics import RunningStatistics
-from ..pools import PoolAdapter, adapter_for, as_modelpool, load_task_vectors
-from ..pools.task_heads import with_task_heads
-from ..pools.tasks import DataOptions, build_tasks, prepare_tasks
-from ..task_vectors.ties import ties_trim_
-from . import options as checks
+from ..common.folders import require_folder, results_folder
+from ..common.options import WithOptions, plain
+from ..merged.model import TintedModel
+from ..pools.adapter import PoolAdapter
+from ..pools.family import adapter_for, family_of
+from ..pools.loading import as_modelpool, load_task_vectors
+from ..task_vectors import require_finite
 from .artifacts import SavedCoefficients, load_coefficients
-from .results import results_card, save_results
+from .objective import Objective
+from .options import INCIDENTAL, LearnedOptions, check_precision
+from .results import results_card, save_model, save_results
+from .training import Experts, Trained, Trainer
+from .transform import Transform
 
-log = get_logger(__name__)
 
-
-@auto_register_config  # stores every option as an attribute and in the saved config
-class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm):
+class LearnedMergeAlgorithm(
+    WithOptions, LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm, ABC
+):
     """Merging coefficients learned at test time on unlabelled samples.
 
     Args:
-        granularity: ``layer`` (one coefficient per task and tensor) or ``task``.
-        init: Coefficients at step 0.
-        lr: Of Adam, betas (0.9, 0.999), no weight decay.
-        batch_size: Samples per batch, over all processes.
-        trim: Share of each task vector kept by TIES trimming ("++"); None for none.
-        disentangle: AWD settings (alpha, lr, iterations, granularity, scale_free, ...)
-            to disentangle the task vectors first; None for none.
-        data: Split to adapt on: ``test``, ``val`` or ``train``.
-        fraction, max_samples: How much of each dataset takes part.
-        tasks: What FusionBench does not know of own tasks; see the pool's adapter.
-        keep: Patterns of tensors left as in the base.
-        batch_norm: Which running statistics batch normalisation uses: ``average`` of the
-            experts', ``merged`` by the coefficients, ``pretrained``, ``recalibrated`` or
-            ``recalibrated_per_task``; see :mod:`fusion_plugins.merged.statistics`.
-        batch_norm_samples: Samples per task to estimate them on.
-        coefficients: File of saved coefficients: merge with them, learn nothing.
-        seed: Of the samples' order; None means 0.
-        task_vector_dtype: ``float32``, ``bfloat16`` or ``float16``.
-        offload: Keep task vectors in pinned CPU memory.
-        batch_tasks: ``auto``, True or False.
-        compile: Use torch.compile.
-        cache: Where preprocessed samples are kept: ``cpu``, ``device`` or ``none``.
-        num_workers: Preprocessing processes; None for a sensible number.
-        checkpoint_dir: Where interrupted runs are kept; None for no checkpoints.
-        checkpoint_every, keep_checkpoints: Steps between them, and how many.
-        resume: ``auto``, ``never``, or the path of a checkpoint.
-        guard_every, guard_samples: Steps between checks against the experts'
-            predictions, and samples per task; guard_every=0 turns them off.
-        stop_on_collapse: Stop at an entropy collapse and return the best state.
-        save_model: Write the merged model into the log folder.
-        log_every: Steps between log entries.
+        **options: Those of :class:`~fusion_plugins.learned.options.LearnedOptions` and
+            of the method.
+
+    Attributes:
+        result: The learned coefficients, after a run.
+        history, guard_history: What was measured while learning.
+        disentanglement: What AWD removed, if it was asked for.
     """
 
-    label = "learned merge"
-
-    def __init__(
-        self,
-        granularity: str = "layer",
-        init: float = 0.3,
-        lr: float = 1e-3,
-        batch_size: int = 16,
-        trim: float | None = None,
-        disentangle: Mapping | None = None,
-        data: str = "test",
-        fraction: float = 1.0,
-        max_samples: int | None = None,
-        tasks: Mapping | None = None,
-        keep: list[str] | None = None,
-        batch_norm: str = "average",
-        batch_norm_samples: int = 512,
-        coefficients: str | None = None,
-        seed: int | None = None,
-        task_vector_dtype: str = "float32",
-        offload: bool = False,
-        batch_tasks: str | bool = "auto",
-        compile: bool = False,
-        cache: str = "cpu",
-        num_workers: int | None = None,
-        checkpoint_dir: str | None = None,
-        checkpoint_every: int = 50,
-        keep_checkpoints: int = 2,
-        resume: str = "auto",
-        guard_every: int = 50,
-        guard_samples: int = 64,
-        stop_on_collapse: bool = False,
-        save_model: bool = True,
-        log_every: int = 1,
-        **kwargs,
-    ):
-        reject_unknown_options(self, kwargs)
-        checks.check_options(self)
-        self.result: SavedCoefficients | None = None
-        self.history: list[dict] = []
-        self.guard_history: list[dict] = []
-        self.disentanglement: Disentanglement | None = None
-        self.statistics: RunningStatistics | None = None
-        super().__init__(**kwargs)
-
-    # -- what a method decides ------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def clamps(self) -> bool:
-        """Whether coefficients are clamped to [0, 1] in the forward pass."""
+    Options = LearnedOptions
+    options: LearnedOptions
+    result: SavedCoefficients | None = None
+    history: list[dict[str, Any]] = []
+    guard_history: list[dict[str, Any]] = []
+    disentanglement: Disentanglement | None = None
 
     @abstractmethod
-    def schedule(self, tasks: int) -> Schedule:
-        """Steps, and what each of them sees."""
-
-    @abstractmethod
-    def sample_loss(
-        self, task: str, logits: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor]:
-        """Value and weight per sample."""
-
-    # -- the run --------------------------------------------------------------------
+    def objective(self) -> Objective:
+        """What is learned, and how."""
 
     def run(
-        self, modelpool: BaseModelPool | Mapping, adapter: PoolAdapter | None = None
+        self,
+        modelpool: BaseModelPool | Mapping[str, Any],
+        adapter: PoolAdapter | None = None,
     ) -> nn.Module:
         """Learn and merge; the pool's models are left as they are.
 
@@ -163,227 +75,162 @@ class LearnedMergeAlgorithm(LightningFabricMixin, SimpleProfilerMixin, BaseAlgor
             ValueError, TypeError: Pool, data, checkpoints or coefficients do not fit.
             AdaptationDiverged: A loss became NaN or Inf.
         """
-        modelpool = as_modelpool(modelpool)
-        saved = load_coefficients(self.coefficients) if self.coefficients else None
-        if adapter is None and (saved is None or self.tasks):
-            adapter = adapter_for(modelpool, checks.plain(self.tasks))
-        if saved is None:
-            adapter.check_datasets(self.data)
-        checks.check_precision(self.fabric)
-        with self.profile("load task vectors"):
-            module, task_vectors = load_task_vectors(
-                modelpool, require_patterns("keep", self.keep)
+        modelpool, objective = as_modelpool(modelpool), self.objective()
+        folder = self._folder()
+        saved = self._saved_coefficients()
+        if adapter is None and (saved is None or self.options.tasks):
+            adapter = adapter_for(modelpool, self.options.tasks)
+        settings = self._settings(objective)
+        if saved is None and adapter is not None:
+            adapter.check_datasets(self.options.data)
+            check_resume(self.options.resume, settings)
+        experts = self._load(modelpool, adapter, objective, saved)
+        with ExitStack() as held:
+            trainer = Trainer(
+                objective,
+                self.options,
+                settings,
+                self.fabric,
+                self.profile,
+                held.enter_context,
             )
-            if saved is None:
-                self.check_model(adapter, module)
-            else:
-                names = task_vectors.tasks, task_vectors.keys
-                saved.require(*names, self._meaning(), self.coefficients)
-            self.statistics = RunningStatistics(self.batch_norm, module, task_vectors)
-            self.disentanglement = checks.disentangled(
-                self.disentangle, task_vectors, self.statistics.apart
-            )
-            weights = self._weights(module, task_vectors)
-            coefficients = self._coefficients(weights)
-        if saved is not None:
-            coefficients.load(saved.raw)
-            self._transform(weights)
-            weights.materialise(coefficients.effective().detach())
-            self.statistics.write(weights.module)
-        else:
-            self._adapt(adapter, weights, coefficients)
-        merged = with_task_heads(self.merged_model(weights).cpu(), modelpool)
-        merged = self._recalibrated(merged, modelpool, adapter)
-        merged.requires_grad_(True)
-        self._finish(modelpool, weights, coefficients, merged)
+            if saved is not None:
+                trained = self._merge(experts, saved, adapter)
+            elif adapter is not None:
+                trained = trainer.train(experts, adapter)
+            merged = self._complete(trained, experts)
+            self._keep(trained, experts, objective, merged, folder)
+            if trained.checkpoints is not None:
+                trained.checkpoints.forget()
+        self.print_profile_summary()
         return merged
 
-    def _recalibrated(self, merged: nn.Module, modelpool, adapter) -> nn.Module:
-        if not self.statistics.recalibrates:
-            return merged
-        with self.profile("batch norm statistics"):
-            if self.coefficients and adapter is not None:  # nothing was learned
-                adapter.prepare(self.fabric.device)
-            return recalibrate(
-                merged,
-                modelpool,
-                per_task=self.statistics.per_task,
-                samples=self.batch_norm_samples,
-                data=self.data,
-                seed=self.seed or 0,
-                adapter=adapter,
-                device=self.fabric.device,
-            )
-
-    def merged_model(self, weights: MergedWeights) -> nn.Module:
-        """What the run returns and saves; the weights are merged already."""
-        return weights.module
-
-    def _weights(self, module: nn.Module, task_vectors) -> MergedWeights:
-        return MergedWeights(
-            module,
-            task_vectors,
-            self.fabric.device,
-            self.task_vector_dtype,
-            self.offload,
-        )
-
-    def _coefficients(self, weights: MergedWeights) -> Coefficients:
-        mixing = None
-        if self.disentanglement is not None and self.disentanglement.by_row is False:
-            mixing = self.disentanglement.mixing(weights.keys)
-        tasks, layers = len(weights.tasks), len(weights.keys)
-        return Coefficients(
-            tasks, layers, self.granularity, self.init, self.clamps, mixing
-        ).to(weights.device)
-
-    def _transform(self, weights: MergedWeights) -> None:
-        """What changes the stored task vectors themselves."""
-        if self.disentanglement is not None and self.disentanglement.by_row:
-            for key, stack in zip(weights.keys, weights.stacks):
-                self.disentanglement.subtract_(key, stack)
-        if self.trim is not None:
-            left_out = set(self.statistics.apart)
-            layers = zip(weights.keys, weights.stacks)
-            ties_trim_([s for key, s in layers if key not in left_out], self.trim)
-
-    def _adapt(self, adapter, weights: MergedWeights, coefficients: Coefficients):
-        self.adapter = adapter
-        order = SampleOrder(self.seed or 0, self.batch_size)
-        schedule = self.schedule(len(weights.tasks))
-        with self.profile("prepare data"):
-            tasks = build_tasks(adapter, order, self._data_options(), self.fabric)
-            monitored = self.guard_samples if self.guard_every else 0
-            visited = _visited(schedule, weights.tasks)
-            prepare_tasks(tasks, visited, monitored, self.fabric.is_global_zero)
-        engine = self._engine(adapter, weights, coefficients, tasks, schedule)
-        guard = self._guard(engine)
-        self.prepare_engine(engine)
-        self._transform(weights)
-        self._choose_statistics(engine, adapter)
-        self.start_engine(engine)
-        engine.optimizer = self.optimizer(engine)
-        progress = Progress(self.label, self.log_every)
-        engine.callbacks = self._callbacks(engine, progress, guard)
-        with self.profile("adapt"):
-            engine.run()
-        self.statistics.repair(weights.module)
-        self.history = progress.history
-        self.guard_history = guard.history if guard else []
-
-    def _choose_statistics(self, engine: Engine, adapter: PoolAdapter) -> None:
-        """What batch normalisation uses from now on; the experts needed their own."""
-        if self.statistics.apart:
-            engine.weights.leave_out(self.statistics.apart)
-            self.statistics.write(engine.weights.module)
-        engine.forward = self.statistics.learning_forward(adapter.features)
-        if self.statistics.recalibrates and self.statistics.per_task:
-            engine.batch_tasks = False  # a batch's statistics are those of its task
-        elif self.statistics.recalibrates:
-            module = engine.materialise()
-            self._recalibrated(module, adapter.modelpool, adapter)
-
-    def _data_options(self) -> DataOptions:
-        return DataOptions(
-            self.data, self.fraction, self.max_samples, self.cache, self.num_workers
-        )
-
-    def _engine(self, adapter, weights, coefficients, tasks, schedule) -> Engine:
-        return Engine(
-            weights=weights,
-            coefficients=coefficients,
-            tasks=tasks,
-            forward=adapter.features,
-            loss=self.sample_loss,
-            schedule=schedule,
-            fabric=self.fabric,
-            batch_tasks=self.batch_tasks,
-            compile=self.compile,
-        )
-
-    def check_model(self, adapter: PoolAdapter, module: nn.Module) -> None:
-        """A hook for methods, run as soon as the base model is known."""
-
-    def extra_callbacks(self) -> list:
-        """Callbacks of the method's own; those with state are in checkpoints."""
-        return []
-
-    def prepare_engine(self, engine: Engine) -> None:
-        """A hook for methods, run once while the experts are still untouched."""
-
-    def start_engine(self, engine: Engine) -> None:
-        """A hook for methods, run once the task vectors are what is merged."""
-
-    def optimizer(self, engine: Engine) -> torch.optim.Optimizer:
-        """Adam over everything that is learned."""
-        return torch.optim.Adam(engine.coefficients.parameters(), lr=self.lr)
-
-    def _guard(self, engine: Engine) -> CollapseGuard | None:
-        if not self.guard_every:
+    def _folder(self) -> Path | None:
+        """Where results go; whatever cannot be written into is found before any work."""
+        if not self.fabric.is_global_zero:
             return None
-        if self.adapter.dense:
-            log.info("There is no collapse guard: it compares predicted classes.")
-            return None
-        guard = CollapseGuard(
-            self.guard_every, self.guard_samples, stop=self.stop_on_collapse
-        )
-        guard.note_experts(engine)  # from the untouched task vectors
-        return guard
+        if (
+            self.options.checkpoint_dir is not None
+            and self.options.coefficients is None
+        ):
+            require_folder("checkpoint_dir", self.options.checkpoint_dir)
+        return results_folder(self)
 
-    def _callbacks(self, engine: Engine, progress: Progress, guard) -> list:
-        stateful = {"history": progress} | ({"guard": guard} if guard else {})
-        stateful |= {type(c).__name__: c for c in self.extra_callbacks()}
-        callbacks = list(stateful.values())
-        if self.checkpoint_dir is not None:
-            identity = checks.identity(self, engine)
-            checkpoints = Checkpoints(
-                self.checkpoint_dir,
-                identity,
-                self.checkpoint_every,
-                self.keep_checkpoints,
-                self.resume,
-                stateful,
-            )
-            # Restores before the others start, saves after they have looked.
-            callbacks = [checkpoints.restorer(), *callbacks, checkpoints]
-        return callbacks
+    def _saved_coefficients(self) -> SavedCoefficients | None:
+        path = self.options.coefficients
+        return None if path is None else load_coefficients(path)
 
-    def _finish(self, modelpool, weights, coefficients, merged: nn.Module) -> None:
-        self.result = SavedCoefficients(
-            tuple(weights.tasks),
-            tuple(weights.keys),
-            coefficients.raw.detach().cpu(),
-            coefficients.applied().detach().cpu(),
-            self._meaning(),
-        )
-        if hasattr(merged, "card"):  # models that write their own folder
-            merged.card = results_card(self, modelpool)
-        if self.log_dir is not None and self.fabric.is_global_zero:
-            with self.profile("save results"):
-                save_results(self, modelpool, merged, Path(self.log_dir))
-        self.print_profile_summary()
+    def _settings(self, objective: Objective) -> dict[str, Any]:
+        """What is known from the start of all that decides the result."""
+        given = {k: v for k, v in self.settings().items() if k not in INCIDENTAL}
+        precision = check_precision(self.fabric)
+        return given | {"protocol": objective.protocol, "precision": precision}
 
-    def _meaning(self) -> dict:
-        """The options without which saved coefficients mean something else."""
-        disentangle = checks.plain(self.disentangle)
-        return {"clamp": self.clamps, "trim": self.trim, "disentangle": disentangle}
-
-    def card_notes(self) -> list[str]:
-        """Sentences for the model card."""
-        return [
-            f"Coefficients were learned on unlabelled {self.data} samples with"
-            f" {self.label}, seed {self.seed or 0}.",
-            *self.statistics.card_notes(),
-        ]
-
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         """Every option as plain values, for cards and checkpoints."""
-        return OmegaConf.to_container(self.config, resolve=True)
+        return plain(self.config)
 
+    def _load(
+        self,
+        modelpool: BaseModelPool,
+        adapter: PoolAdapter | None,
+        objective: Objective,
+        saved: SavedCoefficients | None,
+    ) -> Experts:
+        options, device = self.options, self.fabric.device
+        with self.profile("load task vectors"):
+            module, task_vectors = load_task_vectors(modelpool, options.keep)
+            if saved is None and adapter is not None:
+                objective.check(adapter, module)
+            elif saved is not None:
+                names = task_vectors.tasks, task_vectors.keys
+                meaning = self._meaning(objective)
+                saved.require(*names, meaning, options.coefficients)
+            family = family_of(modelpool) if adapter is None else type(adapter)
+            finish = family.finish(
+                modelpool, module, task_vectors, options, adapter, options.seed
+            )
+            transform = Transform.read(options, task_vectors, finish.apart)
+            storage = options.task_vector_dtype, options.offload
+            weights = MergedWeights(module, task_vectors, device, *storage)
+            coefficients = Coefficients(
+                len(weights.tasks),
+                len(weights.keys),
+                options.granularity,
+                options.init,
+                objective.clamps,
+                transform.mixing(weights.keys),
+            ).to(device)
+        self.disentanglement = transform.disentanglement
+        return Experts(modelpool, weights, coefficients, transform, finish)
 
-def _visited(schedule: Schedule, names) -> dict[str, list[int]]:
-    visited: dict[str, list[int]] = {name: [] for name in names}
-    for step in range(schedule.steps):
-        for task, draws in schedule.draws(step):
-            visited[names[task]].extend(draws)
-    return visited
+    def _merge(
+        self, experts: Experts, saved: SavedCoefficients, adapter: PoolAdapter | None
+    ) -> Trained:
+        """Merge with saved coefficients."""
+        experts.coefficients.load(saved.raw)
+        experts.transform.apply_(experts.weights)
+        effective = experts.coefficients.effective().detach()
+        model = experts.weights.materialise(effective)
+        experts.finish.statistics.write(model)
+        if adapter is not None and experts.finish.statistics.recalibrates:
+            adapter.prepare(self.fabric.device)
+        return Trained(model, [], [], None)
+
+    def _complete(self, trained: Trained, experts: Experts) -> nn.Module:
+        with self.profile("finish"):
+            merged = experts.finish.complete(trained.model.cpu(), self.fabric.device)
+        require_finite(merged, "Lower lr or init, or check the experts.")
+        return merged.requires_grad_(True)
+
+    def _keep(
+        self,
+        trained: Trained,
+        experts: Experts,
+        objective: Objective,
+        merged: nn.Module,
+        folder: Path | None,
+    ) -> None:
+        """Remember and save what the run has found."""
+        self.history, self.guard_history = trained.history, trained.guard_history
+        self.result = SavedCoefficients(
+            experts.weights.tasks,
+            experts.weights.keys,
+            experts.coefficients.raw.detach().cpu(),
+            experts.coefficients.applied().detach().cpu(),
+            self._meaning(objective),
+        )
+        notes = [
+            f"Coefficients were learned on unlabelled {self.options.data} samples with"
+            f" {objective.label}, seed {self.options.seed}.",
+            *experts.finish.statistics.card_notes(),
+        ]
+        card = results_card(
+            objective.label,
+            self.result.tasks,
+            self.settings(),
+            experts.modelpool,
+            notes,
+        )
+        if isinstance(merged, TintedModel):  # it writes its own folder
+            merged.card = card
+        if folder is not None:
+            with self.profile("save results"):
+                save_results(
+                    folder,
+                    self.result,
+                    trained.history,
+                    trained.guard_history,
+                    self.disentanglement,
+                )
+                if self.options.save_model:
+                    folder = save_model(experts.modelpool, merged, folder)
+                (folder / "README.md").write_text(card)
+
+    def _meaning(self, objective: Objective) -> dict[str, Any]:
+        """The options without which saved coefficients mean something else."""
+        return {
+            "clamp": objective.clamps,
+            "trim": self.options.trim,
+            "disentangle": self.options.disentangle,
+        }

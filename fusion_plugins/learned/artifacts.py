@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,7 +36,11 @@ class SavedCoefficients:
     meaning: Mapping[str, object] = field(default_factory=dict)
 
     def require(
-        self, tasks: Sequence[str], layers: Sequence[str], meaning: Mapping, path
+        self,
+        tasks: Sequence[str],
+        layers: Sequence[str],
+        meaning: Mapping,
+        path: object,
     ) -> None:
         """Raise unless they belong to these tasks, layers and options.
 
@@ -102,13 +109,17 @@ def load_coefficients(path: str | Path) -> SavedCoefficients:
                 f"coefficients: {path} holds {sorted(file.keys())[:5]}, not coefficients"
                 " with their task and layer names."
             )
-        return SavedCoefficients(
-            tuple(json.loads(metadata["tasks"])),
-            tuple(json.loads(metadata["layers"])),
-            file.get_tensor("raw"),
-            file.get_tensor("applied"),
-            json.loads(metadata["meaning"]),
+        try:
+            names = {name: json.loads(metadata[name]) for name in _NAMES}
+        except ValueError as error:
+            raise ValueError(f"coefficients: {path} is damaged: {error}.") from error
+        tensors = {name: file.get_tensor(name) for name in ("raw", "applied")}
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ValueError(
+            f"coefficients: {path} holds NaN or Inf. Use those of a run that went well."
         )
+    tasks, layers = tuple(names["tasks"]), tuple(names["layers"])
+    return SavedCoefficients(tasks, layers, **tensors, meaning=names["meaning"])
 
 
 def plot_coefficients(saved: SavedCoefficients, path: Path) -> None:
@@ -134,21 +145,18 @@ def plot_history(
     names = sorted({k for entry in history for k in entry if k.startswith("loss/")})
     for name in names:
         points = [(e["step"], e[name]) for e in history if name in e]
-        left.plot(*zip(*points), lw=1, label=name.removeprefix("loss/"))
+        left.plot(*zip(*points, strict=True), lw=1, label=name.removeprefix("loss/"))
     left.set(xlabel="step", ylabel="loss", title="loss per task")
     for task in guard[0]["tasks"] if guard else ():
         points = [(e["step"], e["tasks"][task]["agreement"]) for e in guard]
-        right.plot(*zip(*points), marker=".", label=task)
+        right.plot(*zip(*points, strict=True), marker=".", label=task)
     right.set(xlabel="step", ylim=(0, 1.02), title="agreement with the experts")
     if guard:
         right.legend(fontsize=7)
     figure.savefig(path, dpi=150)
 
 
-def _figure(size: tuple[float, float]):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _figure(size: tuple[float, float]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -1,34 +1,130 @@
-"""Checks and small derivations of the options of a learned merge."""
+"""The options that all learned merges share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from lightning import Fabric
 
-from ..adaptation import STORAGE_DTYPES, Engine
+from ..adaptation import STORAGE_DTYPES
 from ..adaptation.coefficients import GRANULARITIES
-from ..awd.disentangle import Disentanglement, disentangle
-from ..awd.functional import Descent
+from ..awd.options import DisentangleOptions
 from ..common.options import (
-    require_choice,
-    require_integer,
-    require_number,
-    require_patterns,
+    choice,
+    flag,
+    integer,
+    mapping,
+    number,
+    option,
+    path,
+    patterns,
+    require_path,
 )
-from ..merged.statistics import CHOICES as BATCH_NORM
-from ..pools.adapter import SPLITS
-from ..pools.tasks import KEEP_ON
-from ..task_vectors import TaskVectors
+from ..pools.family import FinishOptions
+from ..pools.tasks import KEEP_ON, DataOptions
 
-_DESCENT = set(Descent.__dataclass_fields__) - {
-    "orthogonality_weight",
-    "shared_cosine",
-}
-_DISENTANGLE = _DESCENT | {"granularity", "include", "exclude", "scale_free"}
 
-# Options that change how a run goes but not what it computes.
-_INCIDENTAL = {
+def _check_disentangle(name: str, value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{name} is {value!r}, expected AWD settings such as {{alpha: 0.1}}."
+        )
+    try:
+        DisentangleOptions.read(name, value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return dict(value)
+
+
+def _check_seed(name: str, value: Any) -> int:
+    known = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (known and 0 <= value < 2**63):
+        raise ValueError(f"{name} is {value!r}, expected a whole number in [0, 2^63).")
+    return value or 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedOptions(FinishOptions):
+    """Options of learned merges: how to finish (`data` is also what is learned from).
+
+    Args:
+        granularity: ``layer`` (one coefficient per task and tensor) or ``task``.
+        init: Coefficients at step 0.
+        lr: Of Adam, betas (0.9, 0.999), no weight decay.
+        batch_size: Samples per batch, over all processes.
+        trim: Share of each task vector kept by TIES trimming ("++"); None for none.
+        disentangle: AWD settings (alpha, lr, iterations, granularity, scale_free, ...)
+            to disentangle the task vectors first; None for none.
+        fraction, max_samples: How much of each dataset takes part.
+        tasks: What FusionBench does not know of own tasks; see the pool's adapter.
+        keep: Patterns of tensors left as in the base.
+        coefficients: File of saved coefficients: merge with them, learn nothing.
+        seed: Of the samples' order; None means 0.
+        task_vector_dtype: ``float32``, ``bfloat16`` or ``float16``.
+        offload: Keep task vectors in pinned CPU memory.
+        batch_tasks: ``auto``, True or False.
+        compile: Use torch.compile.
+        cache: Where preprocessed samples are kept: ``cpu``, ``device`` or ``none``.
+        num_workers: Preprocessing processes; None for a sensible number.
+        checkpoint_dir: Where interrupted runs are kept; None for no checkpoints.
+        checkpoint_every, keep_checkpoints: Steps between them, and how many.
+        resume: ``auto``, ``never``, or the path of a checkpoint.
+        guard_every, guard_samples: Steps between checks against the experts'
+            predictions, and samples per task; guard_every=0 turns them off.
+        stop_on_collapse: Stop at an entropy collapse and return the best state.
+        save_model: Write the merged model into the log folder.
+        log_every: Steps between log entries.
+    """
+
+    granularity: str = choice("layer", GRANULARITIES)
+    init: float = number(0.3, -10, 10)
+    lr: float = number(1e-3, open_low=True)
+    batch_size: int = integer(16, low=1)
+    trim: float | None = number(None, high=1, open_low=True)
+    disentangle: dict[str, Any] | None = option(None, _check_disentangle)
+    fraction: float = number(1.0, high=1, open_low=True)
+    max_samples: int | None = integer(None, low=1)
+    tasks: dict[str, Any] | None = mapping("{my_task: {classnames: [...]}}")
+    keep: tuple[str, ...] = patterns()
+    coefficients: str | None = path()
+    seed: int = option(None, _check_seed)
+    task_vector_dtype: str = choice("float32", STORAGE_DTYPES)
+    offload: bool = flag(False)
+    batch_tasks: str | bool = choice("auto", ("auto", True, False))
+    compile: bool = flag(False)
+    cache: str = choice("cpu", KEEP_ON)
+    num_workers: int | None = integer(None)
+    checkpoint_dir: str | None = path()
+    checkpoint_every: int = integer(50, low=1)
+    keep_checkpoints: int = integer(2, low=1)
+    resume: str = option("auto", require_path)
+    guard_every: int = integer(50)
+    guard_samples: int = integer(64, low=1)
+    stop_on_collapse: bool = flag(False)
+    save_model: bool = flag(True)
+    log_every: int = integer(1, low=1)
+
+    @property
+    def data_options(self) -> DataOptions:
+        """Which samples to learn from."""
+        return DataOptions(
+            self.data,
+            self.fraction,
+            self.max_samples,
+            self.cache,
+            self.num_workers,
+            self.guard_samples if self.guard_every else 0,
+        )
+
+
+#: Options that change how a run goes but not what it computes.
+INCIDENTAL = {
     "_version_",
     "_usage_",
     "_recursive_",
@@ -45,76 +141,12 @@ _INCIDENTAL = {
 }
 
 
-def plain(value):
-    """A config as plain dicts and lists."""
-    if OmegaConf.is_config(value):
-        return OmegaConf.to_container(value, resolve=True)
-    return value
+def check_precision(fabric: Fabric) -> str:
+    """Fabric's precision, if coefficients can be learned in it.
 
-
-def check_options(owner) -> None:
-    """Raise ValueError for an option out of its range, before anything is loaded."""
-    require_choice("granularity", owner.granularity, GRANULARITIES)
-    require_number("init", owner.init, low=-10, high=10)
-    require_number("lr", owner.lr, open_low=True)
-    require_number("fraction", owner.fraction, high=1, open_low=True)
-    if owner.trim is not None:
-        require_number("trim", owner.trim, high=1, open_low=True)
-    for name in ("batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
-        require_integer(name, getattr(owner, name), low=1)
-    require_integer("guard_every", owner.guard_every)
-    require_integer("guard_samples", owner.guard_samples, low=1)
-    for name in ("max_samples", "num_workers", "seed"):
-        if getattr(owner, name) is not None:
-            require_integer(name, getattr(owner, name), low=int(name == "max_samples"))
-    require_choice("data", owner.data, SPLITS)
-    require_choice("batch_norm", owner.batch_norm, BATCH_NORM)
-    require_integer("batch_norm_samples", owner.batch_norm_samples, low=2)
-    require_choice("cache", owner.cache, KEEP_ON)
-    require_choice("task_vector_dtype", owner.task_vector_dtype, tuple(STORAGE_DTYPES))
-    for name in ("offload", "compile", "stop_on_collapse", "save_model"):
-        require_choice(name, getattr(owner, name), (True, False))
-    require_choice("batch_tasks", owner.batch_tasks, ("auto", True, False))
-    require_patterns("keep", owner.keep)
-    _check_disentangle(owner.disentangle)
-
-
-def _check_disentangle(options) -> None:
-    if options is None:
-        return
-    if not isinstance(options, (Mapping, DictConfig)):
-        raise ValueError(
-            f"disentangle is {options!r}, expected AWD settings such as {{alpha: 0.1}}."
-        )
-    unknown = sorted(set(options) - _DISENTANGLE)
-    if unknown:
-        raise ValueError(
-            f"disentangle has unknown settings {unknown}, known: {sorted(_DISENTANGLE)}."
-        )
-
-
-def disentangled(
-    options, task_vectors: TaskVectors, apart: Sequence[str] = ()
-) -> Disentanglement | None:
-    """Run AWD with the given settings, or None if there are none.
-
-    Args:
-        options: Settings.
-        task_vectors: Base and experts.
-        apart: Tensors that take no part.
+    Raises:
+        ValueError: It keeps the weights in half precision.
     """
-    if options is None:
-        return None
-    options = dict(plain(options))
-    descent = {name: options.pop(name) for name in _DESCENT if name in options}
-    for name in ("include", "exclude"):
-        options[name] = require_patterns(name, options.get(name))
-    options["exclude"] += tuple(apart)
-    return disentangle(task_vectors, Descent(**descent), **options)
-
-
-def check_precision(fabric) -> None:
-    """Raise ValueError for a Fabric precision in which coefficients cannot be learned."""
     precision = str(fabric._precision.precision)
     if precision.endswith("-true") and precision not in ("32-true", "64-true"):
         raise ValueError(
@@ -122,17 +154,4 @@ def check_precision(fabric) -> None:
             " precision, where steps of the coefficients vanish. Use bf16-mixed or"
             " 16-mixed, and method.task_vector_dtype=bfloat16 to save memory."
         )
-
-
-def identity(owner, engine: Engine) -> dict:
-    """Everything that decides the result of a run, for naming its checkpoints."""
-    settings = {k: v for k, v in owner.settings().items() if k not in _INCIDENTAL}
-    weights = engine.weights
-    return settings | {
-        "protocol": getattr(owner, "protocol", None),
-        "precision": str(owner.fabric._precision.precision),
-        "tasks_in_order": list(weights.tasks),
-        "layers": len(weights.keys),
-        "task_vector_norms": [f"{norm:.6g}" for norm in weights.norms()],
-        "samples": {t.name: len(t.source.dataset) for t in engine.tasks},
-    }
+    return precision

@@ -3,56 +3,85 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from fusion_bench import BaseModelPool
 from torch import nn
 
 from ..awd import report as awd_report
+from ..awd.disentangle import Disentanglement
 from ..common.logging import get_logger
 from ..merged.cards import model_card
-from ..pools import PoolAdapter, family_of
-from .artifacts import plot_coefficients, plot_history, save_coefficients
+from ..pools.family import family_of
+from .artifacts import (
+    SavedCoefficients,
+    plot_coefficients,
+    plot_history,
+    save_coefficients,
+)
 
 log = get_logger(__name__)
 
 
-def save_results(owner, modelpool, module: nn.Module, folder: Path) -> None:
-    """Coefficients, pictures, history, and the merged model with its card.
+def save_results(
+    folder: Path,
+    result: SavedCoefficients,
+    history: Sequence[Mapping[str, Any]],
+    guard_history: Sequence[Mapping[str, Any]],
+    disentanglement: Disentanglement | None,
+) -> None:
+    """Write coefficients, pictures and history.
 
     Args:
-        owner: The algorithm, after its run.
-        modelpool: Saves the model in its own format.
-        module: The merged model.
         folder: The log folder.
+        result: What was learned.
+        history: Entries per logged step.
+        guard_history: Entries per check of the guard.
+        disentanglement: What AWD removed, if anything.
     """
-    save_coefficients(owner.result, folder)
-    plot_coefficients(owner.result, folder / "coefficients.png")
-    if owner.history:
-        plot_history(owner.history, owner.guard_history, folder / "history.png")
-        record = {"steps": owner.history, "guard": owner.guard_history}
+    save_coefficients(result, folder)
+    plot_coefficients(result, folder / "coefficients.png")
+    if history:
+        plot_history(history, guard_history, folder / "history.png")
+        record = {"steps": history, "guard": guard_history}
         (folder / "history.json").write_text(json.dumps(record))
-    if owner.disentanglement is not None:
-        awd_report.save(owner.disentanglement, folder)
-    card = results_card(owner, modelpool)
-    if owner.save_model:
-        target = folder / "merged_model"
-        (family_of(modelpool) or PoolAdapter).save_model(modelpool, module, target)
-        card_folder = target if target.is_dir() else folder
-    else:
-        card_folder = folder
-    (card_folder / "README.md").write_text(card)
+    if disentanglement is not None:
+        awd_report.save(disentanglement, folder)
     log.info("Results: %s", folder)
 
 
-def results_card(owner, modelpool) -> str:
-    """The model card of a run, Markdown."""
-    return model_card(
-        f"{owner.label} of {', '.join(owner.result.tasks)}",
-        owner.settings(),
-        (
-            {name: str(modelpool._models[name]) for name in modelpool.all_model_names}
-            if not modelpool.has_instance_models
-            else dict.fromkeys(modelpool.all_model_names, "a model in memory")
-        ),
-        owner.card_notes(),
-    )
+def save_model(modelpool: BaseModelPool, module: nn.Module, folder: Path) -> Path:
+    """Write the merged model in the pool's own format.
+
+    Returns:
+        The folder for its card.
+    """
+    target = folder / "merged_model"
+    family_of(modelpool).save_model(modelpool, module, target)
+    return target if target.is_dir() else folder
+
+
+def results_card(
+    label: str,
+    tasks: Sequence[str],
+    settings: Mapping[str, Any],
+    modelpool: BaseModelPool,
+    notes: Sequence[str],
+) -> str:
+    """The model card of a run, Markdown.
+
+    Args:
+        label: The method's name.
+        tasks: What was merged.
+        settings: All options.
+        modelpool: Where the models came from.
+        notes: Sentences to say first.
+    """
+    names = modelpool.all_model_names
+    if modelpool.has_instance_models:
+        models = dict.fromkeys(names, "a model in memory")
+    else:
+        models = {name: str(modelpool._models[name]) for name in names}
+    return model_card(f"{label} of {', '.join(tasks)}", settings, models, notes)

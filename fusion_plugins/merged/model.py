@@ -5,23 +5,19 @@ It also holds merged models whose tasks keep their experts' own, unlearned heads
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from . import sites
-from .feature_map import head_as_feature_map
-from .heads import ClassificationHead
-from .trunks import load_trunk, save_trunk
-
-_INDEX = "tinted.json"
+from . import files, sites
+from .sites import Site
+from .surgery import SurgeryHook
 
 
-class TintedModel(nn.Module):
+class TintedModel(SurgeryHook, nn.Module):
     """A merged trunk whose tinted layer is chosen by the task.
 
     Args:
@@ -39,20 +35,20 @@ class TintedModel(nn.Module):
     def __init__(
         self,
         trunk: nn.Module,
-        tints: Mapping[str, Mapping[str, nn.Module]],
+        tints: Mapping[Any, Mapping[str, nn.Module]],
         reference: Mapping[str, Tensor] | None = None,
     ):
         super().__init__()
         self.tasks = tuple(next(iter(tints.values())))
         sites.check_task_names(self.tasks)
-        self.sites: tuple[str, ...] = ()
+        self.sites: tuple[Site, ...] = ()
         self.trunk = trunk
         self.switches = nn.ModuleList()
-        self._plain = {}
+        self._plain: dict[Site, tuple[nn.Module]] = {}
         for site, layers in tints.items():
             self.add_site(site, layers)
         self._reference = dict(reference or {})
-        self._maps: dict[str, tuple] = {}  # task -> (head's version, feature map)
+        self._maps = {}
         self.card: str | None = None
 
     def add_site(self, site: str, layers: Mapping[str, nn.Module]) -> None:
@@ -62,7 +58,8 @@ class TintedModel(nn.Module):
             site: As in the constructor.
             layers: Task -> layer, for every task.
         """
-        if not _in_trunk(site):
+        site = Site(site)
+        if not site.in_trunk:
             switch = sites.TaskSwitch(layers, site)
         else:  # a plain tuple keeps the plain layer out of the state dict
             self._plain[site] = (self.trunk.get_submodule(site),)
@@ -73,9 +70,9 @@ class TintedModel(nn.Module):
     @property
     def active_task(self) -> str | None:
         """The task whose layers are in use; also FusionBench's pools may set it."""
-        active = self.switches[0]._active_option
+        active = sites.active_option(self.switches[0])
         names = {sites.option_name(task): task for task in self.tasks}
-        return names.get(active)
+        return None if active is None else names.get(active)
 
     def set_task(self, task: str | None) -> None:
         """Choose the task; None (its state at first) allows only a head tint.
@@ -88,14 +85,14 @@ class TintedModel(nn.Module):
                 f"there is no tint for task '{task}', only for {list(self.tasks)}."
             )
         for switch in self.switches:
-            switch.set_active_option(task)
+            sites.choose(switch, task)
 
     @property
     def needs_task(self) -> bool:
         """Whether a layer of the trunk is tinted, so that no task means no forward."""
-        return any(_in_trunk(site) for site in self.sites)
+        return any(site.in_trunk for site in self.sites)
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The trunk's own output for the active task.
 
         Raises:
@@ -103,7 +100,7 @@ class TintedModel(nn.Module):
         """
         return self.trunk(*args, **kwargs)
 
-    def head(self, task: str) -> ClassificationHead | None:
+    def head(self, task: str) -> Any:
         """The tinted head of a task: unit features -> logits; None without a head tint."""
         if sites.HEAD not in self.sites or task not in self.tasks:
             return None
@@ -112,68 +109,21 @@ class TintedModel(nn.Module):
     def outer_layers(self, task: str) -> dict[str, nn.Module]:
         """Tinted layers that the pool applies after the trunk, by their name there."""
         return {
-            site.removeprefix("outer:"): sites.option(switch, task)
-            for site, switch in zip(self.sites, self.switches)
-            if site.startswith("outer:")
+            site.layer: sites.option(switch, task)
+            for site, switch in zip(self.sites, self.switches, strict=True)
+            if site.is_outer
         }
-
-    # -- FusionBench's surgery hook: a head tint under its unmodified task pool -------
-
-    @property
-    def is_surgery_model(self) -> bool:
-        """FusionBench's CLIP task pool then asks for :meth:`compute_surgery_features`."""
-        return True
-
-    def compute_surgery_features(self, features: Tensor, dataset_name: str):
-        """Features whose zero-shot logits are the tinted head's.
-
-        Args:
-            features: Unit length, shape (samples, features).
-            dataset_name: The task.
-
-        Returns:
-            New features, the given ones, and their difference.
-
-        Raises:
-            ValueError: The tint is elsewhere, or the zero-shot head has not full rank.
-        """
-        if dataset_name not in self.tasks:
-            return features, features, torch.zeros_like(features)
-        matrix, offset = self._feature_map(dataset_name)
-        changed = features @ matrix.to(features).t() + offset.to(features)
-        return changed, features, features - changed
-
-    def _feature_map(self, task: str) -> tuple[Tensor, Tensor]:
-        advice = (
-            "Evaluate with the task pool class fusion_plugins.CLIPTaskPool (all our task"
-            " pool configs use it)."
-        )
-        head = self.head(task)
-        if self.sites != (sites.HEAD,):  # other tints change the features themselves
-            raise ValueError(
-                f"The tint of '{task}' is not its head alone, but {list(self.sites)}."
-                f" {advice}"
-            )
-        version = head.weight._version, head.bias._version  # new after a load or step
-        if self._maps.get(task, (None,))[0] != version:
-            weight, bias = head.weight.detach().cpu(), head.bias.detach().cpu()
-            try:
-                found = head_as_feature_map(weight, bias, self._reference[task].cpu())
-            except ValueError as error:
-                raise ValueError(f"Task '{task}': {error} {advice}") from error
-            self._maps[task] = (version, found)
-        return self._maps[task][1]
 
     # -- numbers and files ----------------------------------------------------------
 
-    def parameter_report(self) -> dict[str, float]:
+    def parameter_report(self) -> dict[str, Any]:
         """Parameters per task, of all tints, of the trunk, and their share in percent."""
         tints = sum(p.numel() for s in self.switches for p in s.parameters())
         everything = sum(p.numel() for p in self.trunk.parameters())
         inside = sum(
             p.numel()
-            for site, switch in zip(self.sites, self.switches)
-            if _in_trunk(site)
+            for site, switch in zip(self.sites, self.switches, strict=True)
+            if site.in_trunk
             for p in switch.parameters()
         )
         trunk = everything - inside
@@ -190,7 +140,7 @@ class TintedModel(nn.Module):
         layers = [sites.option(switch, task) for switch in self.switches]
         return sum(p.numel() for layer in layers for p in layer.parameters())
 
-    def save_pretrained(self, folder: str | Path, **kwargs) -> None:
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
         """Write the trunk as a normal model folder, one file per task, index and card.
 
         The trunk alone is a plain merged model; where inner layers are tinted, it holds
@@ -200,22 +150,24 @@ class TintedModel(nn.Module):
             folder: Created if absent.
             **kwargs: For the trunk's own save_pretrained, if it has one.
         """
-        folder = Path(folder)
-        (folder / "tints").mkdir(parents=True, exist_ok=True)
+        with files.written_beside(Path(folder)) as beside:
+            with self._without_switches():
+                files.save_trunk(self.trunk, beside, **kwargs)
+            tints = {task: self._task_tensors(task) for task in self.tasks}
+            report = self.parameter_report()
+            files.save_tints(beside, self.sites, tints, report)
+            (beside / "README.md").write_text(self.card or self._short_card())
+
+    @contextmanager
+    def _without_switches(self) -> Iterator[None]:
         for site, (layer,) in self._plain.items():
             sites.replace(self.trunk, site, layer)
         try:
-            save_trunk(self.trunk, folder, **kwargs)
+            yield
         finally:
-            for site, switch in zip(self.sites, self.switches):
-                if _in_trunk(site):
+            for site, switch in zip(self.sites, self.switches, strict=True):
+                if site.in_trunk:
                     sites.replace(self.trunk, site, switch)
-        for task in self.tasks:
-            save_file(self._task_tensors(task), _tint_file(folder, task))
-        index = {"format": 1, "sites": self.sites, "tasks": self.tasks}
-        index["parameters"] = self.parameter_report()
-        (folder / _INDEX).write_text(json.dumps(index, indent=2))
-        (folder / "README.md").write_text(self.card or self._short_card())
 
     def _short_card(self) -> str:
         report = self.parameter_report()
@@ -223,14 +175,14 @@ class TintedModel(nn.Module):
             f"# Tinted model of {', '.join(self.tasks)}\n\nA merged trunk (an ordinary"
             f" model folder) and, in `tints/`, one layer per task at"
             f" {', '.join(self.sites)}: {report['tints']} parameters,"
-            f" {report['percent']:.2f} % of the trunk.\n\n```python\nfrom fusion_plugins"
-            " import TintedModel\n\nmodel = TintedModel.from_pretrained(folder)\n"
+            f" {report['percent']:.2f} % of the trunk.\n\n```python\nfrom"
+            f" {__name__} import TintedModel\n\nmodel = TintedModel.from_pretrained(folder)\n"
             f'model.set_task("{self.tasks[0]}")\n```\n'
         )
 
     def _task_tensors(self, task: str) -> dict[str, Tensor]:
         tensors = {}
-        for site, switch in zip(self.sites, self.switches):
+        for site, switch in zip(self.sites, self.switches, strict=True):
             for name, value in sites.option(switch, task).state_dict().items():
                 tensors[f"{site}/{name}"] = value.detach().cpu().contiguous()
         if task in self._reference:
@@ -260,89 +212,24 @@ class TintedModel(nn.Module):
                 missing or damaged, or `trunk` is needed or does not fit.
         """
         folder = Path(folder)
-        index = _read_index(folder)
+        index = files.read_index(folder)
         tasks = list(index["tasks"]) if tasks is None else list(tasks)
         missing = [task for task in tasks if task not in index["tasks"]]
         if missing or not tasks:
             raise ValueError(
                 f"{folder} has no tint for {missing}; it has {index['tasks']}."
             )
-        trunk = load_trunk(folder, trunk)
-        tints: dict[str, dict[str, nn.Module]] = {site: {} for site in index["sites"]}
+        trunk = files.load_trunk(folder, trunk)
+        tints: dict[str, dict[str, nn.Module]] = {
+            site: {} for site in map(Site, index["sites"])
+        }
         reference = {}
         for task in tasks:
-            tensors = _read_tint(folder, task, index["sites"])
+            tensors = files.read_tint(folder, task, index["sites"])
             if "reference" in tensors:
                 reference[task] = tensors.pop("reference")
             for site in tints:
-                state = _site_state(tensors, site)
+                state = files.site_state(tensors, site)
                 head = (heads or {}).get(task)
-                tints[site][task] = _layer(trunk, site, state, head)
+                tints[site][task] = files.layer_of(trunk, Site(site), state, head)
         return cls(trunk, tints, reference)
-
-
-def _in_trunk(site: str) -> bool:
-    return site != sites.HEAD and not site.startswith("outer:")
-
-
-def _read_index(folder: Path) -> dict:
-    path = folder / _INDEX
-    if not path.is_file():
-        raise ValueError(
-            f"{folder} is not a tinted model: it has no {_INDEX}. Give a folder written by"
-            " TintedModel.save_pretrained."
-        )
-    return json.loads(path.read_text())
-
-
-def _tint_file(folder: Path, task: str) -> Path:
-    """One file per task; a name such as 'glue/cola' must not become a subfolder."""
-    return folder / "tints" / f"{task.replace('/', '_')}.safetensors"
-
-
-def _read_tint(folder: Path, task: str, places: Sequence[str]) -> dict[str, Tensor]:
-    path = _tint_file(folder, task)
-    if not path.is_file():
-        raise ValueError(
-            f"{folder}/{_INDEX} lists the task '{task}', but there is no {path}. Copy the"
-            " whole folder, or give tasks=[...] without it."
-        )
-    tensors = load_file(path)
-    for site in places:
-        if not _site_state(tensors, site):
-            raise ValueError(f"{path} holds no tensors of '{site}'. Save it again.")
-    return tensors
-
-
-def _site_state(tensors: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
-    prefix = f"{site}/"
-    return {
-        n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)
-    }
-
-
-def _layer(
-    trunk: nn.Module, site: str, state: Mapping[str, Tensor], head: nn.Module | None
-) -> nn.Module:
-    if site == sites.HEAD and (head is not None or "weight" not in state):
-        return _filled_head(head, state)
-    if site == sites.HEAD:
-        return ClassificationHead(state["weight"], state.get("bias"))
-    if not _in_trunk(site):  # the layers pools apply after the trunk are linear
-        classes, features = state["weight"].shape
-        layer = nn.Linear(features, classes, bias="bias" in state)
-    else:
-        layer = sites.fitting_copy(trunk.get_submodule(site), state)
-    layer.load_state_dict(dict(state))
-    return layer
-
-
-def _filled_head(head: nn.Module | None, state: Mapping[str, Tensor]) -> nn.Module:
-    if head is None:
-        raise ValueError(
-            f"The tinted heads are not linear: they hold {list(state)[:3]}. Give modules"
-            " of their architecture: from_pretrained(folder, heads={task: module})."
-        )
-    head = sites.trainable_copy(head)
-    head.load_state_dict(dict(state))
-    return head

@@ -6,11 +6,46 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
 from fusion_bench.models.wrappers.switch import SwitchModule, _standardize_option_name
 from torch import Tensor, nn
 
 HEAD = "head"
+_OUTER = "outer:"
+
+# A file system's limit on names is 255 bytes, and the file has an ending.
+_LONGEST_NAME = 200
+
+
+class Site(str):
+    """Where tasks differ, spelt as in a saved model's index.
+
+    ``head``: the classification head, outside the trunk; ``outer:NAME``: a layer that the
+    pool applies after the trunk; anything else: a module path of the trunk.
+    """
+
+    @classmethod
+    def outer(cls, name: str) -> Site:
+        """The site of a layer after the trunk."""
+        return cls(_OUTER + name)
+
+    @property
+    def is_head(self) -> bool:
+        return self == HEAD
+
+    @property
+    def is_outer(self) -> bool:
+        return self.startswith(_OUTER)
+
+    @property
+    def in_trunk(self) -> bool:
+        return not self.is_head and not self.is_outer
+
+    @property
+    def layer(self) -> str:
+        """The name of the layer where it is."""
+        return self.removeprefix(_OUTER)
 
 
 def find_sites(module: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -62,25 +97,39 @@ def _check_site(module: nn.Module, site: str) -> None:
             )
 
 
+def file_name(task: str) -> str:
+    """A task's name as part of a file's: 'glue/cola' must not become a subfolder."""
+    return task.replace("/", "_")
+
+
 def check_task_names(tasks: Sequence[str]) -> None:
-    """FusionBench's SwitchModule must be able to tell the tasks apart.
+    """Every task needs a module and a file of its own.
 
     Raises:
-        ValueError: Two names differ only in case, '-' and '/', or one has a '.'.
+        ValueError: A name cannot name a module or file, or two names are one module of
+            FusionBench's SwitchModule or one file.
     """
-    seen: dict[str, str] = {}
+    modules: dict[str, str] = {}
+    files: dict[str, str] = {}
     for task in tasks:
         option = _standardize_option_name(task)
-        if "." in option:
-            raise ValueError(
-                f"task name '{task}' has a '.', which modules cannot have."
+        problem = None
+        if not option or "." in option or hasattr(nn.ModuleDict(), option):
+            problem = (
+                "which modules cannot have: it is empty, has a '.', or is reserved"
             )
-        if option in seen:
-            raise ValueError(
-                f"tasks '{seen[option]}' and '{task}' are the same option '{option}' of"
-                " FusionBench's SwitchModule. Rename one of them."
+        elif len(file_name(task).encode()) > _LONGEST_NAME or "\0" in task:
+            problem = f"which files cannot have: at most {_LONGEST_NAME} bytes, no NUL"
+        elif modules.setdefault(option, task) != task:
+            problem = f"which FusionBench's SwitchModule takes for '{modules[option]}'"
+        elif files.setdefault(file_name(task).casefold(), task) != task:
+            problem = (
+                f"whose file would be that of '{files[file_name(task).casefold()]}'"
             )
-        seen[option] = task
+        if problem:
+            raise ValueError(
+                f"a task has the name '{task[:60]}', {problem}. Rename it in the pool."
+            )
 
 
 class TaskSwitch(SwitchModule):
@@ -101,17 +150,17 @@ class TaskSwitch(SwitchModule):
         else:
             super().set_active_option(option_name)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if self.__dict__.get("_active_option") is None:
             return nn.Module.__getattr__(self, name)
         return super().__getattr__(name)
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._active_option is None:
             raise RuntimeError(
                 f"The layer '{self._site}' differs between the tasks"
                 f" {list(self._option_modules)}, but no task is set: call set_task(name) on the tinted model, or evaluate"
-                " with a task pool that does (fusion_plugins.CLIPTaskPool, FusionBench's"
+                " with a task pool that does (CLIPTaskPool, FusionBench's"
                 " ImageClassificationTaskPool)."
             )
         return super().forward(*args, **kwargs)
@@ -132,9 +181,19 @@ def replace(module: nn.Module, site: str, layer: nn.Module) -> None:
     setattr(module.get_submodule(parent), child, layer)
 
 
-def option(switch: SwitchModule, task: str) -> nn.Module:
+def option(switch: nn.Module, task: str) -> nn.Module:
     """The layer of one task."""
-    return switch._option_modules[_standardize_option_name(task)]
+    return cast(TaskSwitch, switch)._option_modules[_standardize_option_name(task)]
+
+
+def choose(switch: nn.Module, task: str | None) -> None:
+    """Let a switch use the layer of a task; None for no layer."""
+    cast(TaskSwitch, switch).set_active_option(task)
+
+
+def active_option(switch: nn.Module) -> str | None:
+    """The option a switch uses, as SwitchModule spells it."""
+    return cast(TaskSwitch, switch)._active_option
 
 
 def option_name(task: str) -> str:

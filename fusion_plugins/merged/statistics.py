@@ -7,20 +7,44 @@ negative. By default a merged model has the plain average of the experts' statis
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..common.logging import get_logger
-from ..common.options import require_choice
 from ..task_vectors import TaskVectors
 
 log = get_logger(__name__)
 
-CHOICES = ("average", "merged", "pretrained", "recalibrated", "recalibrated_per_task")
-#: Choices that need samples.
-RECALIBRATED = CHOICES[3:]
+
+class BatchNorm(Enum):
+    """Which running statistics a merged model has."""
+
+    #: The plain average of the experts'.
+    AVERAGE = "average"
+    #: Base plus coefficients times differences, like any weight, as FusionBench's own
+    #: methods do; a variance that is not positive becomes the experts' average.
+    MERGED = "merged"
+    #: The base's.
+    PRETRAINED = "pretrained"
+    #: Estimated anew on unlabelled samples, one set for all tasks.
+    RECALIBRATED = "recalibrated"
+    #: Estimated anew, one set per task.
+    RECALIBRATED_PER_TASK = "recalibrated_per_task"
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether the statistics are estimated."""
+        return self in (BatchNorm.RECALIBRATED, BatchNorm.RECALIBRATED_PER_TASK)
+
+    @property
+    def per_task(self) -> bool:
+        """Whether every task gets statistics of its own."""
+        return self is BatchNorm.RECALIBRATED_PER_TASK
+
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -44,11 +68,7 @@ class RunningStatistics:
     """What a merge does with the running statistics of a pool's models.
 
     Args:
-        choice: One of ``CHOICES``. ``average``: of the experts'. ``merged``: base plus
-            coefficients times differences, like any weight, as FusionBench's own methods
-            do; a variance that is not positive becomes the experts' average.
-            ``pretrained``: the base's. The rest: estimated anew on unlabelled samples, one
-            set for all tasks or one per task.
+        choice: What to do with them.
         module: The pretrained model.
         task_vectors: Base and experts; tensors it leaves out stay as in the base.
 
@@ -56,8 +76,7 @@ class RunningStatistics:
         names: Names of the statistics; empty for models without batch normalisation.
     """
 
-    def __init__(self, choice: str, module: nn.Module, task_vectors: TaskVectors):
-        require_choice("batch_norm", choice, CHOICES)
+    def __init__(self, choice: BatchNorm, module: nn.Module, task_vectors: TaskVectors):
         self.choice = choice
         known = set(task_vectors.keys)
         self.names = [name for name in statistic_names(module) if name in known]
@@ -67,30 +86,25 @@ class RunningStatistics:
     @property
     def recalibrates(self) -> bool:
         """Whether samples are needed."""
-        return bool(self.names) and self.choice in RECALIBRATED
-
-    @property
-    def per_task(self) -> bool:
-        """Whether every task gets statistics of its own."""
-        return self.choice == RECALIBRATED[1]
+        return bool(self.names) and self.choice.needs_samples
 
     def card_notes(self) -> list[str]:
         """A sentence for the model card, if there is something to say."""
-        used = f"Running statistics of batch normalisation: {self.choice}."
+        used = f"Running statistics of batch normalisation: {self.choice.value}."
         return [used] if self.names else []
 
     @property
     def apart(self) -> list[str]:
         """Names that are no part of the merge: not disentangled, trimmed or scaled."""
-        return [] if self.choice == "merged" else self.names
+        return [] if self.choice is BatchNorm.MERGED else self.names
 
     @torch.no_grad()
     def write(self, module: nn.Module) -> None:
         """Put the chosen statistics into a merged module; estimated ones come later."""
-        if self.choice == "merged":
+        if self.choice is BatchNorm.MERGED:
             self.repair(module)
             return
-        values = self._base if self.choice == "pretrained" else self._average
+        values = self._base if self.choice is BatchNorm.PRETRAINED else self._average
         state = module.state_dict(keep_vars=True)
         for name in self.names:
             if name in state:  # some methods return another kind of module
@@ -100,7 +114,7 @@ class RunningStatistics:
     def repair(self, module: nn.Module) -> None:
         """Make merged variances positive, with a warning; other choices need none."""
         state, repaired = module.state_dict(keep_vars=True), {}
-        for name in self.names if self.choice == "merged" else ():
+        for name in self.names if self.choice is BatchNorm.MERGED else ():
             if name not in state:
                 continue
             bad = state[name] <= 0
@@ -127,9 +141,9 @@ class RunningStatistics:
         Args:
             forward: (module, inputs) -> features.
         """
-        if self.recalibrates and self.per_task:
+        if self.recalibrates and self.choice.per_task:
             return with_batch_statistics(forward)
-        if self.choice != "merged" or not self.names:
+        if self.choice is not BatchNorm.MERGED or not self.names:
             return forward
         found: list[tuple[Tensor, Tensor]] = []
 
@@ -149,7 +163,7 @@ class RunningStatistics:
             owner, _, kind = name.rpartition(".")
             if kind == _STATISTICS[1] and owner in owners:  # else a task's own layer
                 # .data: what is written must not look like a change of the merge.
-                value = owners[owner].running_var.data
+                value = cast(Tensor, owners[owner].running_var).data
                 found.append((value, self._average[name].to(value)))
         return found
 
@@ -209,8 +223,8 @@ def estimate(
             layer.train(training)
             layer.momentum = momentum
     for name, layer in layers.items():
-        idle = int(layer.num_batches_tracked) == 0
-        if idle or not torch.isfinite(layer.running_var).all():
+        idle = not layer.num_batches_tracked
+        if idle or not torch.isfinite(cast(Tensor, layer.running_var)).all():
             raise ValueError(
                 f"batch_norm: layer '{name}' got "
                 + ("no inputs" if idle else "statistics that are not finite")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import transformers
 from fusion_bench.modelpool import BaseModelPool
 from torch import nn
+
+# Architectures of our own -> where they are defined.
+_OWN = {"OpenCLIPImageEncoder": ".openclip"}
 
 
 class FolderModelPool(BaseModelPool):
@@ -32,10 +36,8 @@ def _model_class(folder: Path):
         )
     names = json.loads(config_file.read_text()).get("architectures") or []
     for name in names:
-        if name == "OpenCLIPImageEncoder":
-            from .openclip import OpenCLIPImageEncoder
-
-            return OpenCLIPImageEncoder
+        if name in _OWN:
+            return getattr(import_module(_OWN[name], __package__), name)
         if hasattr(transformers, name):
             return getattr(transformers, name)
     raise ValueError(

@@ -56,10 +56,10 @@ def _read(path: Path) -> list[dict]:
                 f"{path}, line {number} has {len(fields)} tab-separated fields, but the"
                 f" header names {len(header)}: {header}."
             )
-    rows = [dict(zip(header, fields)) for fields in lines[1:]]
+    rows = [dict(zip(header, fields, strict=False)) for fields in lines[1:]]
     if "label" in header:
         labels = _numbers([row["label"] for row in rows], path)
-        rows = [row | {"label": label} for row, label in zip(rows, labels)]
+        rows = [row | {"label": label} for row, label in zip(rows, labels, strict=True)]
     return rows
 
 

@@ -1,20 +1,53 @@
-"""What a merging method needs to know of a family of model pools."""
+"""What a test-time method needs to know of a family of model pools."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
+from typing import ClassVar
 
 import torch
 from fusion_bench.modelpool import BaseModelPool
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-SPLITS = ("test", "val", "train")
+from ..merged.sites import check_task_names
+from .family import SPLITS, Finish, ModelFamily, adapter_for
+from .loading import head_site
+from .recalibration import recalibrate
+from .task_heads import with_task_heads
 
 
-class PoolAdapter(ABC):
+class AdapterFinish(Finish):
+    """Gives a merge its experts' heads, and running statistics of its own activations."""
+
+    def _check(self, module: nn.Module) -> None:
+        if head_site(self.modelpool, module) is not None:
+            check_task_names(self.modelpool.model_names)
+        if self.statistics.recalibrates:
+            adapter = self.adapter or adapter_for(self.modelpool)
+            adapter.check_datasets(self.options.data)
+
+    def complete(self, merged: nn.Module, device: torch.device) -> nn.Module:
+        return self.recalibrated(with_task_heads(merged, self.modelpool), device)
+
+    def recalibrated(self, merged: nn.Module, device: torch.device) -> nn.Module:
+        """The model with estimated statistics, if the options ask for them."""
+        if not self.statistics.recalibrates:
+            return merged
+        return recalibrate(
+            merged,
+            self.modelpool,
+            per_task=self.options.batch_norm.per_task,
+            samples=self.options.batch_norm_samples,
+            data=self.options.data,
+            seed=self.seed,
+            adapter=self.adapter,
+            device=device,
+        )
+
+
+class PoolAdapter(ModelFamily, ABC):
     """One family of pools: its models' files and heads, and its tasks' batches.
 
     The class methods are asked by every method, also by data-free ones; an instance is
@@ -28,51 +61,19 @@ class PoolAdapter(ABC):
         ValueError: `task_info` names a task the pool does not have.
     """
 
+    has_data = True
+    finish = AdapterFinish
+
     #: Frozen layers between the merged module and the heads that may be tinted.
-    outer_layers: tuple[str, ...] = ()
+    outer_layers: ClassVar[tuple[str, ...]] = ()
     #: Whether :meth:`heads` are layers that can be learned (``tint=head``).
-    heads_are_layers: bool = True
+    heads_are_layers: ClassVar[bool] = True
     #: Whether heads give outputs at many places, shape (samples, ..., channels).
-    dense: bool = False
+    dense: ClassVar[bool] = False
 
     def has_classes(self, task: str) -> bool:
         """Whether a task's outputs are scores of classes (in the last dimension)."""
         return True
-
-    @classmethod
-    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
-        """Safetensors that hold what loading the model gives, if there are such.
-
-        Returns:
-            A file or folder that may be read in place of loading, or None.
-        """
-        return None
-
-    @classmethod
-    def adopt(cls, module: nn.Module) -> nn.Module:
-        """Undo what the pool has tacked onto a module while loading it."""
-        return module
-
-    @classmethod
-    def head_site(cls, module: nn.Module) -> str | None:
-        """Module path of the classification head that every expert has of its own.
-
-        It is not merged: each task keeps its expert's. None where heads are outside the
-        merged module.
-        """
-        return None
-
-    @classmethod
-    def load_head(cls, modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
-        """The head of one expert."""
-        return modelpool.load_model(task).get_submodule(site)
-
-    @classmethod
-    def save_model(
-        cls, modelpool: BaseModelPool, module: nn.Module, path: Path
-    ) -> None:
-        """Write a merged model in the pool's own format."""
-        modelpool.save_model(module, str(path))
 
     def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         if not isinstance(task_info or {}, Mapping):

@@ -21,7 +21,7 @@ from ..task_vectors import (
     StateDictCheckpoint,
     TaskVectors,
 )
-from .registry import family_of
+from .family import family_of
 
 log = get_logger(__name__)
 
@@ -74,8 +74,7 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
     if isinstance(model, LazyStateDict):
         return _materialise(model)
     model = deepcopy(model) if is_instance(modelpool, name) else model
-    family = family_of(modelpool)
-    return model if family is None else family.adopt(model)
+    return family_of(modelpool).adopt(model)
 
 
 def _materialise(lazy: LazyStateDict) -> nn.Module:
@@ -123,8 +122,7 @@ def load_task_vectors(
 
 def head_site(modelpool: BaseModelPool, module: nn.Module) -> str | None:
     """Where in the module every expert has a head of its own, if its family has such."""
-    family = family_of(modelpool)
-    return None if family is None else family.head_site(module)
+    return family_of(modelpool).head_site(module)
 
 
 def load_own_head(modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
@@ -176,8 +174,7 @@ def _files(pool: BaseModelPool, name: str) -> Path | None:
     config = pool._models[name]
     if type(pool) is FolderModelPool:
         return Path(config) if isinstance(config, str) else None
-    family = family_of(pool)
-    return None if family is None else family.files(pool, name)
+    return family_of(pool).files(pool, name)
 
 
 def _only_base_names(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
@@ -190,7 +187,7 @@ class _SpilledCheckpoint(SafetensorsCheckpoint):
     """A model that had to be loaded whole, moved to a temporary file and forgotten."""
 
     def __init__(self, model: nn.Module, label: str):
-        self._folder = tempfile.TemporaryDirectory(prefix="fusion-plugins-")
+        self._folder = tempfile.TemporaryDirectory(prefix="experts-")
         path = Path(self._folder.name) / "model.safetensors"
         save_model(model, str(path))
         super().__init__(path, label)

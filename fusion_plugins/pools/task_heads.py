@@ -6,8 +6,8 @@ from fusion_bench import BaseModelPool
 from torch import nn
 
 from ..merged.model import TintedModel
+from .family import family_of
 from .loading import head_site, load_own_head
-from .registry import family_of
 
 
 def with_task_heads(module: nn.Module, modelpool: BaseModelPool) -> nn.Module:

@@ -8,8 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from lightning import Fabric
+from torch.utils.data import Dataset
 
-from ..adaptation import AdaptationTask, EncodedDataset, SampleOrder, TaskData
+from ..adaptation import (
+    AdaptationTask,
+    BatchSource,
+    EncodedDataset,
+    KeptSamples,
+    SampleOrder,
+    StreamedSamples,
+    TaskSamples,
+)
 from .adapter import PoolAdapter
 
 KEEP_ON = ("cpu", "device", "none")
@@ -25,6 +34,7 @@ class DataOptions:
         max_samples: At most this many samples per task; None for no limit.
         keep_on: ``cpu``, ``device``, or ``none`` for streaming.
         workers: Processes that preprocess; None: 4 where there is much to do.
+        monitored: Samples per task that the guard looks at.
     """
 
     split: str = "test"
@@ -32,65 +42,74 @@ class DataOptions:
     max_samples: int | None = None
     keep_on: str = "cpu"
     workers: int | None = None
+    monitored: int = 0
 
 
+@torch.no_grad()
 def build_tasks(
-    adapter: PoolAdapter, order: SampleOrder, options: DataOptions, fabric: Fabric
+    adapter: PoolAdapter,
+    order: SampleOrder,
+    draws: Mapping[str, Iterable[int]],
+    options: DataOptions,
+    fabric: Fabric,
 ) -> list[AdaptationTask]:
-    """One engine task per expert: its unlabelled batches and its frozen head.
+    """One engine task per expert: its preprocessed samples and its frozen head.
+
+    Args:
+        adapter: Of the pool.
+        order: Of the samples.
+        draws: Task name -> the draws that the run will see.
+        options: Which samples.
+        fabric: Device and processes.
 
     Raises:
         ValueError: A dataset is empty.
     """
-    device = fabric.device
-    adapter.prepare(device)
+    adapter.prepare(fabric.device)
     datasets = {task: adapter.dataset(task, options.split) for task in adapter.tasks}
-    sources = {
-        task: TaskData(
+    samples = {
+        task: TaskSamples(
             task,
             EncodedDataset(
                 dataset, adapter.encode, _chosen(task, dataset, order, options)
             ),
             order,
             adapter.decode,
-            device,
+            fabric.device,
             fabric.global_rank,
             fabric.world_size,
-            options.keep_on,
-            4 if options.workers is None else options.workers,
         )
         for task, dataset in datasets.items()
     }
     heads = adapter.heads()
     return [
-        AdaptationTask(task, sources[task], heads[task].to(device))
+        AdaptationTask(
+            task,
+            _source(samples[task], draws[task], options, fabric),
+            heads[task].to(fabric.device),
+        )
         for task in adapter.tasks
     ]
 
 
-def _chosen(task: str, dataset, order: SampleOrder, options: DataOptions):
-    count = int(np.ceil(len(dataset) * options.fraction))
+def _chosen(
+    task: str, dataset: Dataset, order: SampleOrder, options: DataOptions
+) -> np.ndarray | None:
+    size = len(dataset)  # type: ignore[arg-type]
+    count = int(np.ceil(size * options.fraction))
     if options.max_samples is not None:
         count = min(count, options.max_samples)
-    if count >= len(dataset):
+    if count >= size:
         return None
-    return np.sort(order.subset(f"choice of {task}", len(dataset), count))
+    return np.sort(order.subset(f"choice of {task}", size, count))
 
 
-def prepare_tasks(
-    tasks: Iterable[AdaptationTask],
-    draws: Mapping[str, Iterable[int]],
-    monitored: int,
-    progress: bool,
-) -> None:
-    """Preprocess, once, the samples that a run will visit.
-
-    Args:
-        tasks: As built by :func:`build_tasks`.
-        draws: Task name -> draws it will see.
-        monitored: Samples per task that the guard looks at.
-        progress: Show progress bars.
-    """
-    with torch.no_grad():
-        for task in tasks:
-            task.source.prepare(draws[task.name], monitored, progress)
+def _source(
+    samples: TaskSamples, draws: Iterable[int], options: DataOptions, fabric: Fabric
+) -> BatchSource:
+    visited = samples.visited(draws, options.monitored)
+    workers = 4 if options.workers is None else options.workers
+    if options.keep_on == "none":
+        return StreamedSamples(samples, visited, workers)
+    place = fabric.device if options.keep_on == "device" else "cpu"
+    return KeptSamples(samples, visited, place, workers, fabric.is_global_zero)

@@ -74,7 +74,7 @@ class TextEncoder:
             rows = dict(self.tokenizer(*texts, truncation=True, max_length=limit))
         stored = torch.zeros(len(self.names), self.max_length, dtype=torch.int32)
         stored[0] = self.tokenizer.pad_token_id
-        for row, name in zip(stored, self.names):
+        for row, name in zip(stored, self.names, strict=True):
             values = torch.as_tensor(rows.get(name, []), dtype=torch.int32)
             row[: len(values)] = values
         if not stored[1].any():  # an empty text; attention needs something to look at
@@ -112,7 +112,7 @@ class TextEncoder:
         """
         longest = int(stored[:, 1].any(0).nonzero()[-1]) + 1
         rows = stored[..., :longest].long().unbind(1)
-        return dict(zip(self.names, rows))
+        return dict(zip(self.names, rows, strict=True))
 
 
 def find_fields(sample: Mapping) -> tuple[str, ...]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
-from fusion_bench.mixins import auto_register_config
+from fusion_bench.mixins import LightningFabricMixin, SimpleProfilerMixin
 from fusion_bench.utils import parse_dtype
-from omegaconf import OmegaConf
 from torch import nn
 
-from ..awd.algorithm import AWDAlgorithm
+from ..awd import report
 from ..awd.base_method import build_base_method
 from ..awd.disentangle import Disentanglement, disentangle_gram
-from ..awd.functional import Descent
+from ..awd.options import DisentangleOptions, base_method
 from ..common.logging import get_logger
-from ..common.options import require_choice, require_number, require_patterns
-from ..pools import as_modelpool
+from ..common.options import WithOptions, choice, flag, number, path, patterns, plain
 from ..pools.causal_lm_files import (
     code_options,
     language_model_folders,
@@ -27,7 +28,7 @@ from ..pools.causal_lm_files import (
     tokenizer_source,
     vocabulary_size,
 )
-from ..pools.loading import PRETRAINED
+from ..pools.loading import PRETRAINED, as_modelpool
 from ..task_vectors import GramMatrices, TaskVectors, gram_matrices
 from .checkpoints import VOCABULARIES, ModelFolder, open_task_vectors
 from .companions import copy_companions
@@ -41,13 +42,15 @@ log = get_logger(__name__)
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-@auto_register_config
-class StreamingAWDAlgorithm(AWDAlgorithm):
-    """AWD for language models larger than memory: shards in, shards out.
+@dataclass(frozen=True, kw_only=True)
+class StreamingOptions(DisentangleOptions):
+    """Options of :class:`StreamingAWDAlgorithm`: how to disentangle, and these.
 
-    Takes the options of :class:`~fusion_plugins.AWDAlgorithm`, and these:
+    `iterations` = 0 merges the untouched task vectors, with one walk less.
 
     Args:
+        base: As for AWD: task_arithmetic, simple_average or ties_merging.
+        keep: Patterns of tensors left as in the base.
         output: Folder for the merged model. None: the program's
             ``merged_model_save_path``.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None: the pool's ``torch_dtype``,
@@ -56,8 +59,27 @@ class StreamingAWDAlgorithm(AWDAlgorithm):
             repeats the files it had not completed.
         vocabulary: ``equal``, or ``common_rows`` to merge the tokens that are in both.
         overwrite: Replace another merge in the folder.
+    """
 
-    `iterations` = 0 merges the untouched task vectors, with one walk less.
+    base: Any = base_method()
+    keep: tuple[str, ...] = patterns()
+    output: str | None = path()
+    dtype: str | None = choice(None, (None, *_DTYPES))
+    shard_gb: float = number(2.0, open_low=True)
+    vocabulary: str = choice("equal", VOCABULARIES)
+    overwrite: bool = flag(False)
+
+
+class StreamingAWDAlgorithm(
+    WithOptions, LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm
+):
+    """AWD for language models larger than memory: shards in, shards out.
+
+    Args:
+        **options: Those of :class:`StreamingOptions`.
+
+    Attributes:
+        disentanglement: What the last run found; None if it removed nothing.
 
     Raises:
         TypeError: An unknown option.
@@ -67,21 +89,9 @@ class StreamingAWDAlgorithm(AWDAlgorithm):
     pool's ``torch_dtype`` before the merge, only the result is.
     """
 
-    def __init__(
-        self,
-        *,
-        output: str | None = None,
-        dtype: str | None = None,
-        shard_gb: float = 2.0,
-        vocabulary: str = "equal",
-        overwrite: bool = False,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        require_choice("dtype", dtype, (None, *_DTYPES))
-        require_number("shard_gb", shard_gb, open_low=True)
-        require_choice("vocabulary", vocabulary, VOCABULARIES)
-        require_choice("overwrite", overwrite, (True, False))
+    Options = StreamingOptions
+    options: StreamingOptions
+    disentanglement: Disentanglement | None = None
 
     def run(self, modelpool: BaseModelPool | Mapping) -> nn.Module:
         """Merge a pool of language models on disk.
@@ -97,7 +107,7 @@ class StreamingAWDAlgorithm(AWDAlgorithm):
         """
         modelpool = as_modelpool(modelpool)
         output = self._output_path()
-        method = build_base_method(self)
+        method = build_base_method(self.options.base, self._program, self.fabric)
         check_base_method(method)
         folders = language_model_folders(modelpool)
         if self.fabric.is_global_zero:
@@ -107,7 +117,7 @@ class StreamingAWDAlgorithm(AWDAlgorithm):
         return load_mapped(output, code_options(modelpool))
 
     def _output_path(self) -> Path:
-        path = self.output
+        path = self.options.output
         if path is None:
             path = getattr(self._program, "merged_model_save_path", None)
         if path is None:
@@ -121,17 +131,19 @@ class StreamingAWDAlgorithm(AWDAlgorithm):
 
     @torch.no_grad()
     def _merge(self, modelpool, method, folders: Mapping[str, Path], path: Path):
-        dtype = parse_dtype(self.dtype) or pool_dtype(modelpool)
+        dtype = parse_dtype(self.options.dtype) or pool_dtype(modelpool)
         with self.profile("open files"):
             task_vectors = self._open(modelpool, method, folders)
             inputs = identities(folders)
         options = self._determining_options(method, dtype)
-        with OutputFolder(path, options, inputs, self.overwrite) as output:
-            shards = result_shards(task_vectors, dtype, int(self.shard_gb * 1e9))
+        with OutputFolder(path, options, inputs, self.options.overwrite) as output:
+            shards = result_shards(
+                task_vectors, dtype, int(self.options.shard_gb * 1e9)
+            )
             if not all(map(output.is_done, shards)):
                 with self.profile("statistics"):
                     redundant = self._redundant(task_vectors, output)
-                    show = self._shows_progress
+                    show = self.fabric.is_global_zero
                     rule = build_rule(method, task_vectors, redundant, output, show)
                 with self.profile("merge"):
                     write_shards(task_vectors, rule, shards, output, show)
@@ -150,43 +162,43 @@ class StreamingAWDAlgorithm(AWDAlgorithm):
             for name, folder in folders.items()
         }
         base = models.pop(PRETRAINED)
-        keep = (*require_patterns("keep", self.keep), *untouched(method))
-        return open_task_vectors(base, models, self.vocabulary, keep)
+        keep = (*self.options.keep, *untouched(method))
+        return open_task_vectors(base, models, self.options.vocabulary, keep)
 
     def _determining_options(self, method: BaseAlgorithm, dtype) -> dict:
         """Everything that decides the result's numbers or files, as plain values."""
-        names = set(type(self)._config_mapping.values())
-        names -= {"base", "output", "overwrite", "_usage_", "_version_", "_recursive_"}
-        options = {name: _plain(getattr(self, name)) for name in sorted(names)}
-        return options | {"base": _plain(method.config), "dtype": str(dtype)}
+        options = asdict(replace(self.options, base=None))
+        del options["output"], options["overwrite"]
+        options |= {"base": plain(method.config), "dtype": str(dtype)}
+        return json.loads(json.dumps(options))
 
     def _redundant(
         self, task_vectors: TaskVectors, output: OutputFolder
     ) -> Disentanglement | None:
-        if self.iterations == 0:
+        options = self.options
+        if options.iterations == 0:
             return None
-        include = require_patterns("include", self.include)
-        exclude = require_patterns("exclude", self.exclude)
-        keys = task_vectors.select(include, exclude)
-        gram = self._gram(task_vectors, keys, output)
-        names = ("alpha", "lr", "iterations", "momentum", "weight_decay", "tolerance")
-        settings = Descent(**{name: getattr(self, name) for name in names})
+        keys = task_vectors.select(options.include, options.exclude)
         self.disentanglement = disentangle_gram(
-            task_vectors.tasks, gram, settings, scale_free=self.scale_free
+            task_vectors.tasks,
+            self._gram(task_vectors, keys, output),
+            options.descent,
+            scale_free=options.scale_free,
         )
-        self._report()
+        report.publish(self.disentanglement, self.fabric, self.log_dir)
         return self.disentanglement
 
     def _gram(self, task_vectors, keys, output: OutputFolder) -> GramMatrices:
         held = output.statistics("gram")
         if held is not None:
             groups = tuple(held["groups"].tolist())
-            return GramMatrices(self.granularity, keys, groups, held["values"])
-        gram = gram_matrices(task_vectors, self.granularity, keys, self._shows_progress)
+            return GramMatrices(self.options.granularity, keys, groups, held["values"])
+        gram = gram_matrices(
+            task_vectors,
+            self.options.granularity,
+            keys,
+            self.fabric.is_global_zero,
+        )
         groups = torch.tensor(gram.groups)
         output.keep_statistics("gram", {"values": gram.values, "groups": groups})
         return gram
-
-
-def _plain(value):
-    return OmegaConf.to_container(OmegaConf.create({"value": value}))["value"]

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..common.logging import get_logger
 from ..task_vectors import SafetensorsCheckpoint
-from ..task_vectors.collection import row_slices
+from ..task_vectors.blocks import row_slices
 
 log = get_logger(__name__)
 

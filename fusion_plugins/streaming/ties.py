@@ -67,7 +67,6 @@ def ties_statistics(
     position n - floor(n * keep_ratio) counts as kept. Deviation from FusionBench: tied
     weights count once.
     """
-
     thresholds = _thresholds(task_vectors, keep_ratio, redundant, progress)
 
     def count_signs(block: Block, counts: Tensor) -> None:
@@ -98,7 +97,7 @@ def _thresholds(
     def count_low(block: Block, counts: Tensor) -> None:
         bits = bits_of(block)
         inside = (bits >> _LOW_BITS) == bucket[:, None].int()
-        for total, row, mask in zip(counts, bits, inside):
+        for total, row, mask in zip(counts, bits, inside, strict=True):
             found = row[mask] & (_BUCKETS[1] - 1)
             total += torch.bincount(found, minlength=_BUCKETS[1])
 
@@ -147,7 +146,7 @@ def trimmed(stack: Tensor, thresholds: Tensor) -> Tensor:
     # hardshrink drops what is <= a bound; many times faster than a mask.
     bounds = torch.nextafter(thresholds, torch.zeros_like(thresholds)).tolist()
     out = torch.empty_like(stack)
-    for kept, row, bound in zip(out, stack, bounds):
+    for kept, row, bound in zip(out, stack, bounds, strict=True):
         torch.hardshrink(row, bound, out=kept)
     return out
 

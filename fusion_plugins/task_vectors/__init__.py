@@ -1,7 +1,8 @@
 """Base and experts as task vectors: checks, streaming, Gram matrices, linear merges."""
 
+from .blocks import Block
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, StateDictCheckpoint
-from .collection import Block, TaskVectors
+from .collection import TaskVectors
 from .gram import GramMatrices, cosine_matrix, gram_matrices
 from .merge import (
     as_coefficients,
@@ -9,6 +10,7 @@ from .merge import (
     merge_each,
     merge_into,
     merged_state_dict,
+    require_finite,
 )
 
 __all__ = [
@@ -25,4 +27,5 @@ __all__ = [
     "merge_each",
     "merge_into",
     "merged_state_dict",
+    "require_finite",
 ]

@@ -82,7 +82,9 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, path: str | Path, label: str):
         self.path = Path(path)
-        specs, self._place_of, self._own = {}, {}, threading.local()
+        specs: dict[str, TensorSpec] = {}
+        self._place_of: dict[str, tuple[Path, int]] = {}
+        self._own = threading.local()
         for file in safetensors_files(self.path, label):
             specs |= read_header(file, label)
             for name, start in data_starts(file).items():
@@ -111,12 +113,12 @@ class SafetensorsCheckpoint(Checkpoint):
 class _Scratch:
     """Bytes to read into, a thread's own; new memory would cost page faults."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._reserve(2**18)
 
     def _reserve(self, size: int) -> None:
         self._tensor = torch.empty(size, dtype=torch.uint8)
-        self._view = memoryview(self._tensor.numpy())
+        self._view = self._tensor.numpy().data
 
     def take(self, size: int) -> tuple[Tensor, memoryview]:
         """The first `size` bytes, as a tensor and as what a file reads into."""
@@ -147,7 +149,7 @@ class _TensorReader:
         if rows is not None:
             start += rows.start * self._row_bytes
         if out.dtype == self._dtype and out.is_contiguous():
-            content = memoryview(out.view(-1).view(torch.uint8).numpy())
+            content = out.view(-1).view(torch.uint8).numpy().data
             self._file.read_into(content, start, self._name)
             return
         stored, content = self._scratch.take(out.numel() * self._dtype.itemsize)
@@ -175,6 +177,6 @@ class _OpenFile:
                 )
             got += count
 
-    def __del__(self):
+    def __del__(self) -> None:
         if hasattr(self, "_stream"):
             self._stream.close()

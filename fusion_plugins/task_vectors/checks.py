@@ -18,7 +18,9 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def reject_unused_patterns(option: str, patterns: Sequence[str], names: Sequence[str]):
+def reject_unused_patterns(
+    option: str, patterns: Sequence[str], names: Sequence[str]
+) -> None:
     """Raise ValueError for a pattern that matches nothing: nearly always a typo."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -49,7 +51,10 @@ def check_experts_given(experts: Mapping[str, Checkpoint]) -> None:
 
 
 def check_names(
-    base: Checkpoint, expert: Checkpoint, groups: Sequence[Sequence[str]], keep
+    base: Checkpoint,
+    expert: Checkpoint,
+    groups: Sequence[Sequence[str]],
+    keep: Sequence[str],
 ) -> None:
     """The expert must have every tensor of the base (one name of a tied group is enough).
 
@@ -78,7 +83,9 @@ def check_names(
         )
 
 
-def check_specs(base: Checkpoint, expert: Checkpoint, name: str, expert_name: str):
+def check_specs(
+    base: Checkpoint, expert: Checkpoint, name: str, expert_name: str
+) -> None:
     """Shapes must be equal, and a float must meet a float.
 
     Raises:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,36 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..common.workers import Workers
 from . import checks
+from .blocks import Block, block_shape, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
 
-# Entries of one tensor looked at together: bounds memory at (tasks + 2) blocks, and a
-# block of all tasks stays in the processor's cache between reading and using it.
-BLOCK_ENTRIES = 2**18
-
-_MOST_WORKERS = 8  # tensors walked at a time; disks and memory give no more
-
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some rows of one tensor, for the base and every task.
-
-    Attributes:
-        key: Tensor name.
-        rows: Which rows of its first dimension; the whole tensor if it has none.
-        base: Shape (rows, row size); the pretrained values in the compute dtype.
-        task_vectors: Shape (tasks, rows, row size); expert minus base. Both are in a
-            buffer that is used again: copy what must outlive the next block.
-        nbytes: What was read for it from all checkpoints.
-    """
-
-    key: str
-    rows: slice
-    base: Tensor
-    task_vectors: Tensor
-    nbytes: int
 
 
 class TaskVectors:
@@ -106,7 +80,7 @@ class TaskVectors:
 
     @classmethod
     def from_modules(
-        cls, base: nn.Module, experts: Mapping[str, nn.Module], keep=()
+        cls, base: nn.Module, experts: Mapping[str, nn.Module], keep: Sequence[str] = ()
     ) -> TaskVectors:
         """From models in memory; they are read, never changed."""
         return cls(
@@ -117,7 +91,10 @@ class TaskVectors:
 
     @classmethod
     def from_checkpoints(
-        cls, base: str | Path, experts: Mapping[str, str | Path], keep=()
+        cls,
+        base: str | Path,
+        experts: Mapping[str, str | Path],
+        keep: Sequence[str] = (),
     ) -> TaskVectors:
         """From safetensors files or folders on disk, read in place."""
         return cls(
@@ -125,13 +102,6 @@ class TaskVectors:
             {t: SafetensorsCheckpoint(p, f"expert '{t}'") for t, p in experts.items()},
             keep,
         )
-
-    @classmethod
-    def from_pool(cls, modelpool, keep=()) -> TaskVectors:
-        """From a FusionBench model pool, a dict of models, or a dict of folders."""
-        from ..pools import load_task_vectors
-
-        return load_task_vectors(modelpool, keep)[1]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -211,21 +181,25 @@ class TaskVectors:
         for key in self.keys if keys is None else keys:
             yield from self._blocks_of(key, buffers)
 
-    def _blocks_of(self, key: str, buffers: dict[torch.dtype, Tensor]):
+    def _blocks_of(
+        self, key: str, buffers: dict[torch.dtype, Tensor]
+    ) -> Iterator[Block]:
         dtype, shape = self.compute_dtype(key), self.shape(key)
         models, entry_bytes = len(self._experts) + 1, self.entry_bytes(key)
         names = (self._names_in[task][key] for task in self._experts)
         read_base = self._base.reader(key)
-        read_experts = [e.reader(n) for e, n in zip(self._experts.values(), names)]
+        read_experts = [
+            e.reader(n) for e, n in zip(self._experts.values(), names, strict=True)
+        ]
         for rows in row_slices(shape):
             view = None if len(shape) < 2 else rows
-            size = _block_shape(shape, view)
+            size = block_shape(shape, view)
             needed = models * size[0] * size[1]
             if dtype not in buffers or buffers[dtype].numel() < needed:
                 buffers[dtype] = torch.empty(needed, dtype=dtype)
             base, *experts = values = buffers[dtype][:needed].view(models, *size)
             read_base(base, view)
-            for row, read_expert in zip(experts, read_experts):
+            for row, read_expert in zip(experts, read_experts, strict=True):
                 read_expert(row, view)
                 row.sub_(base)
             yield Block(key, rows, base, values[1:], base.numel() * entry_bytes)
@@ -247,22 +221,16 @@ class TaskVectors:
         Returns:
             What `work` returned, in the order of `keys`.
         """
-        own = threading.local()
+        walked = self.keys if keys is None else keys
+        results: dict[str, Result] = {}
+        own = threading.local()  # each thread's buffers
 
-        def start() -> None:
-            torch.set_num_threads(1)
-            own.buffers = {}
+        def run(key: str) -> None:
+            buffers = own.__dict__.setdefault("buffers", {})
+            results[key] = work(self._blocks_of(key, buffers))
 
-        def run(key: str) -> Result:
-            return work(self._blocks_of(key, own.buffers))
-
-        threads = torch.get_num_threads()
-        workers = min(threads, _MOST_WORKERS)
-        try:
-            with ThreadPoolExecutor(workers, initializer=start) as pool:
-                return list(pool.map(run, self.keys if keys is None else keys))
-        finally:
-            torch.set_num_threads(threads)
+        Workers().each(run, walked)
+        return [results[key] for key in walked]
 
     def raise_not_finite(self, block: Block) -> None:
         """Name the model at fault for a block that holds NaN or Inf."""
@@ -280,22 +248,3 @@ class TaskVectors:
                 f" {tensor.numel()} entries. Merging would spread them: fix or leave out"
                 " this checkpoint."
             )
-
-
-def _block_shape(shape: tuple[int, ...], rows: slice | None) -> tuple[int, int]:
-    if rows is None:
-        return 1, torch.Size(shape).numel()
-    count = len(range(*rows.indices(shape[0])))
-    return count, torch.Size(shape[1:]).numel()
-
-
-def row_slices(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices over the first dimension; vectors and scalars are one row."""
-    if len(shape) < 2:
-        yield slice(0, 1)
-        return
-    row_size = max(torch.Size(shape[1:]).numel(), 1)
-    step = max(BLOCK_ENTRIES // row_size, 1)
-    # An empty tensor is walked too, so that every key yields a block.
-    for start in range(0, max(shape[0], 1), step):
-        yield slice(start, min(start + step, shape[0]))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .collection import Block, TaskVectors
+from .blocks import Block
+from .collection import TaskVectors
 
 GRANULARITIES = ("model", "tensor", "row")
 

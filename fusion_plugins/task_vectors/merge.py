@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .collection import Block, TaskVectors
+from .blocks import Block
+from .collection import TaskVectors
 
 # Coefficients per tensor name: shape (tasks,), or (tasks, rows) for one per row.
 Coefficients = Mapping[str, Tensor]
@@ -73,9 +74,7 @@ def merge_each(
         apply_rule(
             task_vectors,
             lambda block: merge_block(block, coefficients[block.key]),
-            lambda block, merged: write(
-                block, merged.to(task_vectors.dtype(block.key))
-            ),
+            lambda block, merged: write(block, _rounded(task_vectors, block, merged)),
             task_vectors.keys,
             bar,
         )
@@ -114,12 +113,45 @@ def apply_rule(
     task_vectors.for_each_key(merge_tensor, keys)
 
 
+def _rounded(task_vectors: TaskVectors, block: Block, merged: Tensor) -> Tensor:
+    """Merged rows in the base's dtype."""
+    rounded = merged.to(task_vectors.dtype(block.key))
+    if rounded.dtype == torch.float16 and not _is_finite(rounded):
+        raise ValueError(
+            f"The merged tensor '{block.key}' overflows float16, whose largest number is"
+            f" {torch.finfo(torch.float16).max:g}. Give the base in bfloat16 or float32,"
+            " or a smaller scaling."
+        )
+    return rounded
+
+
 def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
     place = tensor if tensor.dim() < 2 else tensor[block.rows]
     place.copy_(merged.view(place.shape))
 
 
-def check_coefficients(task_vectors: TaskVectors, key: str, values: Tensor | None):
+def require_finite(module: nn.Module, advice: str) -> None:
+    """Raise ValueError if a merged model holds NaN or Inf.
+
+    Args:
+        module: The merged model.
+        advice: What to do about it.
+    """
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not _is_finite(tensor):
+            raise ValueError(
+                f"The merged tensor '{name}' holds NaN or Inf in {tensor.dtype}. {advice}"
+            )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32)))
+
+
+def check_coefficients(
+    task_vectors: TaskVectors, key: str, values: Tensor | None
+) -> None:
     """Raise ValueError unless `values` is (tasks,) or (tasks, rows) of the tensor."""
     if values is None:
         raise ValueError(
@@ -132,6 +164,11 @@ def check_coefficients(task_vectors: TaskVectors, key: str, values: Tensor | Non
         raise ValueError(
             f"coefficients of '{key}' have shape {tuple(values.shape)}, expected"
             f" ({tasks},) or ({tasks}, {rows}) for (tasks,) or (tasks, rows)."
+        )
+    if not torch.isfinite(values).all():
+        raise ValueError(
+            f"coefficients of '{key}' hold NaN or Inf: {values.tolist()}. Check the"
+            " scaling, or where they were saved."
         )
 
 

@@ -48,7 +48,7 @@ def ties_trim_(stacks: Sequence[Tensor], keep_ratio: float = 0.2) -> None:
             stack[task].masked_fill_(stack[task].abs() < threshold, 0)
     signs = [stack.sum(dim=0).sign() for stack in stacks]
     majority = torch.stack([sign.sum() for sign in signs]).sum().sign()
-    for stack, sign in zip(stacks, signs):
+    for stack, sign in zip(stacks, signs, strict=True):
         sign = torch.where(sign == 0, majority, sign)
         # Elected sign zero (an exact draw over the whole model) counts as negative.
         agrees = torch.where(sign > 0, stack > 0, stack < 0)

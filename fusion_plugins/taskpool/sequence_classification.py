@@ -15,7 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..common.logging import get_logger
-from ..common.options import reject_unknown_options, require_integer
+from ..common.options import reject_unknown, require_integer
 from ..merged.model import TintedModel
 from ..merged.sites import replace
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
@@ -64,7 +64,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         batch_size: int = 64,
         **kwargs,
     ):
-        reject_unknown_options(self, kwargs)
+        reject_unknown(type(self).__name__, kwargs, list(self._config_mapping.values()))
         if not test_datasets:
             raise ValueError("test_datasets is empty: there is no task to evaluate on.")
         self._test_datasets, self._tokenizer = test_datasets, tokenizer
@@ -145,6 +145,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         Args:
             model: A tinted model, or any ``*ForSequenceClassification``; not changed.
             name: Noted in `model_info`.
+            **kwargs: Not used; FusionBench may give more.
 
         Returns:
             Task -> scores (see :func:`~.text_metrics.measure`); `average` also has

@@ -66,7 +66,8 @@ def confidence_gap_selection(
 
     Args:
         logits: Of the merged and tinted model, shape (samples, classes).
-        teacher_labels, teacher_confidence: Shape (samples,).
+        teacher_labels: Shape (samples,).
+        teacher_confidence: Shape (samples,).
 
     Returns:
         Bool, shape (samples,).

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from ..adaptation import Callback, Engine, StepReport
+from ..adaptation import Batch, Callback, StepReport, Training
 from ..common.logging import get_logger
+from . import functional
+from .options import TintingOptions
+from .teacher import TeacherLabels
 
 log = get_logger(__name__)
 
@@ -37,7 +43,7 @@ class SelectionLog(Callback):
             agreement = (predicted == labels).float().mean()
             self._latest[task] = (agreement, (confidence - own).mean())
 
-    def on_step(self, engine: Engine, report: StepReport) -> None:
+    def on_step(self, engine: Training, report: StepReport) -> None:
         for task, kept in report.kept.items():
             self._count(engine, task, kept, report.seen[task])
         if engine.step % self.log_every:
@@ -48,9 +54,9 @@ class SelectionLog(Callback):
             metrics[f"tinting/kept/{task}"] = report.kept[task] / report.seen[task]
             metrics[f"tinting/agreement/{task}"] = agreement.item()
             metrics[f"tinting/confidence_gap/{task}"] = gap.item()
-        engine.fabric.log_dict(metrics, step=report.step)
+        engine.predictor.fabric.log_dict(metrics, step=report.step)
 
-    def _count(self, engine: Engine, task: str, kept: float, seen: float) -> None:
+    def _count(self, engine: Training, task: str, kept: float, seen: float) -> None:
         totals = self._seen.setdefault(task, [0.0, 0.0])
         totals[0] += kept
         totals[1] += seen
@@ -72,3 +78,42 @@ class SelectionLog(Callback):
     def load_state(self, state: dict) -> None:
         self._seen, self._starved = state["seen"], state["starved"]
         self.kept = state["kept"]
+
+
+@dataclass(frozen=True)
+class PseudoLabelLoss:
+    """Value and weight of each sample: its expert's label, and whether it counts.
+
+    Attributes:
+        options: Kind of labels, and of sampling.
+        teachers: Task name -> labels of its samples.
+        selection: Is told what was selected.
+    """
+
+    options: TintingOptions
+    teachers: Mapping[str, TeacherLabels]
+    selection: SelectionLog
+
+    def __call__(
+        self, task: str, logits: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        teacher = self.teachers[task]
+        samples = batch.samples.to(logits.device)
+        if teacher.outputs is not None:
+            values = functional.output_loss(logits, teacher.outputs[samples])
+            return values, torch.ones_like(values)
+        labels, confidence = teacher.labels[samples], teacher.confidence[samples]
+        target = labels
+        if teacher.probabilities is not None:
+            target = teacher.probabilities[samples]
+        values = functional.pseudo_label_loss(logits, target)
+        selected = self._selected(logits, labels, confidence)
+        self.selection.note(task, logits, labels, confidence)
+        return values, selected.to(values)
+
+    def _selected(self, logits: Tensor, labels: Tensor, confidence: Tensor) -> Tensor:
+        if self.options.sampling == "confidence_gap":
+            return functional.confidence_gap_selection(logits, labels, confidence)
+        if self.options.sampling == "top_p":
+            return functional.top_p_selection(confidence, self.options.top_p)
+        return torch.ones_like(labels, dtype=torch.bool)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..adaptation import Engine
+from ..adaptation import Predictor
 
 _SAMPLES_AT_ONCE = 128
 
@@ -34,7 +34,7 @@ class TeacherLabels:
 
 @torch.no_grad()
 def label_samples(
-    engine: Engine, soft: bool, outputs: bool = False
+    experts: Predictor, soft: bool, outputs: bool = False
 ) -> dict[str, TeacherLabels]:
     """Label every sample a run will visit, one forward each, one expert at a time.
 
@@ -42,28 +42,27 @@ def label_samples(
     beside the merged model.
 
     Args:
-        engine: Its weights must still hold the untouched task vectors.
+        experts: The weights must still hold the untouched task vectors.
         soft: Keep all probabilities.
         outputs: Keep the experts' outputs as they are, instead of labels.
 
     Returns:
-        Task name -> labels, on the engine's device.
+        Task name -> labels, on the weights' device.
     """
     teachers = {}
-    for index, task in enumerate(engine.tasks):
-        engine.weights.materialise_expert(index)
+    for index, task in enumerate(experts.tasks):
+        experts.weights.materialise_expert(index)
         label = _keep_outputs if outputs else _label_task
-        teachers[task.name] = label(engine, index, soft)
-    engine.materialise()
+        teachers[task.name] = label(experts, index, soft)
     return teachers
 
 
-def _label_task(engine: Engine, index: int, soft: bool) -> TeacherLabels:
-    device, count = engine.weights.device, len(engine.tasks[index].source.dataset)
+def _label_task(experts: Predictor, index: int, soft: bool) -> TeacherLabels:
+    device, count = experts.weights.device, experts.tasks[index].source.count
     labels = torch.full((count,), -1, device=device)
     confidence = torch.zeros(count, device=device)
     probabilities = None
-    for where, logits in _predictions(engine, index):
+    for where, logits in _predictions(experts, index):
         predicted = logits.softmax(-1)
         confidence[where], labels[where] = predicted.max(-1)
         if soft:
@@ -73,10 +72,10 @@ def _label_task(engine: Engine, index: int, soft: bool) -> TeacherLabels:
     return TeacherLabels(labels, confidence, probabilities)
 
 
-def _keep_outputs(engine: Engine, index: int, soft: bool) -> TeacherLabels:
-    device, count = engine.weights.device, len(engine.tasks[index].source.dataset)
+def _keep_outputs(experts: Predictor, index: int, soft: bool) -> TeacherLabels:
+    device, count = experts.weights.device, experts.tasks[index].source.count
     kept = None
-    for where, outputs in _predictions(engine, index):
+    for where, outputs in _predictions(experts, index):
         if kept is None:
             kept = outputs.new_zeros(count, *outputs.shape[1:])
         kept[where] = outputs
@@ -84,13 +83,13 @@ def _keep_outputs(engine: Engine, index: int, soft: bool) -> TeacherLabels:
     return TeacherLabels(none, torch.zeros(count, device=device), outputs=kept)
 
 
-def _predictions(engine: Engine, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _predictions(experts: Predictor, index: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Places and predictions of all samples a run will visit, some at a time."""
-    task, source = engine.tasks[index], engine.tasks[index].source
+    task, source = experts.tasks[index], experts.tasks[index].source
     # There are none in a run of 0 rounds.
     starts = range(0, len(source.visited), _SAMPLES_AT_ONCE)
     parts = [source.visited[at : at + _SAMPLES_AT_ONCE] for at in starts]
-    shown = engine.fabric.is_global_zero
+    shown = experts.fabric.is_global_zero
     for samples in tqdm(parts, f"Label {task.name}", disable=not shown, leave=False):
-        where = torch.from_numpy(samples).to(engine.weights.device)
-        yield where, engine.logits(index, source.inputs(samples))
+        where = torch.from_numpy(samples).to(experts.weights.device)
+        yield where, experts.logits(index, source.inputs(samples))

@@ -22,7 +22,8 @@ from fusion_plugins import AdaMergingAlgorithm
 from fusion_plugins.adamerging.algorithm import PRESETS
 from fusion_plugins.awd.disentangle import disentangle
 from fusion_plugins.awd.functional import Descent
-from fusion_plugins.learned.algorithm.artifacts import save_coefficients
+from fusion_plugins.common.order import SampleOrder
+from fusion_plugins.learned.artifacts import save_coefficients
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.pools import PoolAdapter
 from fusion_plugins.task_vectors import TaskVectors
@@ -82,10 +83,10 @@ def disentangled_models(models: dict, settings: dict) -> dict[str, nn.Module]:
         base = models["_pretrained_"].state_dict()[key]
         changes = [expert.state_dict()[key] - base for expert in experts.values()]
         delta = torch.zeros_like(base)
-        for c, change in zip(found.delta_coefficients(key), changes):
+        for c, change in zip(found.delta_coefficients(key), changes, strict=True):
             rows = c if c.dim() == 0 or base.dim() == 1 else c[:, None]
             delta += rows * change
-        for task, change in zip(TASKS, changes):
+        for task, change in zip(TASKS, changes, strict=True):
             result[task].state_dict()[key].copy_(base + change - delta)
     return result
 
@@ -97,7 +98,7 @@ def trimmed_models(models: dict, keep: float) -> dict[str, nn.Module]:
     kept, *_ = topk_values_mask(torch.stack(vectors).detach(), K=keep)
     selected, _ = disjoint_merge_split(kept, "sum", resolve_sign(kept))
     result = deepcopy(models)
-    for task, vector in zip(TASKS, selected):
+    for task, vector in zip(TASKS, selected, strict=True):
         vector_to_parameters(base.detach() + vector, result[task].parameters())
     return result
 
@@ -114,7 +115,9 @@ def run(models=None, **options):
 
 class TestAdaMerging(unittest.TestCase):
     def assert_same_model(self, got, want, atol=0.0):
-        for (name, a), b in zip(got.state_dict().items(), want.state_dict().values()):
+        for (name, a), b in zip(
+            got.state_dict().items(), want.state_dict().values(), strict=True
+        ):
             with self.subTest(name):
                 torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
@@ -179,14 +182,14 @@ class TestAdaMerging(unittest.TestCase):
 
     def test_presets_differ_in_every_setting_and_reach_the_run(self):
         for name, want in PRESETS.items():
-            algorithm = AdaMergingAlgorithm(preset=name)
-            self.assertEqual(algorithm.protocol, want)
-            schedule = algorithm.schedule(3)
+            objective = AdaMergingAlgorithm(preset=name).objective()
+            self.assertEqual(objective.protocol, want)
+            schedule = objective.schedule(3, SampleOrder(0, 16))
             self.assertEqual(schedule.steps, want["steps"])
             self.assertEqual(len(schedule.draws(0)[0][1]), want["batches_per_task"])
-            self.assertEqual(algorithm.clamps, want["clamp"])
+            self.assertEqual(objective.clamps, want["clamp"])
             sure = torch.tensor([[60.0, 0.0]])
-            value, weight = algorithm.sample_loss("one", sure, None)
+            value, weight = objective.loss("one", sure, None)
             floor = -1e-8 if want["entropy_eps"] else 0
             self.assertAlmostEqual(value.item(), floor, delta=1e-9 + abs(floor))
             self.assertEqual(weight.item(), 1)
@@ -204,9 +207,9 @@ class TestAdaMerging(unittest.TestCase):
             "entropy_eps": 0.5,
         }
         with self.assertLogs(LOGGER, logging.INFO) as caught:
-            algorithm = AdaMergingAlgorithm(preset="official", **changed)
-            AdaMergingAlgorithm(preset="fusion_bench")
-        self.assertEqual(algorithm.protocol, changed)
+            objective = AdaMergingAlgorithm(**changed).objective()
+            AdaMergingAlgorithm(preset="fusion_bench").objective()
+        self.assertEqual(objective.protocol, changed)
         self.assertIn("preset 'official' with {'clamp': False", caught.output[0])
         self.assertIn("'steps': 7", caught.output[0])
         self.assertIn("preset 'fusion_bench': {'clamp': False", caught.output[1])
@@ -303,7 +306,7 @@ class TestAdaMerging(unittest.TestCase):
             path = Path(folder) / "method.yaml"
             algorithm.to_yaml(path)
             again = AdaMergingAlgorithm.from_yaml(path)
-        self.assertEqual(again.protocol, algorithm.protocol)
+        self.assertEqual(again.options, algorithm.options)
         self.assertEqual(again.settings(), algorithm.settings())
 
 

@@ -78,7 +78,9 @@ def endless_batches(modelpool, seed: int) -> dict:
     """The batches our method takes with this seed, as upstream's loaders give them."""
     options = DataOptions(workers=0)
     order = SampleOrder(seed, 16)
-    tasks = build_tasks(adapter_for(modelpool), order, options, cpu_fabric())
+    adapter = adapter_for(modelpool)
+    draws = dict.fromkeys(adapter.tasks, ())
+    tasks = build_tasks(adapter, order, draws, options, cpu_fabric())
     return {task.name: _endless(task.source) for task in tasks}
 
 
@@ -220,7 +222,7 @@ def test_disentangle_equals_adamerging_of_disentangled_experts(
 
     settings = {
         "alpha": 0.001,
-        "lr": 0.5,
+        "lr": 0.02 if granularity == "row" else 0.5,  # rows diverge at 0.5
         "iterations": 60,
         "granularity": granularity,
     }
@@ -347,15 +349,13 @@ def test_save_model_can_be_left_out(tiny_modelpool, tmp_path):
 @pytest.mark.parametrize("split", ["test", "val", "train"])
 def test_the_chosen_split_is_the_one_adapted_on(tiny_modelpool, split):
     algorithm = AdaMergingAlgorithm(data=split, **QUICK)
-    options = algorithm._data_options()
-    order = SampleOrder(0, 16)
-    tasks = build_tasks(adapter_for(tiny_modelpool), order, options, cpu_fabric())
+    adapter, order = adapter_for(tiny_modelpool), SampleOrder(0, 16)
+    draws, options = dict.fromkeys(adapter.tasks, ()), algorithm.options.data_options
+    tasks = build_tasks(adapter, order, draws, options, cpu_fabric())
     available = getattr(tiny_modelpool, f"load_{split}_dataset")("digits")
     digits = next(task for task in tasks if task.name == "digits")
-    assert len(digits.source.dataset) == min(len(available), 40)
-    stored = {digits.source.dataset[i].numpy().tobytes() for i in range(5)}
-    adapter = adapter_for(tiny_modelpool)
-    adapter.prepare(torch.device("cpu"))
+    assert digits.source.count == min(len(available), 40)
+    stored = {digits.source.data.dataset[i].numpy().tobytes() for i in range(5)}
     every = {adapter.encode(sample).numpy().tobytes() for sample in available}
     assert stored <= every
 
@@ -366,7 +366,7 @@ def test_the_log_names_the_protocol_and_a_collapse(tiny_modelpool, caplog):
             tiny_modelpool, lr=1.0, steps=12, preset="fusion_bench", init=0.1
         )
     text = caplog.text
-    assert "AdaMerging protocol: preset 'fusion_bench' with {'steps': 12}" in text
+    assert "AdaMerging: preset 'fusion_bench' with {'steps': 12}" in text
     assert "Entropy collapse at step" in text
     agreements = [entry["agreement"] for entry in algorithm.guard_history]
     assert agreements[-1] < agreements[0] - 0.05

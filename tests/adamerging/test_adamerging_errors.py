@@ -9,7 +9,7 @@ from lightning import Fabric
 from safetensors.torch import save_file
 
 from fusion_plugins import AdaMergingAlgorithm
-from fusion_plugins.learned.algorithm.artifacts import (
+from fusion_plugins.learned.artifacts import (
     SavedCoefficients,
     load_coefficients,
     save_coefficients,
@@ -17,7 +17,7 @@ from fusion_plugins.learned.algorithm.artifacts import (
 
 BAD_OPTIONS = [
     ({"preset": "paper"}, "preset is 'paper', expected one of ['official', 'fusion_b"),
-    ({"clamp": "yes"}, "clamp is 'yes', expected one of [True, False]"),
+    ({"clamp": "yes"}, "clamp is 'yes', expected one of [None, True, False]"),
     ({"steps": -1}, "steps is -1, expected a whole number >= 0"),
     ({"steps": 2.5}, "steps is 2.5, expected a whole number"),
     ({"batches_per_task": 0}, "batches_per_task is 0, expected a whole number >= 1"),
@@ -29,11 +29,14 @@ BAD_OPTIONS = [
     ({"batch_size": 0}, "batch_size is 0, expected a whole number >= 1"),
     ({"trim": 20}, "trim is 20, expected a number in (0, 1]"),
     ({"disentangle": True}, "disentangle is True, expected AWD settings"),
-    ({"disentangle": {"alhpa": 1}}, "disentangle has unknown settings ['alhpa']"),
+    (
+        {"disentangle": {"alhpa": 1}},
+        "disentangle has no option 'alhpa'. Did you mean 'alpha'",
+    ),
     ({"data": "dev"}, "data is 'dev', expected one of ['test', 'val', 'train']"),
     ({"fraction": 0}, "fraction is 0, expected a number in (0, 1]"),
     ({"max_samples": 0}, "max_samples is 0, expected a whole number >= 1"),
-    ({"seed": "a"}, "seed is 'a', expected a whole number >= 0"),
+    ({"seed": "a"}, "seed is 'a', expected a whole number in [0, 2^63)"),
     ({"task_vector_dtype": "half"}, "task_vector_dtype is 'half', expected one of"),
     ({"offload": "no"}, "offload is 'no', expected one of [True, False]"),
     ({"compile": 3}, "compile is 3, expected one of [True, False]"),
@@ -181,20 +184,19 @@ def left_behind(tiny_pool_root, tmp_path_factory):
     from fusion_plugins.demo import demo_modelpool
 
     folder = tmp_path_factory.mktemp("resume")
-    kept, end = folder / "kept", Checkpoints.on_end
+    kept, forget = folder / "kept", Checkpoints.forget
 
-    def keep_a_copy(self, engine):
+    def keep_a_copy(self):
         shutil.copytree(self.folder, kept)
-        end(self, engine)
+        forget(self)
 
-    Checkpoints.on_end = keep_a_copy
+    Checkpoints.forget = keep_a_copy
     try:
         options = {"checkpoint_dir": str(folder), "checkpoint_every": 2}
         run(demo_modelpool(root=tiny_pool_root), steps=4, **options)
     finally:
-        Checkpoints.on_end = end
-    (step,) = kept.iterdir()
-    return step
+        Checkpoints.forget = forget
+    return kept / "step_00000002"
 
 
 def test_a_resume_path_without_checkpoint_is_refused(tiny_modelpool, tmp_path):

@@ -15,12 +15,11 @@ import time
 from pathlib import Path
 
 import torch
-from toy_engine import make_engine
+from toy_engine import make_engine, make_guard, make_predictor
 
 from fusion_plugins.adaptation import (
     Callback,
     Checkpoints,
-    CollapseGuard,
     Progress,
     checkpoints,
 )
@@ -44,7 +43,8 @@ class Telltale(Callback):
 
 def run(folder: Path, watchers: tuple = ()) -> dict:
     """One run to its end, the way methods put it together."""
-    progress, guard = Progress("toy"), CollapseGuard(every=7, samples=20)
+    predictor = make_predictor()
+    progress, guard = Progress("toy"), make_guard(predictor, 20, every=7)
     saver = Checkpoints(
         folder / "checkpoints",
         {"toy": 1},
@@ -52,8 +52,10 @@ def run(folder: Path, watchers: tuple = ()) -> dict:
         extra={"history": progress, "guard": guard},
     )
     callbacks = [saver.restorer(), progress, guard, saver, *watchers]
-    engine = make_engine(steps=STEPS, lr=3e-2, callbacks=callbacks)
-    engine.run()
+    engine = make_engine(steps=STEPS, lr=3e-2, predictor=predictor, callbacks=callbacks)
+    with saver:
+        engine.run()
+        saver.forget()
     weights = {k: v.clone() for k, v in engine.weights.module.state_dict().items()}
     return {
         "raw": engine.coefficients.raw.detach(),
@@ -129,7 +131,7 @@ def outcome(folder: Path, process: int, pipe: int, seen: list[int]) -> dict:
     seen += steps_seen(pipe, until=STEPS + 1)
     os.close(pipe)
     _, status = os.waitpid(process, 0)
-    left = sorted(p.name for p in folder.glob("checkpoints/*/*"))
+    left = sorted(p.name for p in folder.glob("checkpoints/*/*_*"))
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     return {"first": seen[0], "last": seen[-1], "killed": killed, "left": left}
 

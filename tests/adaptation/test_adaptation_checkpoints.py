@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_engine import learned, make_engine
+from toy_engine import learned, make_engine, make_guard, make_predictor
 
-from fusion_plugins.adaptation import Checkpoints, CollapseGuard, fingerprint
+from fusion_plugins.adaptation import Checkpoints, fingerprint
 
 SCRIPT = Path(__file__).with_name("killed_runs.py")
 TIMINGS = ("seconds/", "samples_per_second")
@@ -39,7 +39,7 @@ def test_the_runs_were_killed_and_continued(killed):
     # Each starts at the newest checkpoint of the one before; the first one at 0.
     starts = [run["first"] for run in report]
     assert starts[0] == 0 and starts == sorted(starts) and starts[4] >= 9
-    for before, run in zip(report[:6], report[1:7]):
+    for before, run in zip(report[:6], report[1:7], strict=True):
         assert run["first"] % 3 == 0 and run["first"] > before["last"] - 3
     assert report[-1]["last"] == 60 and report[-1]["left"] == []
 
@@ -57,10 +57,10 @@ def test_a_checkpoint_half_removed_is_never_read(killed):
     report, *_ = killed
     cleared, after = report[6], report[7]
     assert cleared["last"] == 60 and cleared["left"] == [
-        "step_00000054",
         "step_00000057",
+        "step_00000060",
     ]
-    assert after["first"] == 54  # the newest had lost its tensors
+    assert after["first"] == 57  # the newest had lost its tensors
 
 
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(killed):
@@ -83,25 +83,69 @@ def test_history_and_guard_are_whole_after_a_kill(killed):
     assert resumed["best"] == unbroken["best"]
 
 
-def saved_run(folder, steps=10, identity=None, **options):
-    """A run that is abandoned before its checkpoints are cleared away."""
+def saved_run(folder, steps=10, identity=None, predictor=None, **options):
     saver = Checkpoints(folder, identity or {"lr": 1, "tasks": ["a"]}, **options)
-    saver.on_end = lambda engine: None
     callbacks = [saver.restorer(), *saver.extra.values(), saver]
-    engine = make_engine(steps=steps, callbacks=callbacks)
+    engine = make_engine(steps=steps, callbacks=callbacks, predictor=predictor)
     return engine, saver
 
 
 def names(saver: Checkpoints) -> list[str]:
-    return sorted(path.name for path in saver.folder.iterdir())
+    return sorted(path.name for path in saver.folder.glob("step_*"))
 
 
-def test_the_last_few_are_kept_and_the_end_clears_them(tmp_path):
-    engine, saver = saved_run(tmp_path, every=2, keep=3)
+def test_the_last_few_are_kept_until_the_results_are_saved(tmp_path):
+    engine, saver = saved_run(tmp_path, every=2, keep=3, steps=9)
     engine.run()
-    assert names(saver) == ["step_00000004", "step_00000006", "step_00000008"]
-    Checkpoints.on_end(saver, engine)
+    assert names(saver) == ["step_00000006", "step_00000008", "step_00000009"]
+    saver.forget()
     assert not saver.folder.exists()
+
+
+def test_a_run_killed_while_saving_its_results_has_nothing_to_learn_again(tmp_path):
+    first, _ = saved_run(tmp_path, every=4)
+    want, seen = learned(first), []
+    again, later = saved_run(tmp_path, every=4)
+    later.on_step = lambda engine, report: seen.append(report.step)
+    assert torch.equal(learned(again), want) and seen == []
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path, file, damage, caplog
+):
+    first, saver = saved_run(tmp_path, every=3)
+    want, seen = learned(first), []
+    path = saver.folder / "step_00000010" / file
+    data = bytearray(path.read_bytes())
+    if damage == "flip":  # a digit or a weight: still a file of its format
+        digits = [i for i, byte in enumerate(data) if 48 < byte < 57]
+        place = digits[-1] if file.endswith("json") else len(data) - 3
+        data[place] += 1
+    path.write_bytes(data if damage == "flip" else data[: len(data) // 2])
+    again, later = saved_run(tmp_path, every=3)
+    with pytest.raises(ValueError, match="step_00000010 is damaged"):
+        later.restore(again, saver.folder / "step_00000010")
+    later.on_step = lambda engine, report: seen.append(report.step)
+    assert torch.equal(learned(again), want) and seen == [9]
+    assert f"The checkpoint {saver.folder / 'step_00000010'} is damaged" in caplog.text
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    _, one = saved_run(tmp_path)
+    _, other = saved_run(tmp_path)
+    with one:
+        with pytest.raises(
+            ValueError, match="checkpoint_dir: another run with the same"
+        ):
+            other.__enter__()
+        _, different = saved_run(tmp_path, identity={"lr": 2})
+        with different:
+            pass
+    with other:
+        other.forget()
+    assert not other.folder.exists()
 
 
 def test_never_starts_anew_and_is_not_fooled_by_what_lies_there(tmp_path):
@@ -112,7 +156,7 @@ def test_never_starts_anew_and_is_not_fooled_by_what_lies_there(tmp_path):
     anew.on_step = lambda e, r: (seen.append(r.step), Checkpoints.on_step(anew, e, r))
     again.run()
     assert seen == [0, 1, 2, 3, 4]
-    assert names(anew) == ["step_00000002", "step_00000004"]
+    assert names(anew) == ["step_00000004", "step_00000005"]
 
 
 def test_a_path_continues_from_that_step(tmp_path):
@@ -124,7 +168,8 @@ def test_a_path_continues_from_that_step(tmp_path):
     later.on_step = lambda engine, report: seen.append(report.step)
     assert torch.equal(learned(again), want)
     assert seen == [4, 5, 6, 7, 8, 9]
-    assert names(later) == ["step_00000002", "step_00000004"]
+    kept = ["step_00000002", "step_00000004", "step_00000010"]
+    assert names(later) == kept[1:]
 
 
 def test_another_identity_has_a_folder_of_its_own(tmp_path):
@@ -136,9 +181,10 @@ def test_another_identity_has_a_folder_of_its_own(tmp_path):
 
 def test_the_guards_best_state_survives_exactly(tmp_path):
     def guarded(steps, resume):
-        guard = CollapseGuard(every=1, samples=40, drop=0.03, stop=True)
+        predictor = make_predictor()
+        guard = make_guard(predictor, every=1, drop=0.03, stop=True)
         options = {"every": 1, "extra": {"guard": guard}, "resume": resume}
-        return saved_run(tmp_path, steps=steps, **options), guard
+        return saved_run(tmp_path, steps=steps, predictor=predictor, **options), guard
 
     (whole, _), guard = guarded(60, "never")
     want = learned(whole)
@@ -153,8 +199,10 @@ def test_the_guards_best_state_survives_exactly(tmp_path):
 
 
 def test_a_stopped_run_leaves_no_checkpoint_of_the_state_it_went_back_to(tmp_path):
-    guard = CollapseGuard(every=1, samples=40, drop=0.03, stop=True)
-    engine, saver = saved_run(tmp_path, steps=60, every=1, extra={"guard": guard})
+    predictor = make_predictor()
+    guard = make_guard(predictor, every=1, drop=0.03, stop=True)
+    options = {"every": 1, "extra": {"guard": guard}}
+    engine, saver = saved_run(tmp_path, steps=60, predictor=predictor, **options)
     engine.run()
     assert engine.stopped
     assert max(names(saver)) == f"step_{engine.step - 1:08d}"
@@ -169,6 +217,8 @@ def test_a_checkpoint_of_other_settings_is_refused_with_their_names(tmp_path):
     engine, saver = saved_run(tmp_path, steps=4, every=2, identity={"lr": 1, "seed": 0})
     engine.run()
     path = str(saver.folder / "step_00000002")
-    message = r"other settings \(lr: 1 -> 0.5; trim: None -> 0.2\).*resume=never"
+    message = r"other settings \(lr: 1 -> 0.5\).*resume=never"
     with pytest.raises(ValueError, match=message):
         Checkpoints(tmp_path, {"lr": 0.5, "seed": 0, "trim": 0.2}, resume=path)
+    # What an older version did not know of is no difference.
+    Checkpoints(tmp_path, {"lr": 1, "seed": 0, "trim": 0.2}, resume=path)

@@ -8,9 +8,11 @@ from toy_engine import Rows
 from fusion_plugins.adaptation import (
     EncodedDataset,
     JointSchedule,
+    KeptSamples,
     SampleOrder,
     SequentialSchedule,
-    TaskData,
+    StreamedSamples,
+    TaskSamples,
 )
 from fusion_plugins.common.order import _permutation
 
@@ -28,10 +30,15 @@ def decode(stored: torch.Tensor) -> torch.Tensor:
     return stored.float() / 255
 
 
-def source(values=None, *, seed=0, batch_size=6, task="a", **options) -> TaskData:
+def samples_of(values=None, *, seed=0, batch_size=6, task="a", **share) -> TaskSamples:
     rows = Rows(stored_images(50) if values is None else values)
     order = SampleOrder(seed, batch_size)
-    return TaskData(task, rows, order, decode, "cpu", **options)
+    return TaskSamples(task, rows, order, decode, "cpu", **share)
+
+
+def source(values=None, *, draws=(), monitored=0, workers=0, **options) -> KeptSamples:
+    data = samples_of(values, **options)
+    return KeptSamples(data, data.visited(draws, monitored), workers=workers)
 
 
 def test_a_batch_depends_on_nothing_but_its_number():
@@ -95,22 +102,18 @@ def test_the_shares_of_all_processes_make_up_the_batch(world, batch_size):
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"keep_on": "none"}, {"keep_on": "none", "workers": 1}, {"keep_on": "device"}],
-    ids=["streamed", "workers", "device"],
-)
-def test_however_samples_are_kept_they_are_the_same(options):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_streamed_samples_are_the_kept_ones(workers):
     draws = [[0, 1], [2, 3], [4, 5], [2, 3], [9]]  # on, back, and ahead
-    kept, other = source(), source(**options)
-    kept.prepare(range(10), 8, progress=False)
-    other.prepare(range(10), 8, progress=False)
+    kept, data = source(draws=range(10), monitored=8), samples_of()
+    other = StreamedSamples(data, data.visited(range(10), 8), workers)
+    assert np.array_equal(kept.visited, other.visited) and kept.count == 50
     for wanted in draws:
         a, b = kept.batch(wanted), other.batch(wanted)
         assert torch.equal(a.inputs, b.inputs)
         assert torch.equal(a.samples, b.samples) and torch.equal(a.draws, b.draws)
     assert torch.equal(kept.monitored(8), other.monitored(8))
-    assert torch.equal(kept.batch([3]).inputs, decode(kept.dataset.values[a_draw(3)]))
+    assert torch.equal(kept.batch([3]).inputs, decode(data.dataset.values[a_draw(3)]))
 
 
 def a_draw(number: int) -> torch.Tensor:
@@ -118,27 +121,48 @@ def a_draw(number: int) -> torch.Tensor:
 
 
 def test_each_visited_sample_is_encoded_exactly_once():
-    data = source()
-    data.prepare(range(3), 4, progress=False)
+    kept = source(draws=range(3), monitored=4)
+    data = kept.data
     visited = set(torch.cat([a_draw(d) for d in range(3)]).tolist())
     visited |= set(SampleOrder(0, 6).subset("a", 50, 4).tolist())
     assert sorted(data.dataset.reads) == sorted(visited) and len(visited) < 50
     for _ in range(2):
-        data.batch([0, 1, 2])
-        data.monitored(4)
+        kept.batch([0, 1, 2])
+        kept.monitored(4)
     assert len(data.dataset.reads) == len(visited)
-    later = data.batch([7])  # not prepared: encoded when asked for
+    later = kept.batch([7])  # not prepared: encoded when asked for
     assert len(data.dataset.reads) > len(visited)
     assert torch.equal(later.inputs, decode(data.dataset.values[a_draw(7)]))
 
 
 def test_large_caches_filled_by_workers_are_the_same():
     values = stored_images(300)
-    alone, helped = source(values), source(values, workers=1)
-    for data in (alone, helped):
-        data.prepare(range(50), 0, progress=False)
-    assert len(alone.dataset.reads) == 300 and helped.dataset.reads == []
+    alone, helped = (source(values, draws=range(50), workers=n) for n in (0, 1))
+    assert len(alone.data.dataset.reads) == 300 and helped.data.dataset.reads == []
     assert torch.equal(alone.batch(range(50)).inputs, helped.batch(range(50)).inputs)
+
+
+def names_of(values, draws=range(3)) -> tuple[str, str]:
+    """Fingerprint and contents of kept samples; streamed ones agree in the first."""
+    data = samples_of(values)
+    visited = data.visited(draws, 4)
+    kept, streamed = KeptSamples(data, visited), StreamedSamples(data, visited)
+    assert kept.fingerprint() == streamed.fingerprint()
+    assert streamed.contents() is None
+    return kept.fingerprint(), kept.contents()
+
+
+def test_the_fingerprints_are_those_of_what_the_run_sees():
+    values = stored_images(50)
+    other, unseen = values.clone(), values.clone()
+    visited = samples_of(values).visited(range(3), 4)
+    other[visited[0], 0, 0] += 1
+    unseen[sorted(set(range(50)) - set(visited.tolist()))] += 1
+    assert names_of(values) == names_of(unseen)
+    for changed in (names_of(other), names_of(values, range(4))):
+        assert all(
+            one != two for one, two in zip(names_of(values), changed, strict=True)
+        )
 
 
 def test_an_encoded_dataset_shows_the_chosen_samples_without_labels():

@@ -16,7 +16,6 @@ def first_gradient(engine: Engine) -> Tensor:
     """d loss / d raw of the first step, as the optimiser gets it."""
     gradients = []
     engine.coefficients.raw.register_hook(lambda g: gradients.append(g.clone()))
-    engine._prepare()
     engine.train_step()
     (gradient,) = gradients
     return gradient
@@ -173,13 +172,13 @@ def test_auto_takes_fewer_tasks_where_memory_is_short(monkeypatch):
     from fusion_plugins.adaptation import batching
 
     engine = make_engine()
-    engine._prepare()
-    per_task = batching._activation_bytes(engine, engine.schedule.draws(0)[0])
+    per_task = batching._activation_bytes(engine.predictor, engine.schedule.draws(0)[0])
     assert per_task > 0
     for budget, want in ((0, [1, 1, 1]), (2 * per_task, [2, 1]), (9 * per_task, [3])):
         monkeypatch.setattr(batching, "_budget", lambda device, b=budget: b)
-        groups = batching.plan_groups(engine, "auto")
-        assert [len(g) for g in groups(engine.schedule.draws(0))] == want
+        first = engine.schedule.draws(0)
+        groups = batching.plan_groups(engine.predictor, first, "auto")
+        assert [len(g) for g in groups(first)] == want
 
 
 def test_the_applied_values_are_reported_before_mixing():

@@ -13,6 +13,8 @@ from toy_engine import (
     cpu_fabric,
     learned,
     make_engine,
+    make_guard,
+    make_predictor,
     models,
 )
 
@@ -20,7 +22,9 @@ from fusion_plugins.adaptation import (
     AdaptationDiverged,
     Checkpoints,
     CollapseGuard,
+    JointSchedule,
     batching,
+    expert_predictions,
 )
 
 LOGGER = "fusion_plugins.adaptation.guards"
@@ -28,9 +32,12 @@ LOGGER = "fusion_plugins.adaptation.guards"
 
 def collapsing_engine(steps: int = 60, **options):
     """Experts whose random weights say little, and steps that are far too long."""
-    guard = CollapseGuard(every=5, samples=40, stop=options.pop("stop", False))
     _, experts = models(Plain, scale=0.05)
-    engine = make_engine(lr=3e-2, steps=steps, experts=experts, callbacks=[guard])
+    predictor = make_predictor(experts=experts)
+    guard = make_guard(predictor, every=5, stop=options.pop("stop", False))
+    engine = make_engine(
+        lr=3e-2, steps=steps, predictor=predictor, callbacks=[guard], **options
+    )
     return engine, guard
 
 
@@ -77,8 +84,9 @@ def test_stopping_returns_exactly_the_best_state(caplog):
 
 def test_the_best_state_may_lie_behind_the_start():
     """A run that first gains and then loses goes back to the peak between."""
-    guard = CollapseGuard(every=1, samples=40, drop=0.03, stop=True)
-    engine = make_engine(lr=1e-2, steps=60, callbacks=[guard])
+    predictor = make_predictor()
+    guard = make_guard(predictor, every=1, drop=0.03, stop=True)
+    engine = make_engine(lr=1e-2, steps=60, predictor=predictor, callbacks=[guard])
     raw = learned(engine)
     best = guard.best["step"]
     assert 0 < best < engine.step < 60
@@ -87,8 +95,9 @@ def test_the_best_state_may_lie_behind_the_start():
 
 def test_a_healthy_run_does_not_warn(caplog):
     for lr in (1e-3, 1e-4):
-        guard = CollapseGuard(every=2, samples=40, stop=True)
-        engine = make_engine(lr=lr, steps=30, callbacks=[guard])
+        predictor = make_predictor()
+        guard = make_guard(predictor, every=2, stop=True)
+        engine = make_engine(lr=lr, steps=30, predictor=predictor, callbacks=[guard])
         with caplog.at_level(logging.WARNING):
             engine.run()
         assert engine.step == 30 and len(guard.history) == 16
@@ -96,9 +105,11 @@ def test_a_healthy_run_does_not_warn(caplog):
 
 
 def test_one_class_is_no_alarm_if_the_expert_says_the_same(caplog):
-    engine, guard = collapsing_engine(steps=10)
-    for task in engine.tasks:
+    predictor = make_predictor(experts=models(Plain, scale=0.05)[1])
+    for task in predictor.tasks:
         task.head.bias.data[1] = 50.0  # experts and merge predict class 1 alone
+    guard = make_guard(predictor, every=5)
+    engine = make_engine(lr=3e-2, steps=10, predictor=predictor, callbacks=[guard])
     with caplog.at_level(logging.WARNING):
         engine.run()
     for entry in guard.history:
@@ -107,9 +118,9 @@ def test_one_class_is_no_alarm_if_the_expert_says_the_same(caplog):
 
 
 def test_a_narrowing_task_is_named_even_if_the_mean_hardly_falls(caplog):
-    guard = CollapseGuard(every=1, samples=40, drop=0.2)
-    engine = make_engine(steps=1, callbacks=[guard])
-    engine._prepare()
+    predictor = make_predictor()
+    guard = make_guard(predictor, every=1, drop=0.2)
+    engine = make_engine(steps=1, predictor=predictor, callbacks=[guard])
     guard.on_start(engine)
     # One head drifts to a single class; the other tasks stay where they are.
     engine.tasks[1].head.bias.data[0] = 50.0
@@ -120,11 +131,12 @@ def test_a_narrowing_task_is_named_even_if_the_mean_hardly_falls(caplog):
 
 
 def test_what_the_guard_measures():
-    guard = CollapseGuard(every=5, samples=32)
-    engine = make_engine(steps=5, callbacks=[guard])
+    predictor = make_predictor()
+    guard = make_guard(predictor, 32, every=5)
+    engine = make_engine(steps=5, predictor=predictor, callbacks=[guard])
     engine.run()
     entry = guard.history[-1]["tasks"]["task2"]
-    logits = engine.logits(2, engine.tasks[2].source.monitored(32))
+    logits = engine.predictor.logits(2, engine.tasks[2].source.monitored(32))
     expert = guard._experts["task2"]
     want = torch.distributions.Categorical(logits=logits.detach()).entropy().mean()
     assert entry["entropy"] == pytest.approx(want.item(), rel=1e-5)
@@ -143,14 +155,13 @@ def test_experts_are_asked_in_evaluation_mode():
             super().__init__()
             self.norm = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.5))
 
-    guard = CollapseGuard(samples=40)
-    engine = make_engine(Dropping)
-    guard.note_experts(engine)  # as methods do, before the run prepares anything
+    predictor = make_predictor(Dropping)
+    found = expert_predictions(predictor, 40)
     _, experts = models(Dropping)
     for index, (name, expert) in enumerate(experts.items()):
-        inputs = engine.tasks[index].source.monitored(40)
-        want = engine.tasks[index].head(expert.eval()(inputs)).argmax(1)
-        assert torch.equal(guard._experts[name], want)
+        task = predictor.tasks[index]
+        want = task.head(expert.eval()(task.source.monitored(40))).argmax(1)
+        assert torch.equal(found[name], want)
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -197,9 +208,9 @@ def test_a_nan_in_a_tasks_own_parameters_stops_the_run():
         values = logits.logsumexp(1) + (own.sqrt() * 0 if task == "task2" else 0)
         return values, torch.ones_like(values)
 
-    engine = make_engine(loss=spoiled)
-    engine.tasks[2] = replace(engine.tasks[2], parameters=(own,))
-    engine.optimizer.add_param_group({"params": [own]})
+    predictor = make_predictor()
+    predictor.tasks[2] = replace(predictor.tasks[2], parameters=(own,))
+    engine = make_engine(loss=spoiled, predictor=predictor, own=[own])
     with pytest.raises(AdaptationDiverged, match="gradient.*task2.*step 0"):
         engine.run()
     assert own == 0 and (engine.coefficients.raw == 0.3).all()
@@ -219,10 +230,9 @@ def test_a_draws_loss_is_the_weighted_mean_of_its_samples():
         return logits[:, 0], (batch.samples % 3).float()
 
     engine = make_engine(steps=1, loss=weighted)
-    engine._prepare()
     engine.materialise()
     batch = engine.tasks[1].source.batch([0, 1])
-    logits = engine.logits(1, batch.inputs)[:, 0]
+    logits = engine.predictor.logits(1, batch.inputs)[:, 0]
     weight = (batch.samples % 3).float()
     want = sum(
         (logits[batch.draws == d] * weight[batch.draws == d]).sum()
@@ -235,14 +245,15 @@ def test_a_draws_loss_is_the_weighted_mean_of_its_samples():
 
 
 def test_one_forward_for_all_tasks_is_refused_where_batch_norm_learns():
-    engine = make_engine(Normed)
-    engine.weights.module.train()
+    predictor = make_predictor(Normed)
+    predictor.weights.module.train()
+    first = JointSchedule(3, 1).draws(0)
     with pytest.raises(ValueError, match="batch_tasks=true would mix the tasks' batch"):
-        batching.plan_groups(engine, True)
-    groups = batching.plan_groups(engine, "auto")
-    assert [len(g) for g in groups(engine.schedule.draws(0))] == [1, 1, 1]
+        batching.plan_groups(predictor, first, True)
+    groups = batching.plan_groups(predictor, first, "auto")
+    assert [len(g) for g in groups(first)] == [1, 1, 1]
     with pytest.raises(ValueError, match="batch_tasks is 'all', expected 'auto'"):
-        batching.plan_groups(engine, "all")
+        batching.plan_groups(predictor, first, "all")
 
 
 def test_mixed_precision_stays_close_to_full_precision():

@@ -66,7 +66,7 @@ def test_heads_of_tasks_taken_in_turn_are_learned_alike(ranks):
 
 
 def test_only_the_first_process_writes(ranks):
-    assert [rank["written"] for rank in ranks] == [3 * len(two_processes.CASES), 0]
+    assert [rank["written"] for rank in ranks] == [4 * len(two_processes.CASES), 0]
 
 
 def test_processes_with_unequal_memory_agree_on_the_groups(ranks):

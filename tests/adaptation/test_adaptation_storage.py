@@ -57,7 +57,7 @@ def test_a_half_precision_module_holds_rounded_merged_weights():
 def test_norms_are_those_of_the_task_vectors():
     base, experts = models(Plain)
     kept = MergedWeights(base, TaskVectors.from_modules(models(Plain)[0], experts))
-    for norm, expert in zip(kept.norms(), experts.values()):
+    for norm, expert in zip(kept.norms(), experts.values(), strict=True):
         before = dict(models(Plain)[0].named_parameters())
         squares = sum(
             (p - before[n]).square().sum() for n, p in expert.named_parameters()

@@ -1,7 +1,9 @@
 """Small modules, and an engine over them, for tests of the test-time engine."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning import Fabric
@@ -12,11 +14,16 @@ from fusion_plugins.adamerging.functional import prediction_entropy
 from fusion_plugins.adaptation import (
     AdaptationTask,
     Coefficients,
+    CollapseGuard,
     Engine,
     JointSchedule,
+    KeptSamples,
     MergedWeights,
+    Predictor,
     SampleOrder,
-    TaskData,
+    StreamedSamples,
+    TaskSamples,
+    expert_predictions,
 )
 from fusion_plugins.task_vectors import TaskVectors
 
@@ -106,7 +113,7 @@ def sources(
     batch_size: int = 8,
     fabric: Fabric | None = None,
     keep_on: str = "cpu",
-) -> dict[str, TaskData]:
+) -> dict[str, KeptSamples | StreamedSamples]:
     """Unlabelled batches per task; task t has samples + t samples."""
     torch.manual_seed(1)
     order = SampleOrder(0, batch_size)
@@ -115,9 +122,11 @@ def sources(
     for task in range(TASKS):
         values = kind.samples(samples + task)
         values = values.to(dtype) if values.is_floating_point() else values
-        result[f"task{task}"] = TaskData(
-            f"task{task}", Rows(values), order, _same, "cpu", rank, world, keep_on
+        data = TaskSamples(
+            f"task{task}", Rows(values), order, _same, "cpu", rank, world
         )
+        source = StreamedSamples if keep_on == "none" else KeptSamples
+        result[f"task{task}"] = source(data, np.empty(0, dtype=int))
     return result
 
 
@@ -143,48 +152,75 @@ def cpu_fabric(**kwargs) -> Fabric:
     return Fabric(accelerator="cpu", devices=1, **kwargs)
 
 
-def make_engine(
+def make_predictor(
     kind: type[nn.Module] = Plain,
     *,
     dtype: torch.dtype = torch.float32,
+    batch_size: int = 8,
+    storage: str | None = None,
+    experts: dict[str, nn.Module] | None = None,
+    fabric: Fabric | None = None,
+) -> Predictor:
+    """Seeded toys; everything a test does not name is the same."""
+    base, noisy = models(kind, dtype)
+    fabric = fabric or cpu_fabric()
+    weights = MergedWeights(
+        deepcopy(base),
+        TaskVectors.from_modules(base, experts or noisy),
+        storage_dtype=storage or str(dtype).removeprefix("torch."),
+    )
+    data, head = (
+        sources(kind, dtype, batch_size=batch_size, fabric=fabric),
+        heads(dtype),
+    )
+    tasks = [AdaptationTask(t, data[t], head[t]) for t in data]
+    return Predictor(weights, tasks, lambda module, inputs: module(inputs), fabric)
+
+
+def make_guard(predictor: Predictor, samples: int = 40, **options) -> CollapseGuard:
+    """A guard that knows the experts' predictions."""
+    experts = expert_predictions(predictor, samples)
+    return CollapseGuard(experts, samples=samples, **options)
+
+
+def make_engine(
+    kind: type[nn.Module] = Plain,
+    *,
+    predictor: Predictor | None = None,
+    dtype: torch.dtype = torch.float32,
     steps: int = 10,
     batches_per_task: int = 2,
-    batch_size: int = 8,
     lr: float = 1e-2,
     granularity: str = "layer",
     clamp: bool = True,
     mixing: Tensor | None = None,
+    own: Sequence[nn.Parameter] = (),
+    batch_size: int = 8,
     storage: str | None = None,
     experts: dict[str, nn.Module] | None = None,
     fabric: Fabric | None = None,
     **options,
 ) -> Engine:
-    """An engine over seeded toys; everything a test does not name is the same."""
-    base, noisy = models(kind, dtype)
-    fabric = fabric or cpu_fabric()
-    storage = storage or str(dtype).removeprefix("torch.")
-    weights = MergedWeights(
-        deepcopy(base),
-        TaskVectors.from_modules(base, experts or noisy),
-        storage_dtype=storage,
-    )
+    """An engine over seeded toys; `own` are parameters of tasks."""
+    if predictor is None:
+        predictor = make_predictor(
+            kind,
+            dtype=dtype,
+            batch_size=batch_size,
+            storage=storage,
+            experts=experts,
+            fabric=fabric,
+        )
     coefficients = Coefficients(
-        TASKS, len(weights.keys), granularity, 0.3, clamp, mixing, dtype
+        TASKS, len(predictor.weights.keys), granularity, 0.3, clamp, mixing, dtype
     )
-    data, head = sources(kind, dtype, batch_size=batch_size, fabric=fabric), heads(
-        dtype
-    )
+    learned = [*coefficients.parameters(), *own]
     settings = {
-        "weights": weights,
-        "coefficients": coefficients,
-        "tasks": [AdaptationTask(t, data[t], head[t]) for t in data],
-        "forward": lambda module, inputs: module(inputs),
         "loss": entropy,
         "schedule": JointSchedule(TASKS, steps, batches_per_task),
-        "fabric": fabric,
-        "optimizer": torch.optim.Adam(coefficients.parameters(), lr=lr),
+        "optimizer": torch.optim.Adam(learned, lr=lr),
     }
-    return Engine(**(settings | options))
+    return Engine(predictor, coefficients, **(settings | options))
 
 
 def learned(engine: Engine) -> Tensor:

@@ -6,16 +6,17 @@ Each process writes `FOLDER/rank<n>.pt`.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from lightning import Fabric
-from torch import nn
-from toy_engine import TASKS, heads, make_engine
+from toy_engine import TASKS, heads, make_engine, make_guard, make_predictor
 
 from fusion_plugins.adaptation import (
     Checkpoints,
     CollapseGuard,
+    JointSchedule,
     Progress,
     SampleOrder,
     SequentialSchedule,
@@ -32,47 +33,52 @@ CASES = {
 }
 
 
-def watched(folder: Path) -> tuple[list, CollapseGuard, Progress]:
-    progress, guard = Progress("toy"), CollapseGuard(every=4, samples=20)
+def watched(folder: Path, predictor) -> tuple[list, CollapseGuard, Progress]:
+    progress, guard = Progress("toy"), make_guard(predictor, 20, every=4)
     extra = {"history": progress, "guard": guard}
-    saver = Checkpoints(folder, {"toy": 1}, every=3, extra=extra)
-    saver.on_end = lambda engine: None  # keep them for the test to see
+    writes = predictor.fabric.is_global_zero
+    saver = Checkpoints(folder, {"toy": 1}, every=3, extra=extra, writes=writes)
     return [saver.restorer(), progress, guard, saver], guard, progress
 
 
 def run_case(fabric: Fabric, folder: Path, options: dict) -> dict:
-    callbacks, guard, progress = watched(folder)
-    engine = make_engine(fabric=fabric, callbacks=callbacks, **options)
+    batch_size = options.pop("batch_size")
+    predictor = make_predictor(fabric=fabric, batch_size=batch_size)
+    callbacks, guard, progress = watched(folder, predictor)
+    engine = make_engine(predictor=predictor, callbacks=callbacks, **options)
     engine.run()
     return {
         "raw": engine.coefficients.raw.detach(),
         "guard": guard.history,
         "losses": [entry["loss"] for entry in progress.history],
-        "samples": sum(len(engine.tasks[0].source._indices(d)) for d in range(20)),
+        "samples": sum(len(engine.tasks[0].source.data.indices(d)) for d in range(20)),
     }
 
 
 def run_with_heads(fabric: Fabric) -> list[torch.Tensor]:
     """Tasks one after another, in rounds; each learns its own head as well."""
-    engine = make_engine(fabric=fabric, batch_size=7)
+    predictor = make_predictor(fabric=fabric, batch_size=7)
     own = heads()
-    for index, task in enumerate(engine.tasks):
+    for index, task in enumerate(predictor.tasks):
         head = own[task.name].requires_grad_(True)
         fields = {"head": head, "parameters": tuple(head.parameters())}
-        engine.tasks[index] = type(task)(task.name, task.source, **fields)
-    engine.schedule = SequentialSchedule(TASKS, 4, SampleOrder(0, 7))
-    learned = nn.ModuleList([engine.coefficients, *own.values()])
-    engine.optimizer = torch.optim.Adam(learned.parameters(), lr=1e-2)
+        predictor.tasks[index] = replace(task, **fields)
+    engine = make_engine(
+        predictor=predictor,
+        schedule=SequentialSchedule(TASKS, 4, SampleOrder(0, 7)),
+        own=[p for head in own.values() for p in head.parameters()],
+    )
     engine.run()
-    return [parameter.detach() for parameter in learned.parameters()]
+    return [parameter.detach() for parameter in engine.learned]
 
 
 def uneven_memory(fabric: Fabric) -> int:
     """Groups where the first process has far less memory than the second."""
-    engine = make_engine(fabric=fabric)
-    engine._prepare()
+    predictor, first = make_predictor(fabric=fabric), JointSchedule(TASKS, 1, 2).draws(
+        0
+    )
     free, batching._budget = batching._budget, lambda d: 10**9 * fabric.global_rank
-    groups = list(batching.plan_groups(engine, "auto")(engine.schedule.draws(0)))
+    groups = list(batching.plan_groups(predictor, first, "auto")(first))
     batching._budget = free
     return len(groups)
 
@@ -80,10 +86,10 @@ def uneven_memory(fabric: Fabric) -> int:
 def everything(fabric: Fabric, folder: Path) -> None:
     torch.set_num_threads(1)
     written = []
-    save = checkpoints.save_file
-    checkpoints.save_file = lambda *args: (written.append(1), save(*args))
+    save = checkpoints.save
+    checkpoints.save = lambda *args: (written.append(1), save(*args))[1]
     results = {
-        name: run_case(fabric, folder / name, options)
+        name: run_case(fabric, folder / name, dict(options))
         for name, options in CASES.items()
     }
     results["heads"] = run_with_heads(fabric)

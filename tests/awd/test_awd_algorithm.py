@@ -78,7 +78,7 @@ class TestAWDAlgorithm(unittest.TestCase):
     def test_without_iterations_it_is_task_arithmetic(self):
         want = TaskArithmeticAlgorithm(0.3).run(deepcopy(self.pool))
         for base in (None, TaskArithmeticAlgorithm(0.3), GenericTaskArithmetic(0.3)):
-            got = AWDAlgorithm(base, iterations=0).run(self.pool)
+            got = AWDAlgorithm(base=base, iterations=0).run(self.pool)
             self.assert_models_close(got, want)
 
     def test_disentangling_changes_the_merge(self):
@@ -106,6 +106,7 @@ class TestAWDAlgorithm(unittest.TestCase):
         for cosines, pool in zip(
             algorithm.disentanglement.cosines(),
             (self.pool, self.disentangled(algorithm)),
+            strict=True,
         ):
             taus = torch.stack([flat(pool[t]) - base for t in ("a", "b", "c")])
             unit = taus / taus.norm(dim=1, keepdim=True)
@@ -126,12 +127,12 @@ class TestAWDAlgorithm(unittest.TestCase):
     def test_linear_and_generic_path_agree(self):
         for granularity in ("model", "tensor", "row"):
             options = OPTIONS | {"granularity": granularity}
-            linear = AWDAlgorithm(TaskArithmeticAlgorithm(0.3), **options)
-            generic = AWDAlgorithm(GenericTaskArithmetic(0.3), **options)
+            linear = AWDAlgorithm(base=TaskArithmeticAlgorithm(0.3), **options)
+            generic = AWDAlgorithm(base=GenericTaskArithmetic(0.3), **options)
             self.assert_models_close(generic.run(self.pool), linear.run(self.pool))
 
     def test_simple_average_as_base(self):
-        algorithm = AWDAlgorithm(SimpleAverageAlgorithm(), **OPTIONS)
+        algorithm = AWDAlgorithm(base=SimpleAverageAlgorithm(), **OPTIONS)
         got = algorithm.run(self.pool)
         want = SimpleAverageAlgorithm().run(self.disentangled(algorithm))
         self.assert_models_close(got, want)
@@ -140,7 +141,7 @@ class TestAWDAlgorithm(unittest.TestCase):
         def ties():
             return TiesMergingAlgorithm(0.3, 60, [], "sum")
 
-        algorithm = AWDAlgorithm(ties(), **OPTIONS)
+        algorithm = AWDAlgorithm(base=ties(), **OPTIONS)
         got = algorithm.run(self.pool)
         # Trimming has a threshold, so a rounding could flip an entry: compare most.
         want = ties().run(self.disentangled(algorithm))
@@ -157,9 +158,9 @@ class TestAWDAlgorithm(unittest.TestCase):
         }
         want = AWDAlgorithm(**OPTIONS).run(self.pool)
         for base in (config, TaskArithmeticAlgorithm(0.3)):
-            got = AWDAlgorithm(base, **OPTIONS).run(self.pool)
+            got = AWDAlgorithm(base=base, **OPTIONS).run(self.pool)
             self.assert_models_close(got, want, atol=0)
-        other = AWDAlgorithm(config | {"scaling_factor": 0.6}, **OPTIONS)
+        other = AWDAlgorithm(base=config | {"scaling_factor": 0.6}, **OPTIONS)
         self.assertGreater((flat(other.run(self.pool)) - flat(want)).abs().max(), 1e-3)
 
     def test_excluded_tensors_are_merged_by_task_arithmetic(self):
@@ -170,7 +171,7 @@ class TestAWDAlgorithm(unittest.TestCase):
             {"include": ["*.weight"], "exclude": ["1.*"]},
         ):
             for base in (None, GenericTaskArithmetic(0.3)):
-                got = AWDAlgorithm(base, **choice, **OPTIONS).run(self.pool)
+                got = AWDAlgorithm(base=base, **choice, **OPTIONS).run(self.pool)
                 for name, value in got.state_dict().items():
                     distance = (value - plain[name]).abs().max()
                     if name in matrices:
@@ -198,7 +199,7 @@ class TestAWDAlgorithm(unittest.TestCase):
         )
 
     def test_kept_heads_may_differ(self):
-        for task, classes in zip(("a", "b", "c"), (2, 3, 5)):
+        for task, classes in zip(("a", "b", "c"), (2, 3, 5), strict=True):
             self.pool[task][2] = nn.Linear(6, classes)
         with self.assertRaisesRegex(
             ValueError, r"expert 'a': tensor '2.weight'.*keep="
@@ -220,7 +221,7 @@ class TestAWDAlgorithm(unittest.TestCase):
         )
         for base in bases:
             for pool in (self.pool, BaseModelPool(dict(self.pool))):
-                AWDAlgorithm(base, **OPTIONS).run(pool)
+                AWDAlgorithm(base=base, **OPTIONS).run(pool)
                 for name, model in self.pool.items():
                     for key, value in model.state_dict().items():
                         self.assertTrue(torch.equal(value, before[name][key]), name)
@@ -254,13 +255,15 @@ class TestAWDAlgorithm(unittest.TestCase):
             model.append(nn.Linear(6, 6, bias=False))
             model[3].weight = model[2].weight
         linear = AWDAlgorithm(**OPTIONS).run(self.pool)
-        generic = AWDAlgorithm(GenericTaskArithmetic(0.3), **OPTIONS).run(self.pool)
+        generic = AWDAlgorithm(base=GenericTaskArithmetic(0.3), **OPTIONS).run(
+            self.pool
+        )
         self.assertIs(linear[2].weight, linear[3].weight)
         self.assert_models_close(generic, linear)
         # An expert may hold two equal copies where the base holds one tensor.
         copied = deepcopy(self.pool)
         copied["a"][3].weight = nn.Parameter(copied["a"][2].weight.detach().clone())
-        generic = AWDAlgorithm(GenericTaskArithmetic(0.3), **OPTIONS).run(copied)
+        generic = AWDAlgorithm(base=GenericTaskArithmetic(0.3), **OPTIONS).run(copied)
         self.assert_models_close(generic, linear)
 
     def test_half_precision_experts(self):
@@ -275,7 +278,7 @@ class TestAWDAlgorithm(unittest.TestCase):
 
     def test_options_survive_saving(self):
         algorithm = AWDAlgorithm(
-            {"_target_": "fusion_bench.method.SimpleAverageAlgorithm"},
+            base={"_target_": "fusion_bench.method.SimpleAverageAlgorithm"},
             alpha=0.02,
             granularity="row",
             exclude=["*.bias"],

@@ -10,7 +10,6 @@ import lightning as L
 import pytest
 import torch
 from fusion_bench.method import TaskArithmeticAlgorithm
-from fusion_bench.mixins import BaseYAMLSerializable, auto_register_config
 from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import LazyStateDict
 from lightning.fabric.loggers import CSVLogger
@@ -20,13 +19,6 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from fusion_plugins import AWDAlgorithm
 from fusion_plugins.awd.base_method import linear_weights
-from fusion_plugins.common.options import (
-    reject_unknown_options,
-    require_choice,
-    require_integer,
-    require_number,
-    require_patterns,
-)
 
 OPTIONS = {"alpha": 1e-3, "lr": 0.1, "iterations": 40}
 
@@ -42,7 +34,7 @@ def make_pool(experts: int = 3) -> dict[str, nn.Module]:
     pool = {"_pretrained_": base}
     for task in ("mnist", "svhn", "dtd")[:experts]:
         pool[task] = deepcopy(base)
-        for parameter, common in zip(pool[task].parameters(), shared):
+        for parameter, common in zip(pool[task].parameters(), shared, strict=True):
             parameter.data.add_(0.1 * (torch.randn_like(parameter) + common))
     return pool
 
@@ -196,9 +188,9 @@ def test_linear_bases_materialise_no_expert(monkeypatch):
         raise AssertionError("a linear base needs no expert")
 
     monkeypatch.setattr("fusion_plugins.awd.algorithm.disentangled_pool", refuse)
-    AWDAlgorithm(TaskArithmeticAlgorithm(0.3), **OPTIONS).run(make_pool())
+    AWDAlgorithm(base=TaskArithmeticAlgorithm(0.3), **OPTIONS).run(make_pool())
     with pytest.raises(AssertionError, match="linear base"):
-        AWDAlgorithm(GenericTaskArithmetic(0.3), **OPTIONS).run(make_pool())
+        AWDAlgorithm(base=GenericTaskArithmetic(0.3), **OPTIONS).run(make_pool())
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +221,9 @@ def test_lazily_loaded_experts_are_disentangled_by_any_base(clip_folders):
     want = AWDAlgorithm(**options).run(clip_folders).state_dict()
     plain = AWDAlgorithm(iterations=0).run(clip_folders).state_dict()
     for base in (TaskArithmeticAlgorithm(0.3), GenericTaskArithmetic(0.3)):
-        got = AWDAlgorithm(base, **options).run(LazyPool(clip_folders)).state_dict()
+        got = (
+            AWDAlgorithm(base=base, **options).run(LazyPool(clip_folders)).state_dict()
+        )
         for name, value in want.items():
             torch.testing.assert_close(got[name], value, rtol=0, atol=1e-6)
     assert max((want[n] - plain[n]).abs().max() for n in want) > 1e-4
@@ -281,7 +275,7 @@ BAD_OPTIONS = {
     "stranger": (
         {"zzz": 1},
         TypeError,
-        "no option 'zzz'. Known options: base, alpha, lr",
+        "no option 'zzz'. Known options: .*alpha, lr",
     ),
 }
 
@@ -338,27 +332,3 @@ def test_saved_metadata_and_config_lists_are_accepted():
     )
     algorithm.run(make_pool())
     assert algorithm.disentanglement.gram.keys == ("0.weight", "1.weight")
-
-
-@auto_register_config
-class Owner(BaseYAMLSerializable):
-    def __init__(self, first=1, second=2, **kwargs):
-        reject_unknown_options(self, kwargs)
-        super().__init__(**kwargs)
-
-
-def test_option_checks_accept_what_is_right():
-    Owner(first=2, _usage_="x", _version_="1", _recursive_=False)
-    require_number("n", 0), require_number("n", 1.0, high=1)
-    require_number("n", 1e-9, open_low=True)
-    require_integer("n", 0), require_integer("n", 5, low=5)
-    require_choice("n", "a", ("a", "b"))
-    assert require_patterns("n", None) == ()
-    assert require_patterns("n", ["a", "b*"]) == ("a", "b*")
-
-
-def test_every_unknown_option_is_refused_and_the_first_one_named():
-    with pytest.raises(
-        TypeError, match="Owner has no option 'frist'. Did you mean 'first"
-    ):
-        Owner(frist=1, other=2)

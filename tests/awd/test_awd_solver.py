@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fusion_plugins.awd import functional
-from fusion_plugins.awd.functional import Descent, solve, solve_full_space
+from fusion_plugins.awd.full_space import solve_full_space
+from fusion_plugins.awd.functional import Descent, solve
 
 # Groups as a model, a tensor and a row have them: (groups, tasks, entries).
 SHAPES = {"model": (1, 4, 900), "tensor": (5, 4, 120), "row": (24, 4, 16)}
@@ -68,7 +69,7 @@ def test_gradient_is_autograd_of_the_literal_objective(shared):
     loss = torch.zeros((), dtype=torch.float64)
     parts = [vectors.transpose(0, 1).flatten(1)] if shared else list(vectors)
     moved = [delta.flatten()] if shared else list(delta)
-    for tau, d in zip(parts, moved):
+    for tau, d in zip(parts, moved, strict=True):
         for i in range(4):
             for j in range(4):
                 if i != j:
@@ -237,8 +238,8 @@ def test_merged_coefficients_are_the_merge_of_disentangled_vectors():
     vectors = random_vectors((1, 4, 50))[0]
     c = torch.tensor([0.1, -0.2, 0.3, 0.05], dtype=torch.float64)
     weights = torch.tensor([0.3, 0.7, -0.1, 0.4], dtype=torch.float64)
-    delta = sum(ck * tau for ck, tau in zip(c, vectors))
-    want = sum(w * (tau - delta) for w, tau in zip(weights, vectors))
+    delta = sum(ck * tau for ck, tau in zip(c, vectors, strict=True))
+    want = sum(w * (tau - delta) for w, tau in zip(weights, vectors, strict=True))
     folded = functional.merged_coefficients(weights, c)
     torch.testing.assert_close(folded @ vectors, want, rtol=0, atol=1e-14)
 

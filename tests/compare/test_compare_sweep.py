@@ -3,7 +3,7 @@
 import pytest
 from running import ToyMethods, make_method, run_toy
 
-from fusion_plugins.compare.__main__ import main
+from fusion_plugins.cli import main
 from fusion_plugins.compare.store import Results
 from fusion_plugins.compare.sweep import sweep_lines
 
@@ -43,12 +43,12 @@ def test_one_line_for_each_setting_of_the_other_options(swept):
 
 
 def test_the_command_draws_a_picture(swept, capsys):
-    assert main(["sweep-plot", str(swept), "--x", "scaling", "--log"]) == 0
+    assert main(["compare", "sweep-plot", str(swept), "--x", "scaling", "--log"]) == 0
     picture = swept / "sweep_scaling.png"
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
     assert str(picture) in capsys.readouterr().out
     options = ["--x", "power", "--method", "Scaled", "--out", str(swept / "p.svg")]
-    assert main(["sweep-plot", str(swept), *options]) == 0
+    assert main(["compare", "sweep-plot", str(swept), *options]) == 0
     assert "<svg" in (swept / "p.svg").read_text()
 
 
@@ -61,5 +61,5 @@ def test_the_command_draws_a_picture(swept, capsys):
     ],
 )
 def test_mistakes_end_with_a_message(swept, capsys, options, message):
-    assert main(["sweep-plot", str(swept), *options]) == 2
+    assert main(["compare", "sweep-plot", str(swept), *options]) == 2
     assert message in capsys.readouterr().err

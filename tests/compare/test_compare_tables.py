@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from running import run_toy
 
+from fusion_plugins.cli import main
 from fusion_plugins.compare import gather
-from fusion_plugins.compare.__main__ import main
 from fusion_plugins.compare.latex import latex_escape, latex_table
 from fusion_plugins.compare.spreadsheet import csv_cells, csv_rows
 from fusion_plugins.compare.summary import summarise, with_shares
@@ -21,7 +21,11 @@ DESCRIPTION = {"title": "a_title", "tasks": ["x_1", "y"], "published": None}
 
 def record(method, seed=0, values=(0.5, 0.7), label=None, metric="accuracy", **changes):
     done = values is not None
-    tasks = {t: {metric: v} for t, v in zip(("x_1", "y"), values)} if done else {}
+    tasks = (
+        {t: {metric: v} for t, v in zip(("x_1", "y"), values, strict=True)}
+        if done
+        else {}
+    )
     error = {"type": "ValueError", "message": "50% of {a_b}\nwent | away"}
     return {
         "id": f"{method}-seed{seed}",
@@ -188,10 +192,10 @@ def test_the_gather_command(monkeypatch, tmp_path, capsys):
         (tmp_path / name).unlink()
     capsys.readouterr()
     monkeypatch.undo()  # with the report, too
-    assert main(["gather", str(tmp_path)]) == 0
+    assert main(["compare", "gather", str(tmp_path)]) == 0
     assert {name: (tmp_path / name).read_text() for name in names} == texts
     assert "DrawWeights" in (tmp_path / "report.html").read_text()
     assert "DrawWeights" in capsys.readouterr().out
     assert gather(tmp_path).tasks == ["left", "right"]
-    assert main(["gather", str(tmp_path / "cells")]) == 2
+    assert main(["compare", "gather", str(tmp_path / "cells")]) == 2
     assert "holds no results of a comparison" in capsys.readouterr().err

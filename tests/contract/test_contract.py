@@ -88,7 +88,7 @@ def dict_pool() -> dict[str, nn.Module]:
     for task in ("a", "b", "c"):
         pool[task] = deepcopy(base)
         pool[task][1].num_batches_tracked += 7
-        for parameter, common in zip(pool[task].parameters(), shared):
+        for parameter, common in zip(pool[task].parameters(), shared, strict=True):
             parameter.data.add_(0.1 * (torch.randn_like(parameter) + common))
     return pool
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from fusion_plugins.demo import DemoInputError, DemoRecipe, build_pool, ensure_pool
-from fusion_plugins.demo.build import ROOT_VARIABLE, default_root
+from fusion_plugins.demo import DemoRecipe, build_pool, ensure_pool
+from fusion_plugins.demo.pool_folder import ROOT_VARIABLE, cached_root
 
 RECIPE = DemoRecipe(
     tasks=("textures", "counting"),
@@ -35,7 +35,7 @@ recipe = dataclasses.replace(RECIPE, pretrain_steps=int(sys.argv[2]))
 inner = build._write_pool
 def write(*args):
     print("building", flush=True)
-    inner(*args)
+    return inner(*args)
 build._write_pool = write
 ensure_pool(recipe, sys.argv[1])
 """
@@ -82,7 +82,7 @@ def test_building_leaves_the_callers_random_state_and_threads(tmp_path):
 
 def test_the_cache_folder_follows_the_environment_and_the_recipe(tmp_path, monkeypatch):
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
-    root = default_root(RECIPE)
+    root = cached_root("demo", RECIPE)
     assert root.parent == tmp_path and root.name == f"demo-{RECIPE.hash()}"
     assert ensure_pool(RECIPE) == root
     changed = dataclasses.replace(RECIPE, expert_steps=5)
@@ -113,27 +113,50 @@ def test_an_error_leaves_nothing_behind(tmp_path):
 
 def test_other_peoples_folders_are_not_touched(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DemoInputError, match="exists and is not a demo pool"):
+    with pytest.raises(ValueError, match="is not an empty folder"):
         ensure_pool(RECIPE, tmp_path)
-    with pytest.raises(DemoInputError, match="exists and is not a demo pool"):
+    with pytest.raises(ValueError, match="is not an empty folder"):
         ensure_pool(RECIPE, tmp_path / "notes.txt")
-    with pytest.raises(DemoInputError, match="cannot create"):
+    with pytest.raises(ValueError, match="cannot create"):
         ensure_pool(RECIPE, tmp_path / "notes.txt" / "deeper" / "pool")
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_pool_of_another_recipe_is_not_taken_for_it(tmp_path):
+    root = ensure_pool(RECIPE, tmp_path / "pool")
+    with pytest.raises(ValueError, match="pool holds a pool of another recipe; choose"):
+        ensure_pool(dataclasses.replace(RECIPE, seed=1), root)
+    (tmp_path / "link").symlink_to(root)
+    assert ensure_pool(RECIPE, tmp_path / "link") == tmp_path / "link"
+
+
+def test_what_killed_builds_left_is_replaced(tmp_path):
+    clean = files(ensure_pool(RECIPE, tmp_path / "clean"))
+    for mark in (RECIPE.hash(), "0123456789ab"):
+        left = tmp_path / f".pool[1].building-{mark}"
+        (left / "experts" / ".textures.unfinished").mkdir(parents=True)
+        (left / "pretrained").mkdir()
+        (left / "pretrained" / "model.safetensors").write_bytes(b"half")
+        (left / "pool.json").write_text("{")
+    assert files(ensure_pool(RECIPE, tmp_path / "pool[1]")) == clean
+    folders = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert folders == {"clean", "pool[1]"}
+
+
 @pytest.mark.slow
-def test_a_killed_build_leaves_no_half_pool(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_build_leaves_no_half_pool(tmp_path, sent):
     root = tmp_path / "pool"
     process = start(root, 1_000_000)
     assert process.stdout.readline() == "building\n"
     assert list(tmp_path.glob(".pool.building-*"))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(sent)
+    assert process.wait() != 0
     process.stdout.close()
     assert not root.exists()
-    ensure_pool(RECIPE, root)
-    assert (root / "pool.json").is_file()
+    assert files(ensure_pool(RECIPE, root)) == files(
+        ensure_pool(RECIPE, tmp_path / "b")
+    )
     assert not list(tmp_path.glob(".pool.building-*"))
 
 

@@ -1,11 +1,12 @@
 import json
+import shutil
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from fusion_plugins.demo import measure as measuring
-from fusion_plugins.demo.__main__ import main
+from fusion_plugins.cli import main
 
 
 def npz_folder(folder):
@@ -28,7 +29,7 @@ def npz_folder(folder):
 def test_build_prints_the_table_and_how_to_use_the_pool(tmp_path, capsys):
     folder, out = npz_folder(tmp_path / "in"), tmp_path / "out"
     small = "--pretrain-steps 2 --expert-steps 2 --width 16 --depth 1 --seed 3".split()
-    options = ["build", "--data", str(folder), "--out", str(out), *small]
+    options = ["demo", "build", "--data", str(folder), "--out", str(out), *small]
     assert main([*options, "--tasks", "a", "--other", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "pretrained" in said and "experts" in said
@@ -40,72 +41,150 @@ def test_build_prints_the_table_and_how_to_use_the_pool(tmp_path, capsys):
     assert "exists and is not an empty folder" in capsys.readouterr().err
 
 
-def test_run_measures_prints_and_saves(tiny_pool_root, tmp_path, capsys):
+def test_run_is_a_comparison(tiny_pool_root, tmp_path, capsys):
     methods = "pretrained,experts,simple_average"
     out = tmp_path / "results"
     options = ["--root", str(tiny_pool_root), "--out", str(out), "--methods", methods]
-    assert main(["run", *options]) == 0
+    assert main(["demo", "run", *options]) == 0
     said = capsys.readouterr().out
-    results = json.loads((out / "results.json").read_text())
-    assert list(results) == methods.split(",")
     built = json.loads((tiny_pool_root / "pool.json").read_text())["accuracy"]
     for row in ("pretrained", "experts"):
+        (file,) = (out / "cells").glob(f"{row}*.json")
+        tasks = json.loads(file.read_text())["tasks"]
         for task, value in built[row].items():
-            assert results[row][task] == pytest.approx(value)
-        assert f"{100 * results[row]['average']:.1f}" in said
-    assert (out / "accuracy.png").stat().st_size > 1000
-    assert "Evaluating" not in said and str(out / "results.json") in said
+            assert tasks[task]["accuracy"] == pytest.approx(value)
+            assert f"{100 * value:.1f}" in said
+    assert "simple_average" in said and str(out) in said
+    assert (out / "report.html").is_file()
 
 
-def test_a_new_method_is_one_entry(tiny_pool_root, monkeypatch):
-    monkeypatch.setitem(
-        measuring.METHODS, "first", lambda pool: pool.load_model(pool.model_names[0])
-    )
-    results = measuring.measure(tiny_pool_root, methods=["first", "experts"])
-    assert list(results) == ["experts", "first"]
-    assert results["first"]["digits"] == results["experts"]["digits"]
+def test_help_and_lists_are_fast(tmp_path):
+    """Nothing but running a command imports torch."""
+    code = "import sys; from fusion_plugins.cli import main; main(sys.argv[1:])"
+    for words in (["pools"], ["cite"]):
+        check = f"{code}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", check, *words]).returncode == 0
+    program = [sys.executable, "-X", "importtime", "-m", "fusion_plugins.cli"]
+    done = subprocess.run([*program, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage: fusion-plugins" in done.stdout
+    assert "argparse" in done.stderr and "torch" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["run", "-h"]])
-def test_help(arguments, capsys):
+@pytest.mark.parametrize(
+    "words", [[], ["demo"], ["demo", "build"], ["demo", "run"], ["compare"], ["cite"]]
+)
+def test_help(words, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        main([*words, "--help"])
     assert ended.value.code == 0
-    assert "usage: python -m fusion_plugins.demo" in capsys.readouterr().out
+    assert f"usage: {' '.join(['fusion-plugins', *words])}" in capsys.readouterr().out
+
+
+def test_pools_lists_what_modelpool_takes(capsys):
+    assert main(["pools"]) == 0
+    said = capsys.readouterr().out
+    assert "demo-text             Text experts that you fine-tuned" in said
+    assert "clip-vit-b32_TA8      CLIP ViT-B/32 and its experts" in said
+
+
+def test_cite_prints_the_papers_and_this_software(capsys):
+    assert main(["cite"]) == 0
+    said = capsys.readouterr().out
+    for mark in ("2310.02575", "2411.18729", "2412.19098", "@software{fusion_plugins"):
+        assert said.count(mark) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("build --data {tmp}", "--data needs --out"),
-        ("build --data {tmp}/none --out {tmp}/out", "is not a folder"),
-        ("build --data {tmp} --out {tmp}/out", "has no .npz files"),
-        ("build --tasks cats --out {tmp}/out", "unknown built-in tasks ['cats']"),
-        ("build --width 30 --out {tmp}/out", "must be multiples of the 4 attention"),
-        ("build --expert-steps 0", "expert_steps must be above 0"),
-        ("build --other {tmp}", "has no .npz files"),
-        ("run --root {tmp}", "is not a demo pool"),
-        ("run --methods magic", "unknown methods ['magic']; available: ['pretrained'"),
+        ("demo build --data {tmp}/empty", "--data and --other need --out"),
+        ("demo build --other {tmp}/empty", "--data and --other need --out"),
+        ("demo build --data {tmp}/none --out {tmp}/out", "none is not a folder"),
+        ("demo build --data {tmp}/empty --out {tmp}/out", "has no .npz files"),
+        ("demo build --other {tmp}/empty --out {tmp}/out", "has no .npz files"),
+        ("demo build --tasks cats --out {tmp}/out", "unknown built-in tasks ['cats']"),
+        ("demo build --width 30 --out {tmp}/out", "must be multiples of the 4 attent"),
+        ("demo build --expert-steps 0", "expert_steps is 0, expected a whole number"),
+        ("demo build --seed 4294967296", "seed is 4294967296, expected at most"),
+        ("demo build --seed -1", "seed is -1, expected a whole number >= 0"),
+        ("demo build-openclip --seed -1", "seed is -1, expected a whole number >= 0"),
+        ("demo run --seed -1", "seed is -1, expected a whole number >= 0"),
+        ("demo build --expert-lr nan", "expert_lr is nan, expected a number in (0"),
+        ("demo build --expert-lr inf", "expert_lr is inf, expected a number in (0"),
+        ("demo build --out {tmp}/file", "file exists and is not an empty folder"),
+        ("demo build --out {tmp}/file/deeper", "cannot create"),
+        ("demo build --out {tmp}/dangling", "dangling is a link; give the new folder"),
+        ("demo build --out {tmp}/linked", "linked is a link; give the new folder"),
+        ("demo build --out {tmp}/full", "full exists and is not an empty folder"),
+        ("demo build-resnet --out {tmp}/dangling", "dangling is a link"),
+        ("demo build-resnet --data {tmp}/file --out {tmp}/out", "is not a folder"),
+        ("demo build-openclip --out {tmp}/dangling", "dangling is a link"),
+        (
+            "demo build-openclip --from {tmp}/empty --out {tmp}/out",
+            "is not a demo pool",
+        ),
+        ("demo build-openclip --from {tmp}/empty", "--from needs --out"),
+        ("demo run --root {tmp}/empty", "is not a demo pool (it has no pool.json)"),
+        (
+            "demo run --root {pool} --methods magic",
+            "methods holds 'magic', which is no",
+        ),
+        ("demo run --root {pool} --out {tmp}/file", "file"),
+        ("demo run --root {pool} --out {tmp}/dangling", "dangling"),
+        ("compare gather {tmp}/empty", "holds no results of a comparison"),
+        ("convert {tmp}/empty", "There is no .pt file"),
+        ("convert {tmp}/none.pt", "none.pt"),
     ],
 )
-def test_wrong_input_ends_with_a_message(arguments, message, tmp_path, capsys):
-    assert main(arguments.format(tmp=tmp_path).split()) == 2
+def test_a_mistake_is_one_line(arguments, message, tmp_path, tiny_pool_root, capsys):
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "linked").symlink_to(tmp_path / "empty")
+    words = arguments.format(tmp=tmp_path, pool=tiny_pool_root).split()
+    assert main(words) == 2
     said = capsys.readouterr().err
-    assert message in said and "Traceback" not in said
+    assert message in said and said.count("\n") == 1 and said.startswith("error: ")
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["bake"], ["build", "--width", "big"]])
-def test_wrong_usage_ends_with_status_2(arguments, capsys):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: command"),
+        (["bake"], "invalid choice: 'bake'"),
+        (["demo", "build", "--width", "big"], "--width: invalid int value: 'big'"),
+        (["demo", "build", "--wdth", "8"], "unrecognized arguments: --wdth 8"),
+        (["demo", "build", "--wid", "8"], "unrecognized arguments: --wid 8"),
+        (["demo", "build", "--out", ""], "--out: the path is empty"),
+        (["demo", "build-text", "--encoder", "", "--out", "x"], "--encoder: the path"),
+        (["demo", "run", "--root", ""], "--root: the path is empty"),
+        (["demo", "run", "--methods", ","], "--methods: give names separated by"),
+        (["compare", "gather", ""], "results: the path is empty"),
+        (["convert", ""], "IN: the path is empty"),
+    ],
+)
+def test_wrong_usage_is_one_line(words, message, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        main(words)
     assert ended.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and said.startswith("error: ")
 
 
-def test_quiet_hides_upstream_but_stays_a_file(capsys):
-    with measuring.quiet():
-        sys.stdout.write("chatter")
-        sys.stderr.write("chatter")
-        assert sys.stdout.fileno() >= 0  # FusionBench asks for it
+def test_the_whole_error_is_shown_on_request(monkeypatch, tmp_path):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="is not a demo pool"):
+        main(["demo", "run", "--root", str(tmp_path)])
+
+
+def test_a_damaged_pool_is_named(tiny_pool_root, tmp_path, capsys):
+    root = tmp_path / "pool"
+    shutil.copytree(tiny_pool_root, root)
+    (root / "data" / "digits.npz").write_bytes(b"PK")
+    methods = ["--methods", "pretrained", "--out", str(tmp_path / "out")]
+    main(["demo", "run", "--root", str(root), *methods])
     said = capsys.readouterr()
-    assert "chatter" not in said.out + said.err
+    assert "digits.npz: not a .npz file" in said.out + said.err

@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fusion_plugins.demo import DemoInputError, DemoRecipe, builtin_tasks
+from fusion_plugins.demo import DemoRecipe, builtin_tasks
 from fusion_plugins.demo.datasets import train_and_val
 from fusion_plugins.demo.recipe import BUILTIN_TASKS
 
@@ -15,7 +15,7 @@ def test_generated_data_depends_on_the_seed_alone():
     first, again = builtin_tasks(SMALL), builtin_tasks(SMALL)
     other = builtin_tasks(dataclasses.replace(SMALL, seed=1))
     assert [task.name for task in first] == list(BUILTIN_TASKS)
-    for a, b, c in zip(first, again, other):
+    for a, b, c in zip(first, again, other, strict=True):
         for key in ("x_train", "y_train", "x_test", "y_test"):
             assert getattr(a, key).tobytes() == getattr(b, key).tobytes(), a.name
         assert a.x_test.tobytes() != c.x_test.tobytes(), a.name
@@ -85,20 +85,26 @@ def test_missing_scikit_learn_names_the_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": ()}, "at least one task"),
-        ({"tasks": ("digits", "digits")}, "tasks repeat"),
-        ({"width": 0}, "width must be above 0, got 0"),
-        ({"expert_steps": -1}, "expert_steps must be above 0"),
-        ({"seed": -1}, "seed must be 0 or more"),
+        ({"tasks": ()}, r"needs tasks, each once; got \[\]"),
+        ({"tasks": ("digits", "digits")}, "each once"),
+        ({"width": 0}, "width is 0, expected a whole number >= 1"),
+        ({"width": 16.0}, "width is 16.0, expected a whole number >= 1"),
+        ({"expert_steps": -1}, "expert_steps is -1, expected a whole"),
+        ({"seed": -1}, "seed is -1, expected a whole number >= 0"),
+        ({"seed": 2**32}, "seed is 4294967296, expected at most 4294967295"),
+        ({"seed": "0"}, "seed is '0', expected a whole number"),
+        ({"seed": None}, "seed is None, expected a whole number"),
+        ({"expert_lr": float("nan")}, "expert_lr is nan, expected a number"),
+        ({"train_images": 1}, "train_images is 1, expected a whole number >= 2"),
         ({"width": 30}, "must be multiples of the 4 attention heads"),
         ({"patch_size": 5}, "image_size 32 is no multiple of patch_size 5"),
     ],
 )
 def test_bad_recipes_say_what_is_wrong(changes, message):
-    with pytest.raises(DemoInputError, match=message):
+    with pytest.raises(ValueError, match=message):
         DemoRecipe(**changes)
 
 
 def test_unknown_builtin_task_names_those_available():
-    with pytest.raises(DemoInputError, match=r"\['cats'\]; available: \['digits'"):
+    with pytest.raises(ValueError, match=r"\['cats'\]; available: \['digits'"):
         builtin_tasks(DemoRecipe(tasks=("cats",)))

@@ -27,7 +27,9 @@ REDUCTIONS = {
 
 # Programs that are run, with what makes them short; the others must accept their options.
 SHORT_PROGRAMS = {
-    ("fusion_plugins.demo", "run"): ["--methods", "awd", "--root", "POOL"],
+    ("demo", "run"): ["--methods", "awd", "--root", "POOL"],
+    ("pools",): [],
+    ("cite",): [],
 }
 
 # Stands for the file that a page tells its readers to write.
@@ -54,7 +56,7 @@ class Sandbox:
         (self.folder / "own" / "modelpool").mkdir(parents=True)
         (self.folder / "own" / "modelpool" / "my_models.yaml").write_text(_OWN_POOL)
         (models / "base").symlink_to(self.pool / "pretrained")
-        for name, expert in zip(("mnist", "svhn"), experts):
+        for name, expert in zip(("mnist", "svhn"), experts, strict=True):
             (models / name).symlink_to(expert)
         patch = self._stack.enter_context(_monkeypatch())
         patch.chdir(self.folder)
@@ -111,6 +113,8 @@ class Sandbox:
             return
         elif program == "python" and words[1] == "-m":
             self._module(words[2], words[3:])
+        elif program == "fusion-plugins":
+            self._fusion_plugins(words[1:])
         elif program == "python":
             _parse_only(REPOSITORY / words[1], words[2:])
         else:
@@ -154,18 +158,26 @@ class Sandbox:
         return extra
 
     def _module(self, module: str, arguments: list[str]) -> None:
-        """`python -m`: run where a reduction is known, else let the parser judge."""
-        short = SHORT_PROGRAMS.get((module, *arguments[:1]))
-        words = (
-            ["--help"] if short is None else short
-        )  # the last of a repeated option wins
-        words = [self._own(f"={word}")[1:] for word in [*arguments, *words]]
-        with self._tiny_pools(), _monkeypatch() as patch:
-            patch.setattr(sys, "argv", [module, *words])
+        """Let the parser judge; it exits before anything is done."""
+        with _monkeypatch() as patch:
+            patch.setattr(sys, "argv", [module, *arguments, "--help"])
             try:
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
             except SystemExit as end:
-                assert not end.code, f"{module} {words} ended with {end.code}"
+                assert not end.code, f"{module} {arguments} ended with {end.code}"
+
+    def _fusion_plugins(self, arguments: list[str]) -> None:
+        """Run where a reduction is known, else let the parser judge the arguments."""
+        from fusion_plugins.cli import main
+        from fusion_plugins.cli.program import make_parser
+
+        for known, reduction in SHORT_PROGRAMS.items():
+            if tuple(arguments[: len(known)]) == known:  # a repeated option's last wins
+                words = [self._own(f"={w}")[1:] for w in [*arguments, *reduction]]
+                assert main(words) == 0
+                return
+        if "--help" not in arguments:
+            make_parser().parse_args(arguments)
 
     def _in_process(self, main, arguments: list[str]) -> None:
         threads = torch.get_num_threads()

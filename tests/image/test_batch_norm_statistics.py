@@ -14,9 +14,8 @@ from fusion_plugins import (
     TintedModel,
     TintingAlgorithm,
 )
-from fusion_plugins.merged.recalibration import recalibrate
 from fusion_plugins.merged.statistics import (
-    CHOICES,
+    BatchNorm,
     RunningStatistics,
     batch_norms,
     estimate,
@@ -25,6 +24,7 @@ from fusion_plugins.merged.statistics import (
 )
 from fusion_plugins.pools import adapter_for, load_base
 from fusion_plugins.pools.loading import load_module
+from fusion_plugins.pools.recalibration import recalibrate
 
 QUIET = {"guard_every": 0, "num_workers": 0, "save_model": False, "seed": 0}
 QUIET |= {"checkpoint_dir": None, "batch_size": 4}
@@ -62,7 +62,7 @@ def learned(pool) -> dict[str, nn.Module]:
         choice: AdaMergingAlgorithm(steps=2, lr=0.1, batch_norm=choice, **QUIET).run(
             pool
         )
-        for choice in CHOICES
+        for choice in [choice.value for choice in BatchNorm]
     }
 
 
@@ -128,7 +128,7 @@ def test_statistics_do_not_turn_the_disentangling():
     tensors = algorithm.disentanglement.gram.keys
     assert "1.running_var" in tensors
     without = TaskVectors.from_modules(far["_pretrained_"], {t: far[t] for t in "ab"})
-    names = RunningStatistics("average", far["_pretrained_"], without).apart
+    names = RunningStatistics(BatchNorm.AVERAGE, far["_pretrained_"], without).apart
     assert names == ["1.running_mean", "1.running_var"]
     assert not torch.allclose(solved[0], solved[1])
 
@@ -287,5 +287,7 @@ def test_options_are_checked(make):
 
 
 def test_recalibrating_needs_a_pool_with_samples():
-    with pytest.raises(TypeError, match="does not know the pool class BaseModelPool"):
+    with pytest.raises(
+        TypeError, match="needs samples, and nothing knows those of a B"
+    ):
         AWDAlgorithm(batch_norm="recalibrated").run(toy_pool())

@@ -11,9 +11,9 @@ from torchvision import transforms
 
 from fusion_plugins.modelpool.image_pools import ResNetPool
 from fusion_plugins.pools import adapter_for, family_of, head_site, load_base
+from fusion_plugins.pools.families.image_classification import load_processor
 from fusion_plugins.pools.image_processing import ImageCodec
 from fusion_plugins.pools.loading import load_module
-from fusion_plugins.pools.registry.image_classification import load_processor
 
 HEADS = {"resnet": "classifier", "convnext": "classifier", "dinov2": "classifier"}
 HEADS |= {"torchvision": "fc"}

@@ -22,8 +22,8 @@ from fusion_plugins.pools import (
     load_task_vectors,
     with_shared_heads,
 )
+from fusion_plugins.pools.families.image_classification import load_processor
 from fusion_plugins.pools.loading import load_module
-from fusion_plugins.pools.registry.image_classification import load_processor
 from fusion_plugins.pools.task_heads import with_task_heads
 
 QUIET = {"guard_every": 2, "guard_samples": 4, "num_workers": 0, "save_model": False}
@@ -180,7 +180,7 @@ def test_tinted_heads_are_learned_and_the_trunk_is_shared(pool, tinted):
             list(m.switches[0]._option_modules[task.replace("-", "_")].parameters())
             for m in (tinted, merged)
         )
-        assert all((a != b).any() for a, b in zip(ours, theirs))
+        assert all((a != b).any() for a, b in zip(ours, theirs, strict=True))
 
 
 def test_an_inner_layer_can_be_tinted(family, pool):

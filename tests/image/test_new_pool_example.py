@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, TintingAlgorithm
-from fusion_plugins.pools import registry as families
+from fusion_plugins.pools import family as families
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TASKS = {"smoke": 2, "motion": 4}
@@ -17,14 +17,14 @@ QUIET |= {"guard_every": 2, "guard_samples": 8, "batch_size": 8, "seed": 0}
 
 @pytest.fixture(scope="module")
 def example():
-    known = dict(families._FAMILIES)
+    known = dict(families._ADAPTERS)
     path = DOCS / "examples" / "new_pool.py"
     spec = importlib.util.spec_from_file_location("new_pool_example", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    families._FAMILIES.clear()
-    families._FAMILIES.update(known)
+    families._ADAPTERS.clear()
+    families._ADAPTERS.update(known)
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from fusion_plugins import AWDAlgorithm
-from fusion_plugins.demo.__main__ import main
-from fusion_plugins.demo.recipe import DemoInputError
-from fusion_plugins.demo.resnet_build import build_resnet_pool
-from fusion_plugins.demo.resnet_pools import (
+from fusion_plugins.cli import main
+from fusion_plugins.demo import (
     demo_resnet_modelpool,
     demo_resnet_taskpool,
-    read_resnet_description,
 )
-from fusion_plugins.demo.resnet_recipe import ResNetRecipe, load_tasks
+from fusion_plugins.demo.npz_folder import load_tasks
+from fusion_plugins.demo.pool_folder import read_description
+from fusion_plugins.demo.recipe import ResNetRecipe
+from fusion_plugins.demo.resnet_build import build_resnet_pool
 from fusion_plugins.pools.loading import load_module
 
 TASKS = ("bars", "dots")
@@ -64,7 +64,7 @@ def weights(root: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def test_the_description_holds_what_the_task_pool_measures(root):
-    scores = read_resnet_description(root)["accuracy"]["experts"]
+    scores = read_description(root)["accuracy"]["experts"]
     pool = demo_resnet_modelpool(root)
     assert list(scores) == pool.model_names == list(TASKS)
     for task in TASKS:
@@ -109,12 +109,12 @@ def test_the_aliases_merge_and_evaluate(root):
 def test_the_command_builds_and_says_how_to_go_on(data, tmp_path, capsys):
     options = ["--data", str(data), "--out", str(tmp_path / "new"), "--tasks", "bars"]
     steps = ["--pretrain-steps", "2", "--expert-steps", "2", "--width", "4"]
-    assert main(["build-resnet", *options, *steps]) == 0
+    assert main(["demo", "build-resnet", *options, *steps]) == 0
     shown = capsys.readouterr().out
     assert f"modelpool=demo-resnet modelpool.root={tmp_path / 'new'}" in shown
     assert "bars" in shown and "experts" in shown
-    assert main(["build-resnet", *options, *steps]) == 2
-    assert "is not empty; choose another folder" in capsys.readouterr().err
+    assert main(["demo", "build-resnet", *options, *steps]) == 2
+    assert "is not an empty folder; choose another" in capsys.readouterr().err
     assert not list(tmp_path.glob(".new.building-*"))
 
 
@@ -140,23 +140,34 @@ def test_files_come_before_built_in_tasks_of_the_same_name(data, tmp_path):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda data: load_tasks(ResNetRecipe(tasks=("cats",)), data), "unknown tasks"),
+        (
+            lambda data: load_tasks(ResNetRecipe(tasks=("cats",)), data),
+            "unknown built-in tasks",
+        ),
         (lambda data: load_tasks(ResNetRecipe(), data / "no"), "is not a folder"),
         (lambda data: ResNetRecipe(tasks=("a", "a")), "each once"),
-        (lambda data: ResNetRecipe(width=0), "width must be above 0"),
-        (lambda data: demo_resnet_modelpool(data), "build-resnet --out"),
+        (
+            lambda data: ResNetRecipe(width=0),
+            "width is 0, expected a whole number >= 1",
+        ),
+        (
+            lambda data: demo_resnet_modelpool(data),
+            "fusion-plugins demo build-resnet --help",
+        ),
     ],
 )
 def test_wrong_input_is_named(data, act, message):
-    with pytest.raises(DemoInputError, match=message):
+    with pytest.raises(ValueError, match=message):
         act(data)
 
 
 def test_pools_of_another_kind_and_unknown_tasks_are_refused(root, tmp_path):
-    with pytest.raises(DemoInputError, match=r"unknown tasks \['cats'\]"):
+    with pytest.raises(ValueError, match=r"unknown tasks \['cats'\]"):
         demo_resnet_taskpool(root, tasks=["cats"])
     (tmp_path / "pool.json").write_text(json.dumps({"format_version": 1}))
-    with pytest.raises(DemoInputError, match="format 1, this command reads 'resnet-1'"):
+    with pytest.raises(ValueError, match="is a pool of format 1, not resnet-1"):
         demo_resnet_modelpool(tmp_path)
-    with pytest.raises(DemoInputError, match="batch_size must be at least 1"):
+    with pytest.raises(
+        ValueError, match="batch_size is 0, expected a whole number >= 1"
+    ):
         demo_resnet_taskpool(root, batch_size=0)

@@ -40,7 +40,7 @@ def openclip_root(clip_root):
 @pytest.fixture
 def pool(openclip_root):
     """Our model pool over `openclip_root`."""
-    from fusion_plugins.demo.openclip_pools import demo_openclip_modelpool
+    from fusion_plugins.demo import demo_openclip_modelpool
 
     return demo_openclip_modelpool(openclip_root)
 

@@ -1,6 +1,7 @@
 """The aliases are FusionBench's OpenCLIP pools; the demo pool runs from the command."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -12,14 +13,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from fusion_plugins import TintedModel
-from fusion_plugins.demo import openclip_build
-from fusion_plugins.demo.__main__ import main
-from fusion_plugins.demo.openclip_build import ensure_openclip_pool, export_pool
-from fusion_plugins.demo.openclip_pools import (
+from fusion_plugins.cli import main
+from fusion_plugins.demo import (
     demo_openclip_modelpool,
     demo_openclip_taskpool,
+    openclip_build,
 )
-from fusion_plugins.demo.recipe import DemoInputError
+from fusion_plugins.demo.openclip_build import ensure_openclip_pool, export_pool
 from fusion_plugins.modelpool.openclip import OpenCLIPModelPool
 from fusion_plugins.modelpool.openclip.modelpool import OpenCLIPVisionModelPool
 from fusion_plugins.taskpool.openclip import (
@@ -111,14 +111,30 @@ def test_the_demo_configs_build_the_demo_pools(openclip_root):
 
 def test_the_command_exports_a_pool_and_says_how_to_use_it(clip_root, tmp_path, capsys):
     out = tmp_path / "new"
-    assert main(["build-openclip", "--from", str(clip_root), "--out", str(out)]) == 0
+    assert (
+        main(["demo", "build-openclip", "--from", str(clip_root), "--out", str(out)])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert f"modelpool=demo-openclip modelpool.root={out}" in printed
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["new"]
     pool = demo_openclip_modelpool(out, tasks="colours")
     assert pool.model_names == ["colours"]
-    assert main(["build-openclip", "--from", str(clip_root)]) == 2
+    assert main(["demo", "build-openclip", "--from", str(clip_root)]) == 2
     assert "--from needs --out" in capsys.readouterr().err
+
+
+def test_a_killed_export_does_not_stop_the_next(clip_root, openclip_root, tmp_path):
+    recipe = json.loads((clip_root / "pool.json").read_text())["recipe_hash"]
+    for mark in (recipe, os.getpid()):
+        left = tmp_path / f".new.building-{mark}" / "heads"
+        left.mkdir(parents=True)
+        (left / "colours.safetensors").write_bytes(b"half")
+    root = export_pool(clip_root, tmp_path / "new")
+    assert {p.name for p in tmp_path.iterdir()} == {"new", ".new.lock"}
+    for name in ("pretrained", "experts/colours"):
+        ours, theirs = (r / name / "model.safetensors" for r in (root, openclip_root))
+        assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_the_built_in_pool_is_made_once_in_the_cache(clip_root, tmp_path, monkeypatch):
@@ -136,19 +152,21 @@ def test_the_built_in_pool_is_made_once_in_the_cache(clip_root, tmp_path, monkey
 
 
 def test_wrong_folders_and_tasks(clip_root, openclip_root, tmp_path):
-    with pytest.raises(DemoInputError, match="another family.*build-openclip --from"):
-        demo_openclip_modelpool(clip_root)
     with pytest.raises(
-        DemoInputError, match="is not a pool of HuggingFace CLIP models"
+        ValueError, match="format 1, not openclip.*build-openclip --help"
     ):
+        demo_openclip_modelpool(clip_root)
+    with pytest.raises(match="is a pool of format 'openclip', not 1"):
         export_pool(openclip_root, tmp_path / "new")
-    with pytest.raises(DemoInputError, match="exists and is not a demo pool"):
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "file").touch()
         export_pool(clip_root, tmp_path / "full")
-    with pytest.raises(DemoInputError, match=r"unknown tasks \['x'\].*available"):
+    with pytest.raises(ValueError, match=r"unknown tasks \['x'\].*available"):
         demo_openclip_modelpool(openclip_root, tasks=["x"])
-    with pytest.raises(DemoInputError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match="batch_size is 0, expected a whole number >= 1"
+    ):
         demo_openclip_taskpool(openclip_root, batch_size=0)
 
 
@@ -202,7 +220,7 @@ def test_the_guides_commands_compose():
 def test_the_guides_example_runs(openclip_root, monkeypatch):
     code = re.search(r"```python\n(.+?)```", guide(), flags=re.DOTALL).group(1)
     monkeypatch.setattr(
-        "fusion_plugins.demo.openclip_pools.ensure_openclip_pool",
+        "fusion_plugins.demo.openclip_build.ensure_openclip_pool",
         lambda recipe: openclip_root,
     )
     scope = {}

@@ -13,6 +13,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from safetensors.torch import save_file
 
+from fusion_plugins.cli import main
 from fusion_plugins.modelpool.folders import FolderModelPool
 from fusion_plugins.modelpool.openclip import (
     OpenCLIPImageEncoder,
@@ -21,7 +22,6 @@ from fusion_plugins.modelpool.openclip import (
     load_encoder,
     load_head,
 )
-from fusion_plugins.modelpool.openclip.__main__ import main
 from fusion_plugins.modelpool.openclip.architecture import (
     Architecture,
     named_architecture,
@@ -277,6 +277,29 @@ def test_conversion_refuses_what_it_should(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["convert", str(tmp_path / "empty")]) == 2
     assert "There is no .pt file" in capsys.readouterr().err
+
+
+def test_a_killed_conversion_leaves_no_half_file(tmp_path, encoder, monkeypatch):
+    source, target = tmp_path / "a.pt", tmp_path / "a.safetensors"
+    save_old(OldHead(True, torch.ones(3, 8)), source)
+
+    def killed(head, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fusion_plugins.modelpool.openclip.convert.save_head", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_checkpoint(source, target, trust_pickle=True)
+    assert not target.exists()
+    assert (
+        convert_checkpoint(source, target, trust_pickle=True) == "classification head"
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt", "a.safetensors"]
+    (tmp_path / "b.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(ValueError, match="b.safetensors exists already"):
+        convert_checkpoint(source, tmp_path / "b.safetensors", trust_pickle=True)
+    assert not (tmp_path / "elsewhere.safetensors").exists()
 
 
 # -- the pool ---------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_images_that_are_no_bytes_are_refused(prepared):
 
 
 def test_a_normalisation_alone_is_not_split(prepared):
-    from fusion_plugins.pools.registry.openclip import split_normalisation
+    from fusion_plugins.pools.families.openclip import split_normalisation
 
     normalise = Normalize([0.5] * 3, [0.5] * 3)
     for steps in ([normalise], [Resize(3), normalise], [Resize(3)]):
@@ -230,7 +230,10 @@ def learned(algorithm) -> list[dict[str, float]]:
     """The applied coefficients: for each task, tensor name -> value."""
     result = algorithm.result
     assert result.tasks == tuple(TASKS)
-    return [dict(zip(result.layers, row.double().tolist())) for row in result.applied]
+    return [
+        dict(zip(result.layers, row.double().tolist(), strict=True))
+        for row in result.applied
+    ]
 
 
 def test_adamerging_merges_with_what_it_learned(pool):

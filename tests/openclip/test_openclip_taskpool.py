@@ -11,8 +11,7 @@ from omegaconf import OmegaConf
 from torchmetrics.classification import MulticlassCalibrationError
 
 from fusion_plugins import TintedModel
-from fusion_plugins.demo import demo_modelpool, demo_taskpool
-from fusion_plugins.demo.openclip_pools import demo_openclip_taskpool
+from fusion_plugins.demo import demo_modelpool, demo_openclip_taskpool, demo_taskpool
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.merged.sites import trainable_copy
 from fusion_plugins.taskpool.openclip import (

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.pools import adapter_for
-from fusion_plugins.pools.tasks import DataOptions, build_tasks, prepare_tasks
+from fusion_plugins.pools.tasks import DataOptions, build_tasks
 
 CPU = torch.device("cpu")
 SHAPES = {"classnames": ["round", "square"], "templates": ["a {} thing.", "one {}."]}
@@ -175,7 +175,10 @@ def tasks_of(modelpool, **options):
     order = SampleOrder(0, 16)
     fabric = Fabric(accelerator="cpu", devices=1)
     settings = DataOptions(workers=0, **options)
-    return build_tasks(adapter_for(modelpool), order, settings, fabric)
+    adapter = adapter_for(modelpool)
+    return build_tasks(
+        adapter, order, dict.fromkeys(adapter.tasks, ()), settings, fabric
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,9 +193,9 @@ def tasks_of(modelpool, **options):
 )
 def test_shares_and_limits_of_samples(tiny_modelpool, options, count):
     textures = tasks_of(tiny_modelpool, **options)[1]
-    assert textures.name == "textures" and len(textures.source.dataset) == count
-    again = tasks_of(tiny_modelpool, **options)[1].source.dataset._samples
-    samples = textures.source.dataset._samples
+    assert textures.name == "textures" and textures.source.count == count
+    again = tasks_of(tiny_modelpool, **options)[1].source.data.dataset._samples
+    samples = textures.source.data.dataset._samples
     assert np.array_equal(samples, again) and len(set(samples)) == count
 
 
@@ -202,17 +205,21 @@ def test_an_empty_dataset_is_named(tiny_modelpool):
     adapter.dataset = lambda task, split: [] if task == "colours" else [0]
     with pytest.raises(ValueError, match="dataset of task 'colours' is empty"):
         fabric = Fabric(accelerator="cpu", devices=1)
-        build_tasks(adapter, SampleOrder(0, 16), DataOptions(), fabric)
+        draws = dict.fromkeys(adapter.tasks, ())
+        build_tasks(adapter, SampleOrder(0, 16), draws, DataOptions(), fabric)
 
 
-def test_preparing_encodes_the_samples_a_run_visits(tiny_modelpool):
-    task = tasks_of(tiny_modelpool)[0]
-    encode, seen = task.source.dataset._encode, []
-    task.source.dataset._encode = lambda sample: (seen.append(1), encode(sample))[1]
-    prepare_tasks([task], {task.name: [0, 1]}, 8, progress=False)
-    order = SampleOrder(0, 16)
-    visited = {int(i) for d in (0, 1) for i in order.batch(task.name, 120, d)}
-    visited |= {int(i) for i in order.subset(task.name, 120, 8)}
-    assert len(seen) == len(visited)
+def test_preparing_encodes_the_samples_a_run_visits(tiny_modelpool, monkeypatch):
+    adapter, order = adapter_for(tiny_modelpool), SampleOrder(0, 16)
+    encode, seen = adapter.encode, []
+    adapter.encode = lambda sample: (seen.append(1), encode(sample))[1]
+    draws, name = dict.fromkeys(adapter.tasks, [0, 1]), adapter.tasks[0]
+    options = DataOptions(workers=0, monitored=8)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    task = build_tasks(adapter, order, draws, options, fabric)[0]
+    visited = {int(i) for d in (0, 1) for i in order.batch(name, 120, d)}
+    visited |= {int(i) for i in order.subset(name, 120, 8)}
+    assert set(task.source.visited) == visited
+    before = len(seen)
     task.source.batch([1])
-    assert len(seen) == len(visited)
+    assert len(seen) == before >= len(visited)

@@ -1,6 +1,7 @@
 """AdaMerging of language models on unlabelled prompts."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,20 +11,27 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from fusion_plugins import AdaMergingAlgorithm
+from fusion_plugins.adamerging.algorithm import EntropyObjective
 from fusion_plugins.adaptation import SampleOrder
-from fusion_plugins.pools.registry import causal_lm
-from fusion_plugins.pools.registry.causal_lm import CausalLMAdapter
+from fusion_plugins.pools.families import causal_lm
+from fusion_plugins.pools.families.causal_lm import CausalLMAdapter
 
 BATCH, STEPS, LR = 5, 3, 0.5
 QUIET = {"num_workers": 0, "save_model": False, "seed": 0, "guard_every": 0}
 QUIET |= {"checkpoint_dir": None}
 
 
+class DescentObjective(EntropyObjective):
+    def prepare(self, experts, adapter):
+        start = super().prepare(experts, adapter)
+        return lambda *merge: replace(start(*merge), optimizer=torch.optim.SGD)
+
+
 class PlainDescent(AdaMergingAlgorithm):
     """Adam divides by the gradient's size, which makes noise of zero gradients."""
 
-    def optimizer(self, engine):
-        return torch.optim.SGD(engine.coefficients.parameters(), lr=self.lr)
+    def objective(self):
+        return DescentObjective(self.options.protocol)
 
 
 def prompts(task: str, count: int = 12) -> list[dict]:
@@ -63,7 +71,10 @@ def reference_coefficients(folders: dict[str, str]) -> tuple[list[str], torch.Te
         merged = {
             name: value
             + sum(
-                c * t for c, t in zip(coefficients[:, column].clamp(0, 1), taus[name])
+                c * t
+                for c, t in zip(
+                    coefficients[:, column].clamp(0, 1), taus[name], strict=True
+                )
             )
             for column, (name, value) in enumerate(start.items())
         }

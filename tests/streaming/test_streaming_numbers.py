@@ -16,8 +16,9 @@ from torch import Tensor
 from fusion_plugins import AWDAlgorithm, TaskVectors
 from fusion_plugins.awd.disentangle import disentangle
 from fusion_plugins.awd.functional import Descent
+from fusion_plugins.pools import load_task_vectors
 from fusion_plugins.streaming.ties import TiesStatistics, ties_block, ties_statistics
-from fusion_plugins.task_vectors import collection
+from fusion_plugins.task_vectors import blocks
 from fusion_plugins.task_vectors.ties import magnitude_threshold, ties_trim_
 
 AWD = {"alpha": 1e-3, "lr": 0.1, "iterations": 30}
@@ -52,7 +53,7 @@ def test_awd_is_that_in_memory_to_the_bit(request, tmp_path, family, granularity
 
 def test_several_threads_and_small_blocks_change_nothing(llamas, tmp_path, monkeypatch):
     want = merge(llamas, tmp_path / "one", iterations=0)
-    monkeypatch.setattr(collection, "BLOCK_ENTRIES", 40)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 40)
     torch.set_num_threads(3)
     try:
         got = merge(llamas, tmp_path / "three", iterations=0)
@@ -78,7 +79,7 @@ def test_without_iterations_it_is_fusion_benchs_simple_average(llamas, tmp_path)
 
 @pytest.mark.parametrize("merge_func", ["sum", "mean", "max"])
 def test_ties_is_fusion_benchs(llamas, tmp_path, merge_func, monkeypatch):
-    monkeypatch.setattr(collection, "BLOCK_ENTRIES", 100)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 100)
     base = TiesMergingAlgorithm(0.3, 20, [], merge_func)
     got = merge(llamas, tmp_path / "out", base=base, iterations=0)
     want = TiesMergingAlgorithm(0.3, 20, [], merge_func).run(pool_of(llamas))
@@ -95,7 +96,7 @@ def stacks_of(task_vectors: TaskVectors) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("keep_ratio", [0.01, 0.2, 0.5, 1.0])
 def test_ties_thresholds_are_exact(bfloat16_llamas, keep_ratio):
-    task_vectors = TaskVectors.from_pool(bfloat16_llamas)
+    task_vectors = load_task_vectors(bfloat16_llamas)[1]
     found = ties_statistics(task_vectors, keep_ratio)
     stacks = list(stacks_of(task_vectors).values())
     for task, threshold in enumerate(found.thresholds):
@@ -112,7 +113,7 @@ def test_ties_takes_disentangled_task_vectors(tied_llamas, tmp_path, granularity
     base = TiesMergingAlgorithm(0.5, 20, [], "sum")
     merge(tied_llamas, tmp_path / "out", base=base, **options)
     got = merged_files(tmp_path / "out")
-    task_vectors = TaskVectors.from_pool(tied_llamas)
+    task_vectors = load_task_vectors(tied_llamas)[1]
     settings = Descent(AWD["alpha"], AWD["lr"], AWD["iterations"])
     found = disentangle(task_vectors, settings, granularity=granularity)
     stacks = stacks_of(task_vectors)

@@ -92,7 +92,7 @@ def test_another_merge_is_refused_or_replaced(llamas, tmp_path, what):
     merge(folders, out, **options)
     if what == "options":
         options = {"iterations": 0, "keep": ["*norm*"]}
-        message = "a merge with other options .keep: None there, .'\\*norm\\*'. here"
+        message = "a merge with other options .keep: \\[\\] there, .'\\*norm\\*'. here"
     else:
         os.utime(shard_files(Path(folders["math"]))[0])
         message = "a merge with other inputs .math: "

@@ -7,7 +7,7 @@ from toy_models import TASKS, Tied, Toy, family, from_family, shifted, vectors
 
 from fusion_plugins.task_vectors import (
     TaskVectors,
-    collection,
+    blocks,
     cosine_matrix,
     gram,
     gram_matrices,
@@ -51,7 +51,7 @@ def test_tensor_and_row_grams_of_every_kind_of_tensor(key):
 
 def test_row_groups_are_rows_of_matrices_and_whole_vectors():
     gram = gram_matrices(from_family(), "row")
-    groups = dict(zip(gram.keys, gram.groups))
+    groups = dict(zip(gram.keys, gram.groups, strict=True))
     assert groups["conv.weight"] == 5 and groups["linear.weight"] == 4
     assert groups["conv.bias"] == groups["scale"] == 1 and groups["empty"] == 0
     assert len(gram.values) == sum(gram.groups)
@@ -80,7 +80,7 @@ def test_small_blocks_give_the_same_inner_products(monkeypatch, granularity, ent
     task_vectors = from_family()
     want = gram_matrices(task_vectors, granularity)
     whole = sum(1 for _ in task_vectors.blocks())
-    monkeypatch.setattr(collection, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", entries)
     assert sum(1 for _ in task_vectors.blocks()) > whole
     got = gram_matrices(task_vectors, granularity)
     assert got.groups == want.groups

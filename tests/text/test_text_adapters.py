@@ -1,6 +1,7 @@
 """Each family of text pools: its logits, its merges, and its gradients by autograd."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from fusion_plugins import (
     TintedModel,
     TintingAlgorithm,
 )
+from fusion_plugins.adamerging.algorithm import EntropyObjective
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.pools import adapter_for, load_task_vectors
 
@@ -111,7 +113,7 @@ def test_tasks_share_a_forward(pool, kind):
     module = pool.load_model("aa").eval()
     parts = [stored(adapter, task) for task in CLASSES]
     together = adapter.features(module, torch.cat(parts))
-    for part, alone in zip(together.split(BATCH), parts):
+    for part, alone in zip(together.split(BATCH), parts, strict=True):
         want = adapter.features(module, alone)
         # RoBERTa hands whole sequences to its head, here with more padding.
         part = part[:, : want.shape[1]]
@@ -137,11 +139,17 @@ def test_t5_logits_are_upstreams():
 # -- methods --------------------------------------------------------------------------
 
 
+class DescentObjective(EntropyObjective):
+    def prepare(self, experts, adapter):
+        start = super().prepare(experts, adapter)
+        return lambda *merge: replace(start(*merge), optimizer=torch.optim.SGD)
+
+
 class PlainDescent(AdaMergingAlgorithm):
     """Adam divides by the gradient's size, which makes noise of zero gradients."""
 
-    def optimizer(self, engine):
-        return torch.optim.SGD(engine.coefficients.parameters(), lr=self.lr)
+    def objective(self):
+        return DescentObjective(self.options.protocol)
 
 
 def trunk_states(pool, kind):
@@ -273,7 +281,9 @@ def test_tied_embeddings_stay_tied():
     assert merged.lm_head.weight is shared
     column = algorithm.result.layers.index("shared.weight")
     start, vectors = want["shared.weight"]
-    for weight, vector in zip(algorithm.result.applied[:, column], vectors):
+    for weight, vector in zip(
+        algorithm.result.applied[:, column], vectors, strict=True
+    ):
         start = start + weight * vector
     torch.testing.assert_close(shared.detach(), start, rtol=0, atol=1e-6)
 
@@ -306,7 +316,7 @@ def test_folders_are_read_in_place_and_equal_loading(tmp_path):
     _, streamed = load_task_vectors(pool)
     _, held = load_task_vectors(classification_pool())
     assert streamed.keys == held.keys
-    for ours, theirs in zip(streamed.blocks(), held.blocks()):
+    for ours, theirs in zip(streamed.blocks(), held.blocks(), strict=True):
         assert torch.equal(ours.task_vectors, theirs.task_vectors)
 
 

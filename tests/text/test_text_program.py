@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from toy_text import family, make_bert, make_tokenizer, save, sentences
 
 from fusion_plugins import TintedModel
+from fusion_plugins.demo.recipe import TextRecipe
 from fusion_plugins.demo.text_build import build_text_pool
+from fusion_plugins.demo.text_data import TextTask
 from fusion_plugins.demo.text_pools import demo_text_taskpool
-from fusion_plugins.demo.text_recipe import TextRecipe, TextTask
 
 SITE = Path(fusion_bench.__file__).resolve().parents[1]
 CONFIG = next(p for p in (SITE / "fusion_bench_config", SITE / "config") if p.is_dir())

@@ -124,9 +124,7 @@ def test_an_inner_tint_without_a_task_says_what_to_do():
     model = tinted("inner")
     with pytest.raises(RuntimeError, match="no task is set: call set_task") as error:
         model(images())
-    assert LAYER in str(error.value) and "fusion_plugins.CLIPTaskPool" in str(
-        error.value
-    )
+    assert LAYER in str(error.value) and "CLIPTaskPool" in str(error.value)
     model.set_task("Digits")
     model(images())
     model.set_task(None)
@@ -188,7 +186,7 @@ def test_tints_outside_the_head_cannot_be_features(kind):
     model.set_task("Digits")
     with pytest.raises(ValueError, match="tint of 'Digits' is not its head alone") as e:
         model.compute_surgery_features(torch.randn(2, FEATURES), "Digits")
-    assert "task pool class fusion_plugins.CLIPTaskPool" in str(e.value)
+    assert "such as CLIPTaskPool" in str(e.value)
 
 
 def test_more_classes_than_features_point_to_our_task_pool():
@@ -200,7 +198,7 @@ def test_more_classes_than_features_point_to_our_task_pool():
         ValueError, match="Task 'many': a head of 20 classes on 16"
     ) as e:
         model.compute_surgery_features(torch.randn(2, FEATURES), "many")
-    assert "fusion_plugins.CLIPTaskPool" in str(e.value)
+    assert "CLIPTaskPool" in str(e.value)
 
 
 # -- numbers --------------------------------------------------------------------------

@@ -24,14 +24,16 @@ def test_the_confidence_gap_keeps_agreement_and_surer_teachers():
         "disagree, equally sure": ([0.5, 0.25, 0.25], 1, 0.5, True),
         "disagree, teacher less sure": ([0.6, 0.2, 0.2], 1, 0.5, False),
     }
-    merged, labels, confidence, want = zip(*cases.values())
+    merged, labels, confidence, want = zip(*cases.values(), strict=True)
     got = confidence_gap_selection(
         logits_of(*merged),
         torch.tensor(labels),
         torch.tensor(confidence, dtype=torch.float64),
     )
     assert got.dtype == torch.bool
-    assert dict(zip(cases, got.tolist())) == dict(zip(cases, want))
+    assert dict(zip(cases, got.tolist(), strict=True)) == dict(
+        zip(cases, want, strict=True)
+    )
 
 
 def test_the_confidence_gap_can_keep_all_or_nothing():
@@ -66,7 +68,9 @@ def test_hard_labels_are_plain_cross_entropy():
     torch.manual_seed(0)
     logits = torch.randn(5, 4, dtype=torch.float64)
     labels = torch.tensor([3, 0, 1, 1, 2])
-    want = [-row.log_softmax(0)[label] for row, label in zip(logits, labels)]
+    want = [
+        -row.log_softmax(0)[label] for row, label in zip(logits, labels, strict=True)
+    ]
     got = pseudo_label_loss(logits, labels)
     torch.testing.assert_close(got, torch.stack(want), rtol=0, atol=1e-12)
     assert got.mean().item() == pytest.approx(F.cross_entropy(logits, labels).item())
@@ -77,8 +81,8 @@ def test_soft_labels_are_cross_entropy_to_all_probabilities():
     logits = torch.randn(5, 4, dtype=torch.float64)
     teacher = torch.randn(5, 4, dtype=torch.float64).softmax(1)
     want = [
-        -sum(p * log_p for p, log_p in zip(row, merged.log_softmax(0)))
-        for row, merged in zip(teacher, logits)
+        -sum(p * log_p for p, log_p in zip(row, merged.log_softmax(0), strict=True))
+        for row, merged in zip(teacher, logits, strict=True)
     ]
     got = pseudo_label_loss(logits, teacher)
     torch.testing.assert_close(got, torch.stack(want), rtol=0, atol=1e-12)

@@ -8,7 +8,7 @@ import pytest
 import tinting_cases
 import torch
 from lightning import Fabric
-from toy_tinting import BLOCK, TASKS, Watch, make, tint, watched
+from toy_tinting import BLOCK, TASKS, make, tint, watched
 
 from fusion_plugins.tinting import functional
 
@@ -49,7 +49,6 @@ def test_a_resumed_run_ends_with_the_unbroken_runs_bits(kind, tmp_path):
 
     options["checkpoint_dir"] = str(tmp_path)
     broken = make(**options)
-    broken.watch = Watch(broken)
     broken.watch.stop_after = 3 if kind == "joint" else 7
     with pytest.raises(KeyboardInterrupt):
         tint(broken)
@@ -59,7 +58,7 @@ def test_a_resumed_run_ends_with_the_unbroken_runs_bits(kind, tmp_path):
     assert [r.step for r in resumed.watch.reports] == list(range(first, steps))
     assert_same_bits(got, want)
     assert torch.equal(resumed.result.raw, unbroken.result.raw)
-    assert resumed._selection.kept == unbroken._selection.kept
+    assert resumed.watch.learner.selection.kept == unbroken.watch.learner.selection.kept
     assert resumed.guard_history == unbroken.guard_history
     assert [e["loss"] for e in resumed.history] == [e["loss"] for e in unbroken.history]
     assert not list(tmp_path.glob("*/step_*"))  # a finished run needs none
@@ -72,7 +71,6 @@ def test_a_resumed_run_ends_with_the_unbroken_runs_bits(kind, tmp_path):
 def test_a_run_with_other_options_does_not_continue(change, tmp_path):
     options = {"checkpoint_every": 2, "checkpoint_dir": str(tmp_path)}
     broken = make(**options)
-    broken.watch = Watch(broken)
     broken.watch.stop_after = 5
     with pytest.raises(KeyboardInterrupt):
         tint(broken)
@@ -97,14 +95,14 @@ def test_the_guard_judges_the_tinted_model(kind):
     adapter = watch.algorithm.adapter
     for task in TASKS:
         source = next(t.source for t in watch.engine.tasks if t.name == task)
-        samples = source.order.subset(task, len(source.dataset), 25)
+        samples = source.data.monitored(25)
         model.set_task(task)
         projection = model.outer_layers(task).get("projection", adapter.projection())
         head = model.head(task) or adapter.heads()[task]
         with torch.no_grad():
             features = projection(model(source.inputs(samples)))
             logits = head(torch.nn.functional.normalize(features, dim=1))
-        labels = watch.algorithm._teachers[task].labels[samples]
+        labels = watch.learner.teachers[task].labels[samples]
         assert (labels >= 0).all()
         agreements.append((logits.argmax(1) == labels).float().mean().item())
     assert history[-1]["agreement"] == pytest.approx(sum(agreements) / 3, abs=0.014)
@@ -128,7 +126,7 @@ def test_a_collapse_gives_back_the_best_coefficients_and_tints(monkeypatch):
     assert torch.equal(watch.algorithm.result.raw, watch.states[best]["coefficients"])
     for name, want in watch.tints(best).items():
         task, site, parameter = name.split("/")
-        layer = watch.algorithm._tints[site][task]
+        layer = watch.learner.tints.layers[site][task]
         assert torch.equal(layer.get_parameter(parameter), want)
     assert torch.equal(model.head("aa").weight, watch.states[best]["aa/head/weight"])
 

@@ -3,7 +3,7 @@
 import pytest
 from fusion_bench.models.wrappers.switch import SwitchModule
 from torch import nn
-from toy_tinting import ToyNet, make, tint, toy_pool
+from toy_tinting import ToyAdapter, ToyNet, make, tint, toy_pool
 
 from fusion_plugins.merged import sites
 
@@ -69,10 +69,19 @@ def test_a_list_of_layers_is_refused_as_no_layer():
 @pytest.mark.parametrize(
     "names, text",
     [
-        (["a-b", "a_b"], "tasks 'a-b' and 'a_b' are the same option 'a_b'"),
-        (["x", "MNIST", "mnist"], "tasks 'MNIST' and 'mnist' are the same option"),
-        (["glue/cola", "glue-cola"], "the same option 'glue_cola'.*Rename one"),
-        (["v1.5"], "task name 'v1.5' has a '.'"),
+        (["a-b", "a_b"], "the name 'a_b', which FusionBench's .* takes for 'a-b'"),
+        (["x", "MNIST", "mnist"], "the name 'mnist', which .* takes for 'MNIST'"),
+        (["glue/cola", "glue-cola"], "takes for 'glue/cola'. Rename it in the pool"),
+        (
+            ["v1.5"],
+            "the name 'v1.5', which modules cannot have: it is empty, has a '.'",
+        ),
+        (["training"], "the name 'training', which modules cannot have.*reserved"),
+        (["keys"], "the name 'keys', which modules cannot have.*reserved"),
+        (["type"], "the name 'type', which modules cannot have.*reserved"),
+        ([""], "the name '', which modules cannot have: it is empty"),
+        (["x" * 300], "which files cannot have: at most 200 bytes"),
+        (["a/b", "a_b"], "takes for 'a/b'"),
     ],
 )
 def test_task_names_that_a_switch_cannot_tell_apart_are_refused(names, text):
@@ -93,13 +102,18 @@ def test_the_switch_stands_where_the_layer_was():
     assert sites.option(switch, "b") is layers["b"]
 
 
-def test_mistakes_are_found_before_any_data_is_read():
+def test_mistakes_are_found_before_any_data_is_read(monkeypatch):
     """The run ends at the model, without a teacher pass or preprocessing."""
     algorithm = make(tint="blocks.9")
+    asked = []
+    monkeypatch.setattr(ToyAdapter, "dataset", lambda *a: asked.append(a))
     with pytest.raises(ValueError, match="no layer is named 'blocks.9'"):
         tint(algorithm)
-    assert not hasattr(algorithm, "adapter")
     pool = toy_pool()
     pool["A-a"], pool["A_a"] = pool.pop("aa"), pool.pop("bb")
-    with pytest.raises(ValueError, match="tasks 'A-a' and 'A_a' are the same option"):
+    with pytest.raises(
+        ValueError,
+        match="the name 'A_a', which FusionBench's SwitchModule takes for 'A-a'",
+    ):
         tint(algorithm, pool)
+    assert asked == []

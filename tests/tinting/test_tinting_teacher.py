@@ -3,9 +3,9 @@
 import pytest
 import torch
 from fusion_bench.modelpool import CLIPVisionModelPool
+from toy_tinting import WatchedTinting
 from transformers import CLIPVisionModel
 
-from fusion_plugins import TintingAlgorithm
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.demo import demo_modelpool
 from fusion_plugins.pools import adapter_for
@@ -15,10 +15,10 @@ ROUNDS, BATCH = 2, 20
 
 def run(root, cache="cpu", **options):
     options = {"rounds": ROUNDS, "batch_size": BATCH, "guard_every": 0} | options
-    algorithm = TintingAlgorithm(
+    algorithm = WatchedTinting(
         cache=cache, num_workers=0, save_model=False, seed=0, **options
     )
-    model = algorithm.run(demo_modelpool(root))
+    model = algorithm.run(demo_modelpool(root), None)
     return algorithm, model
 
 
@@ -40,7 +40,7 @@ def per_batch_teacher(tiny_pool_root) -> dict[str, dict[int, torch.Tensor]]:
             )
             with torch.no_grad():
                 logits = heads[task](adapter.features(expert, images))
-            result[task] |= dict(zip(samples, logits.softmax(1)))
+            result[task] |= dict(zip(samples, logits.softmax(1), strict=True))
     return result
 
 
@@ -49,9 +49,9 @@ def test_labels_made_once_are_those_made_per_batch(
     cache, tiny_pool_root, per_batch_teacher
 ):
     algorithm, _ = run(tiny_pool_root, cache, labels="soft")
-    assert set(algorithm._teachers) == set(per_batch_teacher)
+    assert set(algorithm.watch.learner.teachers) == set(per_batch_teacher)
     for task, wanted in per_batch_teacher.items():
-        teacher = algorithm._teachers[task]
+        teacher = algorithm.watch.learner.teachers[task]
         samples = sorted(wanted)
         assert len(samples) == ROUNDS * BATCH
         want = torch.stack([wanted[i] for i in samples])
@@ -66,7 +66,9 @@ def test_labels_made_once_are_those_made_per_batch(
 
 def test_hard_labels_keep_no_probabilities(tiny_pool_root):
     algorithm, _ = run(tiny_pool_root, rounds=1)
-    assert all(t.probabilities is None for t in algorithm._teachers.values())
+    assert all(
+        t.probabilities is None for t in algorithm.watch.learner.teachers.values()
+    )
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 import torch
 from toy_tinting import BLOCK, TASKS, ToyNet, Watch, make, tint, toy_pool, watched
 
+from fusion_plugins import TintingAlgorithm
 from fusion_plugins.adaptation import MergedWeights, SampleOrder
 from fusion_plugins.task_vectors import TaskVectors
 from fusion_plugins.task_vectors.ties import ties_trim_
@@ -53,11 +54,11 @@ def test_the_order_of_tasks_depends_on_seed_and_round_only():
 
 
 def test_by_default_a_batch_has_32_samples_and_there_are_500_rounds():
-    algorithm = make(rounds=1)
-    defaults = type(algorithm)()
-    assert defaults.schedule(8).steps == 4000
-    assert (defaults.batch_size, defaults.lr, defaults.init) == (32, 1e-2, 0.3)
-    assert defaults.clamps and defaults.sampling == "none" and defaults.tint == "head"
+    algorithm = TintingAlgorithm()
+    options, objective = algorithm.options, algorithm.objective()
+    assert objective.schedule(8, SampleOrder(0, 32)).steps == 4000
+    assert (options.batch_size, options.lr, options.init) == (32, 1e-2, 0.3)
+    assert objective.clamps and options.sampling == "none" and options.tint == ("head",)
 
 
 # -- the step -------------------------------------------------------------------------
@@ -169,7 +170,11 @@ def test_a_step_that_keeps_nothing_changes_nothing(keeps_nothing_of_bb):
             assert watch.moved(step) >= {"coefficients"}
     assert all(torch.isfinite(v).all() for v in watch.states[-1].values())
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    assert algorithm._selection.kept["bb"] == 0 < algorithm._selection.kept["aa"]
+    assert (
+        algorithm.watch.learner.selection.kept["bb"]
+        == 0
+        < algorithm.watch.learner.selection.kept["aa"]
+    )
 
 
 def tint_noting(algorithm, note):
@@ -351,7 +356,7 @@ def test_teachers_are_the_whole_experts_whatever_is_merged():
     for options in ({"trim": 0.2}, {"disentangle": {"alpha": 1e-3}}, {"init": 0.0}):
         _, other = watched(rounds=2, **options)
         for task in TASKS:
-            want, got = (w.algorithm._teachers[task] for w in (plain, other))
+            want, got = (w.learner.teachers[task] for w in (plain, other))
             assert torch.equal(want.labels, got.labels)
             torch.testing.assert_close(want.confidence, got.confidence)
         final = other.states[-1]["coefficients"]

@@ -27,12 +27,15 @@ def run_case(fabric: Fabric, options: dict) -> dict:
     algorithm = make(**settings)
     algorithm.fabric = fabric
     model = tint(algorithm)
-    labelled = {n: int((t.labels >= 0).sum()) for n, t in algorithm._teachers.items()}
+    labelled = {
+        n: int((t.labels >= 0).sum())
+        for n, t in algorithm.watch.learner.teachers.items()
+    }
     return {
         "coefficients": algorithm.result.raw,
         "model": {n: p.detach() for n, p in model.named_parameters()},
         "losses": [entry["loss"] for entry in algorithm.history],
-        "kept": algorithm._selection.kept,
+        "kept": algorithm.watch.learner.selection.kept,
         "agreement": [entry["agreement"] for entry in algorithm.guard_history],
         "labelled": labelled,
     }

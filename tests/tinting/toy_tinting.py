@@ -1,15 +1,19 @@
 """A toy network with blocks, its pool adapter, and watched runs of the method."""
 
+from __future__ import annotations
+
 from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fusion_plugins import TintedModel, TintingAlgorithm
-from fusion_plugins.adaptation import Callback, Engine, StepReport
+from fusion_plugins.adaptation import Callback, StepReport, Training
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.pools import PoolAdapter, as_modelpool
+from fusion_plugins.tinting.objective import TintedLearner, TintingObjective
 
 WIDTH, HIDDEN, FEATURES = 10, 8, 6
 TASKS = {"aa": 3, "bb": 4, "cc": 5}  # classes
@@ -100,18 +104,19 @@ def toy_pool() -> dict[str, nn.Module]:
 class Watch(Callback):
     """What is learned, before the first and after every step."""
 
-    def __init__(self, algorithm: TintingAlgorithm):
+    def __init__(self, algorithm: WatchedTinting):
         self.algorithm = algorithm
+        self.learner: TintedLearner | None = None
         self.states: list[dict[str, Tensor]] = []
         self.reports: list[StepReport] = []
-        self.engine: Engine | None = None
+        self.engine: Training | None = None
         self.stop_after: int | None = None
 
-    def on_start(self, engine: Engine) -> None:
+    def on_start(self, engine: Training) -> None:
         self.engine = engine
         self.states.append(self._state())
 
-    def on_step(self, engine: Engine, report: StepReport) -> None:
+    def on_step(self, engine: Training, report: StepReport) -> None:
         self.states.append(self._state())
         self.reports.append(report)
         if engine.step == self.stop_after:
@@ -119,8 +124,8 @@ class Watch(Callback):
 
     def _state(self) -> dict[str, Tensor]:
         state = {"coefficients": self.engine.coefficients.raw}
-        for site, tints in self.algorithm._tints.items():
-            for task, layer in tints.items():
+        for site, layers in self.learner.tints.layers.items():
+            for task, layer in layers.items():
                 for name, value in layer.named_parameters():
                     state[f"{task}/{site}/{name}"] = value
         return {name: value.detach().clone() for name, value in state.items()}
@@ -140,12 +145,31 @@ class Watch(Callback):
     def load_state(self, state: dict) -> None: ...
 
 
+@dataclass(frozen=True)
+class WatchedObjective(TintingObjective):
+    watch: Watch | None = None
+
+    def _learner(self, *arguments) -> TintedLearner:
+        self.watch.learner = learner = super()._learner(*arguments)
+        return replace(learner, callbacks=[*learner.callbacks, self.watch])
+
+
 class WatchedTinting(TintingAlgorithm):
     """Keeps a Watch of its run."""
 
-    def extra_callbacks(self) -> list:
-        self.watch = getattr(self, "watch", None) or Watch(self)
-        return [*super().extra_callbacks(), self.watch]
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.watch = Watch(self)
+
+    def run(self, modelpool, adapter):
+        self.adapter = adapter
+        return super().run(modelpool, adapter)
+
+    def objective(self) -> WatchedObjective:
+        plain = super().objective()
+        return WatchedObjective(
+            plain.options, plain.rounds, plain.profile, watch=self.watch
+        )
 
 
 def make(**options) -> WatchedTinting:

@@ -140,7 +140,7 @@ def main(root: Path, out: Path, homes: dict[str, str]) -> None:
     tensors = {}
     for run in RUNS:
         home = homes[PACKAGES[run]]
-        core = f"fusion_bench.method.{home}._core"
+        core = "fusion_bench.method.adaptive_merging"
         choice = f"{home}/{CONFIGS[run]}"
         tensors |= merge(run, choice, root / "config", core)
     save_file(tensors, out / "merged.safetensors")

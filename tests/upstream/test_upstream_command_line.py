@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from release_copy import contents, small_release
 
-from tools.upstream import METHODS, ExportError, find_checkout, find_method
 from tools.upstream.__main__ import main, make_parser
+from tools.upstream.checkout import find_checkout
+from tools.upstream.methods import METHODS, ExportError, find_method
 
 
 def test_a_dry_run_lists_every_file_and_writes_none(release, capsys):
@@ -34,7 +35,7 @@ def test_an_installed_release_gets_package_and_configs(tmp_path, capsys):
     assert "note: no page" in said and "note: no test" in said
     new = contents(root)
     assert "fusion_bench_config/method/awd/awd.yaml" in new
-    assert "fusion_bench/method/awd/algorithm.py" in new
+    assert "fusion_bench/method/awd/__init__.py" in new
     assert not any(path.startswith(("docs", "tests", "config/")) for path in new)
 
 

@@ -8,10 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from .checkout import find_checkout
-from .errors import ExportError
-from .export import plan_export
-from .methods import METHODS, find_method
-from .plan import Plan
+from .export import Export, export
+from .methods import METHODS, ExportError, find_method
 from .sources import Sources
 
 
@@ -43,26 +41,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         method = find_method(options.method, options.name)
         checkout = find_checkout(options.checkout)
-        plan = plan_export(checkout, method, Sources(), options.force)
+        planned, removals = export(checkout, method, Sources(), options.force)
         if not options.dry_run:
-            plan.apply()
+            planned.apply()
+            for path in removals:
+                path.unlink()
     except (ExportError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
         return 2
-    _show(Console(), plan, checkout, options.dry_run)
+    _show(Console(), planned, removals, options.dry_run)
     return 0
 
 
-def _show(console: Console, plan: Plan, checkout, dry_run: bool) -> None:
+def _show(
+    console: Console, planned: Export, removals: list[Path], dry_run: bool
+) -> None:
+    checkout = planned.checkout
     lines = [
         f"{checkout.layout} at {checkout.root}, configs in {checkout.config.name}/"
     ]
     verb = "would write" if dry_run else "wrote"
-    paths = sorted(p.relative_to(checkout.root).as_posix() for p in plan.writes)
+    paths = sorted(p.relative_to(checkout.root).as_posix() for p in planned.writes)
     lines += [f"{verb} {path}" for path in paths]
-    for path in plan.removals:
+    for path in removals:
         lines.append(f"{'would remove' if dry_run else 'removed'} {path.name}")
-    lines += [f"note: {note}" for note in plan.notes]
+    lines += [f"note: {note}" for note in planned.notes]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import ExportError
+from .methods import ExportError
 
 _CONFIG_FOLDERS = {"config": "checkout", "fusion_bench_config": "installed release"}
 _MAIN_CONFIG = "fabric_model_fusion.yaml"

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Sequence
 
-from .errors import ExportError
+from .methods import ExportError
 
 _NEIGHBOUR = "task_arithmetic"  # the merging methods stand around it
 _SECTION = "Model Merging"
@@ -85,7 +85,7 @@ def _entry_line(entries: ast.Dict) -> int:
 
 
 def _pairs(entries: ast.Dict):
-    return zip(entries.keys, entries.values)
+    return zip(entries.keys, entries.values, strict=True)
 
 
 def _name(key: ast.expr | None):

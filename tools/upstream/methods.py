@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from .errors import ExportError
+# Families of pools that need nothing of our own pool classes.
+_FAMILIES = (
+    "causal_lm",
+    "clip",
+    "gpt2",
+    "image_classification",
+    "seq2seq",
+    "sequence_classification",
+)
+
+
+class ExportError(Exception):
+    """An export cannot be made; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -13,25 +24,26 @@ class Method:
     """One method here and there.
 
     Attributes:
-        name: Its package here, `fusion_plugins/<name>/`.
+        name: Its room here, `fusion_plugins/<name>/`.
         class_name: The algorithm class in `<name>/algorithm.py`.
         home: Its package in FusionBench, `fusion_bench/method/<home>/`; also the name
             of its config folder, its page and its test.
         title: The page's entry in the navigation.
-        wording: Sentences that hold only here -> what to say there.
+        families: Files of `pools/families/` that travel with it.
     """
 
     name: str
     class_name: str
     home: str
     title: str
-    wording: Mapping[str, str] = field(default_factory=dict)
+    families: tuple[str, ...] = _FAMILIES
 
 
 METHODS = {
     method.name: method
     for method in (
-        Method("awd", "AWDAlgorithm", "awd", "AWD"),
+        # Works on any pool's models as they are loaded.
+        Method("awd", "AWDAlgorithm", "awd", "AWD", families=()),
         # FusionBench has a package `adamerging`: one class per model family.
         Method(
             "adamerging",
@@ -39,13 +51,7 @@ METHODS = {
             "unified_adamerging",
             "AdaMerging (unified)",
         ),
-        Method(
-            "tinting",
-            "TintingAlgorithm",
-            "tinting",
-            "Model Tinting",
-            {"(all of ours do)": "(FusionBench's CLIP task pool does for heads)"},
-        ),
+        Method("tinting", "TintingAlgorithm", "tinting", "Model Tinting"),
     )
 }
 

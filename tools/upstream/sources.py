@@ -1,22 +1,28 @@
-"""A source checkout of this project: its modules, public names, version and commit."""
+"""A source checkout of this project: what a method reaches, and texts for another home."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import ExportError
+from .methods import ExportError, Method
 
 PACKAGE = "fusion_plugins"
 PROJECT = "fusion-plugins"
+#: The package in FusionBench that holds the copied rooms, once for all methods.
+CORE = "fusion_bench.method.adaptive_merging"
+
+_MARK = f"Source: {PROJECT} "
 
 
 class Sources:
-    """The modules of a checkout, by name.
+    """The modules of a checkout.
 
     Args:
-        root: The checkout; that of the running package by default.
+        root: The checkout; the one this file is in by default.
 
     Raises:
         ExportError: It is not a source checkout.
@@ -28,52 +34,43 @@ class Sources:
             if not (self.root / folder).is_dir():
                 raise ExportError(
                     f"{self.root} is not a source checkout of {PROJECT}: it has no"
-                    f" {folder}/. Run the export from one; an installed package lacks the"
-                    " tests."
+                    f" {folder}/. Run the export from one."
                 )
-        self._texts: dict[str, str] = {}  # one state of each file throughout
-        init = self.tree(PACKAGE)
-        self.public: dict[str, str] = _table(init, "_EXPORTS")  # name -> module
-        self.version: str = _table(init, "__version__")
+        init = (self.root / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+        (self.version,) = re.findall(r'^__version__ = "(.+)"$', init, re.MULTILINE)
 
-    def path(self, module: str) -> Path | None:
-        """The file of a module of this package, or None."""
-        stem = self.root.joinpath(*module.split("."))
-        package, single = stem / "__init__.py", stem.with_suffix(".py")
-        return next((path for path in (package, single) if path.is_file()), None)
+    def modules(self, method: Method) -> list[Path]:
+        """Files of every module that a method reaches by imports, sorted."""
+        room = self.root / PACKAGE
+        waiting = [room / method.name / "algorithm.py"]
+        waiting += [room / "pools" / "families" / f"{n}.py" for n in method.families]
+        found: set[Path] = set()
+        while waiting:
+            path = waiting.pop()
+            if path in found:
+                continue
+            found.add(path)
+            waiting += [p for p in self._reached(path) if p != room / "__init__.py"]
+        return sorted(found)
 
-    def is_package(self, module: str) -> bool:
-        path = self.path(module)
-        return path is not None and path.name == "__init__.py"
+    def _reached(self, path: Path) -> Iterator[Path]:
+        if not path.is_file():
+            raise ExportError(f"{path} is missing: is the checkout complete?")
+        yield path.parent / "__init__.py"  # importing a module runs its package
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = path.parents[node.level - 1]
+                base = base.joinpath(*filter(None, (node.module or "").split(".")))
+                for stem in (base, *(base / alias.name for alias in node.names)):
+                    files = (stem.with_suffix(".py"), stem / "__init__.py")
+                    yield from (file for file in files if file.is_file())
 
-    def text(self, module: str) -> str:
-        if module not in self._texts:
-            self._texts[module] = self.path(module).read_text(encoding="utf-8")
-        return self._texts[module]
+    def header(self, origin: Path) -> str:
+        """Says which file of which commit an exported file is made from."""
+        source = origin.relative_to(self.root).as_posix()
+        return f"{_MARK}{self.version}, {self._commit()}, {source}"
 
-    def tree(self, module: str) -> ast.Module:
-        return ast.parse(self.text(module))
-
-    def base_of(self, module: str, node: ast.ImportFrom) -> str | None:
-        """What a `from ... import` inside `module` imports from; None if not ours."""
-        if node.level == 0:
-            base = node.module
-        else:
-            package = module if self.is_package(module) else module.rpartition(".")[0]
-            parts = package.split(".")
-            parts = parts[: len(parts) + 1 - node.level]
-            base = ".".join([*parts, *filter(None, [node.module])])
-        ours = base == PACKAGE or base.startswith(PACKAGE + ".")
-        return base if ours else None
-
-    def defined_in(self, base: str, name: str) -> str:
-        """The module behind `from base import name`: a submodule or the definer."""
-        if self.path(f"{base}.{name}") is not None:
-            return f"{base}.{name}"
-        return self.public.get(name, base) if base == PACKAGE else base
-
-    def commit(self) -> str:
-        """The commit that is checked out, and whether the files still match it."""
+    def _commit(self) -> str:
         revision = self._git("rev-parse", "--short=12", "HEAD")
         if revision is None:
             return "commit unknown"
@@ -89,9 +86,29 @@ class Sources:
         return run.stdout.strip()
 
 
-def _table(tree: ast.Module, name: str):
-    for node in tree.body:
-        targets = getattr(node, "targets", [getattr(node, "target", None)])
-        if any(getattr(target, "id", None) == name for target in targets):
-            return ast.literal_eval(node.value)
-    raise ExportError(f"{PACKAGE}/__init__.py does not set {name}.")
+def is_exported(path: Path) -> bool:
+    """Whether a file was written by an export."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return _MARK in file.readline()
+
+
+def moved(text: str, method: Method) -> str:
+    """A text in which this package's names are those of the new home.
+
+    Relative imports stay as they are: the rooms are copied side by side.
+    """
+    public, kind = "fusion_bench.method", method.class_name
+    text = text.replace(f"from {PACKAGE} import {kind}", f"from {public} import {kind}")
+    text = text.replace(f"{PACKAGE}.{kind}", f"{public}.{kind}")
+    text = text.replace(
+        f"from {PACKAGE} import TintedModel",
+        f"from {CORE}.merged.model import TintedModel",
+    )
+    text = re.sub(rf"\b{PACKAGE}(?=\.[a-z])", CORE, text)
+    text = re.sub(rf"\b{PACKAGE}\.(?=[A-Z])", "", text)  # classes that stay here
+    return text.replace(f'"{PROJECT}", ', "")  # in lists of distributions
+
+
+def mentions(text: str) -> list[str]:
+    """Names of this project that are left in a text."""
+    return re.findall(rf"{PACKAGE}(?:\.\w+)*|{PROJECT}", text)

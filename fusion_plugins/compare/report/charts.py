@@ -105,7 +105,7 @@ def place_labels(dots: list[dict]) -> None:
     width, height = _NARROW
     spots = [(dot["x"] / 100 * width, dot["y"] / 100 * height) for dot in dots]
     taken: list[tuple[float, float]] = []
-    for dot, (x, y) in zip(dots, spots):
+    for dot, (x, y) in zip(dots, spots, strict=True):
 
         def crowding(offset, x=x, y=y):
             at = (x + offset[0], y + offset[1])

@@ -61,7 +61,7 @@ def _points(name: str, history: dict) -> list[tuple[float, float]]:
     steps = history.get("step") or range(len(values))
     return [
         (float(step), float(value))
-        for step, value in zip(steps, values)
+        for step, value in zip(steps, values, strict=True)
         if _is_number(step) and _is_number(value)
     ]
 

@@ -51,14 +51,17 @@ def _coefficient_map(row: Row) -> dict | None:
         "seeds": len(alike),
         "summary": [
             _summary(task, line, first["keys"])
-            for task, line in zip(first["tasks"], values)
+            for task, line in zip(first["tasks"], values, strict=True)
         ],
     }
 
 
 def coefficient_range(values: np.ndarray) -> tuple[float, float, str]:
-    """Ends of the colours: as far below 0 as above where some are below 0; else from 0,
-    or from the smallest where all are so large that they would look alike."""
+    """Ends of the colours.
+
+    As far below 0 as above where some are below 0; else from 0, or from the smallest
+    where all are so large that they would look alike.
+    """
     values = np.asarray(values)
     largest = float(np.abs(values).max()) or 1.0
     if values.min() < 0:
@@ -123,7 +126,9 @@ def cosine_tables(comparison: Comparison) -> list[dict]:
                     "largest": f"{largest:.3f}",
                     "matrices": [
                         _matrix(name, matrix, largest)
-                        for name, matrix in zip(("before", "after"), matrices)
+                        for name, matrix in zip(
+                            ("before", "after"), matrices, strict=True
+                        )
                     ],
                 }
             )

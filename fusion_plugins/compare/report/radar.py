@@ -55,7 +55,7 @@ def _outline(row: Row, values: list[float], axis: Axis, comparison: Comparison) 
     ]
     texts = [
         f"{task} {comparison.scale.text(value)}"
-        for task, value in zip(comparison.tasks, values)
+        for task, value in zip(comparison.tasks, values, strict=True)
     ]
     return {"row": row, "points": points, "text": ", ".join(texts), "shown": False}
 

@@ -1,6 +1,6 @@
 """OpenCLIP pools: FusionBench's, for any Python, without downloads, pickles on request.
 
-`python -m fusion_plugins.modelpool.openclip convert --help` turns pickles into safetensors.
+`fusion-plugins convert --help` turns pickles into safetensors.
 """
 
 import importlib

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .checkpoints import encoder_from, head_from, is_head, save_encoder, save_head
@@ -31,12 +32,14 @@ def convert_checkpoint(
     source, target = Path(source), Path(target)
     if target.suffix != SAFE_SUFFIX:
         raise ValueError(f"{target} must end in {SAFE_SUFFIX}.")
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise ValueError(f"{target} exists already. Remove it, or choose another name.")
     content = read(source, trust_pickle)
     target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.unfinished")
     if is_head(content.tensors):
-        save_head(head_from(content, source), target)
-        return "classification head"
-    save_encoder(encoder_from(content, source, model_name), target)
-    return "image encoder"
+        save_head(head_from(content, source), unfinished)
+    else:
+        save_encoder(encoder_from(content, source, model_name), unfinished)
+    os.replace(unfinished, target)
+    return "classification head" if is_head(content.tensors) else "image encoder"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..causal_lm_files import local_folder, tokenizer_of
+from ..family import family
 from ..loading import load_base
-from ..registry import family
 from ..text import TextAdapter, listed_dataset
 from ..tokens import LONGEST
 

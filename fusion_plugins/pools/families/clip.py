@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ...merged.heads import ClassificationHead
 from ..adapter import PoolAdapter
 from ..clip_tasks import register_clip_task
+from ..family import family
 from ..loading import PRETRAINED, is_instance
-from ..registry import family
 
 _DESCRIPTION = {"classnames", "templates"}
 

@@ -9,8 +9,8 @@ from fusion_bench.modelpool import GPT2ForSequenceClassificationPool
 from torch import Tensor, nn
 
 from ...merged.heads import ClassificationHead
+from ..family import family
 from ..hugging_face import is_from_pretrained, load_with_head, local_folder
-from ..registry import family
 from ..text import TextAdapter
 from .sequence_classification import require_classes
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..clip_tasks import register_clip_task
+from ..family import family
 from ..image_processing import ImageCodec
 from ..loading import PRETRAINED
 from ..own_heads import OwnHeadsAdapter
-from ..registry import family
 
 # FusionBench asks for prompts too when a task is registered; nothing here reads them.
 _TEMPLATE = "a photo of a {}."
@@ -127,4 +127,5 @@ def load_processor(modelpool):
 
 def _is_upstream(modelpool) -> bool:
     # A subclass may change what is loaded; ours does so for torchvision models alone.
-    return type(modelpool).__module__.startswith(("fusion_bench.", "fusion_plugins."))
+    ours = __name__.partition(".")[0]
+    return type(modelpool).__module__.startswith(("fusion_bench.", f"{ours}."))

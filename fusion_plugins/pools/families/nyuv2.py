@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter import PoolAdapter
-from ..registry import family
+from ..family import family
 
 
 class DenseHead(nn.Module):

@@ -10,7 +10,7 @@ from torchvision.transforms import Compose, Normalize
 
 from ...merged.heads import ClassificationHead
 from ..adapter import PoolAdapter
-from ..registry import family
+from ..family import family
 
 
 @family("fusion_bench.modelpool.openclip_vision.modelpool.OpenCLIPVisionModelPool")

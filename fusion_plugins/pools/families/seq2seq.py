@@ -7,8 +7,8 @@ from pathlib import Path
 from fusion_bench.modelpool import Seq2SeqLMPool
 from torch import Tensor, nn
 
+from ..family import family
 from ..hugging_face import local_folder
-from ..registry import family
 from ..text import TextAdapter
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from fusion_bench.modelpool import SequenceClassificationModelPool
 from torch import Tensor, nn
 
+from ..family import family
 from ..hugging_face import is_from_pretrained, load_with_head, local_folder
 from ..own_heads import OwnHeadsAdapter
-from ..registry import family
 from ..text import TextAdapter
 
 

@@ -1,0 +1,40 @@
+"""Parse the command line, run its command, say what went wrong in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from . import cite, compare, convert, demo, pools
+from .parsing import Parser
+
+
+def make_parser() -> Parser:
+    """The parser of all commands; imports no torch."""
+    parser = Parser(
+        prog="fusion-plugins",
+        description="Offline pools, comparisons and conversions for merging models.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for group in (demo, pools, compare, convert, cite):
+        group.add_to(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 2 after a user's mistake, which is then said in one line.
+        With ``HYDRA_FULL_ERROR=1`` the error is raised instead.
+    """
+    options = make_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
+            raise
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    return 0

@@ -1,0 +1,83 @@
+"""Folders that a run writes into: checked early, and one run's own."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .logging import get_logger
+
+log = get_logger(__name__)
+
+# Folders this process writes into, held until it ends.
+_HELD: dict[Path, FileLock] = {}
+
+
+def require_folder(name: str, folder: str | Path) -> Path:
+    """A folder that files can be written into; it is created.
+
+    Args:
+        name: The option that gave it, for the message.
+        folder: Its path.
+
+    Raises:
+        ValueError: It is a file, a dangling link, or cannot be written into.
+    """
+    path = Path(folder).expanduser()
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{name}: {path} is a link to nothing. Remove it.")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{name}: {path} is a file, expected a folder.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{name}: {path} cannot be written into ({error.strerror}). Give another"
+            " folder."
+        ) from error
+    return path
+
+
+def results_folder(method: Any) -> Path | None:
+    """Where a method writes its results: its logger's folder, or the program's.
+
+    Two runs that began in one second are given one folder by the program; the second one
+    gets a folder beside it.
+
+    Args:
+        method: A FusionBench algorithm.
+
+    Returns:
+        None outside a program without loggers: nothing says where.
+
+    Raises:
+        ValueError: The folder cannot be written into.
+    """
+    folder = method.log_dir
+    if folder is None:
+        program = getattr(method, "_program", None)
+        folder = (getattr(program, "path", None) or {}).get("log_dir")
+    return None if folder is None else _claimed(Path(folder).resolve())
+
+
+def _claimed(folder: Path) -> Path:
+    for number in count(1):
+        path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        if path in _HELD:
+            return path
+        lock = FileLock(require_folder("log folder", path) / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        if number > 1:
+            log.warning("Another run writes into %s; this one into %s", folder, path)
+        _HELD[path] = lock
+        return path
+    raise AssertionError  # count() has no end

@@ -1,0 +1,99 @@
+"""Short names for contents: of files, data and settings, for the keys of what is reused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+_READ = 2**22  # bytes at once
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short name that changes with any value, shape or dtype of `parts`.
+
+    Args:
+        *parts: Tensors, arrays, pictures, strings, bytes, numbers, None, and mappings,
+            sequences and sets of these; for anything else its `repr` counts.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    state = xxhash.xxh3_64()
+    for part in parts:
+        _update(state, part)
+    return state.hexdigest()
+
+
+def _update(state: Any, part: Any) -> None:
+    if isinstance(part, Tensor):
+        flat = part.detach().cpu().contiguous().view(-1)
+        state.update(f"{tuple(part.shape)}{part.dtype}".encode())
+        state.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    elif isinstance(part, (bytes, bytearray, memoryview)):
+        state.update(f"bytes {len(part)}".encode())
+        state.update(part)
+    elif isinstance(part, Mapping):
+        state.update(f"mapping {len(part)}".encode())
+        for key in sorted(part, key=str):
+            _update(state, str(key))
+            _update(state, part[key])
+    elif isinstance(part, (list, tuple, set, frozenset)):
+        items = sorted(part, key=str) if isinstance(part, (set, frozenset)) else part
+        state.update(f"items {len(part)}".encode())
+        for item in items:
+            _update(state, item)
+    elif hasattr(part, "__array_interface__"):  # numpy's, and pictures
+        array = np.ascontiguousarray(part)
+        state.update(f"{array.shape}{array.dtype}".encode())
+        state.update(repr(array).encode() if array.dtype == object else array.tobytes())
+    else:
+        state.update(f"{type(part).__name__} {part!r}\0".encode())
+
+
+def data_fingerprint(dataset: Any, indices: Iterable[int] | None = None) -> str:
+    """Of the samples of a map-style dataset: all of them, or those at `indices`.
+
+    Args:
+        dataset: Anything with indexing and a length.
+        indices: Which samples count, and in which order.
+    """
+    chosen = range(len(dataset)) if indices is None else indices
+    return fingerprint([dataset[index] for index in chosen])
+
+
+def file_fingerprint(path: str | PathLike[str]) -> str:
+    """Of a file's bytes; worked out anew only once its size or time has changed."""
+    path = Path(path)
+    status = path.stat()
+    return _file_fingerprint(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _file_fingerprint(path: str, size: int, changed: int) -> str:
+    state = xxhash.xxh3_64()
+    with open(path, "rb") as file:
+        while part := file.read(_READ):
+            state.update(part)
+    return state.hexdigest()
+
+
+def folder_fingerprint(folder: str | PathLike[str]) -> str:
+    """Of the names and bytes of all files below a folder; hidden ones do not count."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path: path.relative_to(folder) for path in files}
+    return fingerprint(
+        {
+            str(name): file_fingerprint(path)
+            for path, name in names.items()
+            if not any(part.startswith(".") for part in name.parts)
+        }
+    )

@@ -1,0 +1,236 @@
+"""From loaded experts to a learned merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fusion_bench import BaseModelPool
+from lightning import Fabric
+from torch import Tensor, nn
+
+from ..adaptation import (
+    AdaptationTask,
+    Callback,
+    Checkpoints,
+    Coefficients,
+    CollapseGuard,
+    Engine,
+    MergedWeights,
+    Predictor,
+    Progress,
+    SampleOrder,
+    Schedule,
+    expert_predictions,
+)
+from ..common.identity import fingerprint
+from ..common.logging import get_logger
+from ..pools.adapter import PoolAdapter
+from ..pools.family import Finish
+from ..pools.tasks import build_tasks
+from .objective import Learner, Objective
+from .options import LearnedOptions
+from .transform import Transform
+
+log = get_logger(__name__)
+
+_VERSIONS = ("fusion-plugins", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A pool as a learned merge holds it.
+
+    Attributes:
+        modelpool: The pool.
+        weights: The module and the task vectors.
+        coefficients: Of the task vectors.
+        transform: What is done to the task vectors first.
+        finish: What makes the merge a whole model.
+    """
+
+    modelpool: BaseModelPool
+    weights: MergedWeights
+    coefficients: Coefficients
+    transform: Transform
+    finish: Finish
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves.
+
+    Attributes:
+        model: The merged model, without the parts that `finish` adds.
+        history, guard_history: Entries per logged step, and per check of the guard.
+        checkpoints: Still there, until the results are saved; None without any.
+    """
+
+    model: nn.Module
+    history: list[dict[str, Any]]
+    guard_history: list[dict[str, Any]]
+    checkpoints: Checkpoints | None
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Learns the coefficients of a pool's experts.
+
+    Attributes:
+        objective: Of the method.
+        options: Of the run.
+        settings: All options and the protocol as plain values; name the checkpoints.
+        fabric: Device, precision, processes, loggers.
+        profile: Times a part of the run.
+        hold: Enters a context until the end of the run.
+    """
+
+    objective: Objective
+    options: LearnedOptions
+    settings: Mapping[str, Any]
+    fabric: Fabric
+    profile: Callable[[str], AbstractContextManager[None]]
+    hold: Callable[[Checkpoints], Checkpoints]
+
+    def train(self, experts: Experts, adapter: PoolAdapter) -> Trained:
+        """Run the whole schedule."""
+        options, weights = self.options, experts.weights
+        order = SampleOrder(options.seed, options.batch_size)
+        schedule = self.objective.schedule(len(weights.tasks), order)
+        with self.profile("prepare data"):
+            draws = _draws(schedule, weights.tasks)
+            data = options.data_options
+            tasks = build_tasks(adapter, order, draws, data, self.fabric)
+        predictor = Predictor(weights, tasks, adapter.features, self.fabric)
+        guard = self._guard(predictor, adapter)
+        start = self.objective.prepare(predictor, adapter)
+        # From here on the weights hold what is merged, and the experts no more.
+        experts.transform.apply_(weights)
+        batch_tasks = self._settle_statistics(experts)
+        learner = start(weights, experts.coefficients)
+        progress = Progress(self.objective.label, options.log_every)
+        checkpoints = self._checkpoints(weights, tasks, learner, progress, guard)
+        forward = experts.finish.statistics.learning_forward(adapter.features)
+        engine = Engine(
+            Predictor(weights, learner.tasks, forward, self.fabric),
+            experts.coefficients,
+            learner.loss,
+            schedule,
+            learner.optimizer(learner.groups, lr=options.lr),
+            batch_tasks,
+            options.compile,
+            _in_order(progress, guard, learner, checkpoints),
+        )
+        with self.profile("adapt"):
+            engine.run()
+        experts.finish.statistics.repair(weights.module)
+        history = guard.history if guard else []
+        return Trained(learner.result(), progress.history, history, checkpoints)
+
+    def _guard(
+        self, predictor: Predictor, adapter: PoolAdapter
+    ) -> CollapseGuard | None:
+        options = self.options
+        if not options.guard_every:
+            return None
+        if adapter.dense:
+            log.info("There is no collapse guard: it compares predicted classes.")
+            return None
+        return CollapseGuard(
+            expert_predictions(predictor, options.guard_samples),
+            options.guard_every,
+            options.guard_samples,
+            stop=options.stop_on_collapse,
+        )
+
+    def _settle_statistics(self, experts: Experts) -> str | bool:
+        """Write batch norm's statistics; the experts needed their own until now.
+
+        Returns:
+            Which tasks may share a forward.
+        """
+        weights, finish = experts.weights, experts.finish
+        if finish.apart:
+            weights.leave_out(finish.apart)
+            finish.statistics.write(weights.module)
+        if not finish.statistics.recalibrates:
+            return self.options.batch_tasks
+        if finish.options.batch_norm.per_task:
+            return False  # a batch's statistics are those of its task
+        weights.materialise(experts.coefficients.effective().detach())
+        finish.complete(weights.module, self.fabric.device)
+        return self.options.batch_tasks
+
+    def _checkpoints(
+        self,
+        weights: MergedWeights,
+        tasks: list[AdaptationTask],
+        learner: Learner,
+        progress: Progress,
+        guard: CollapseGuard | None,
+    ) -> Checkpoints | None:
+        options = self.options
+        if options.checkpoint_dir is None:
+            return None
+        identity = {**self.settings, **_identity(weights, tasks)}
+        stateful: dict[str, Callback] = {"history": progress}
+        stateful |= {"guard": guard} if guard else {}
+        stateful |= {
+            type(callback).__name__: callback for callback in learner.callbacks
+        }
+        return self.hold(
+            Checkpoints(
+                options.checkpoint_dir,
+                self.fabric.broadcast(identity),
+                options.checkpoint_every,
+                options.keep_checkpoints,
+                options.resume,
+                stateful,
+                self.fabric.is_global_zero,
+            )
+        )
+
+
+def _in_order(
+    progress: Progress,
+    guard: CollapseGuard | None,
+    learner: Learner,
+    checkpoints: Checkpoints | None,
+) -> list[Callback]:
+    """Checkpoints restore before the others start, and save after they have looked."""
+    watching = [progress, *([guard] if guard else []), *learner.callbacks]
+    if checkpoints is None:
+        return watching
+    return [checkpoints.restorer(), *watching, checkpoints]
+
+
+def _draws(schedule: Schedule, names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Every task's draws over the whole run."""
+    visited: dict[str, list[int]] = {name: [] for name in names}
+    for step in range(schedule.steps):
+        for task, draws in schedule.draws(step):
+            visited[names[task]].extend(draws)
+    return visited
+
+
+def _identity(weights: MergedWeights, tasks: list[AdaptationTask]) -> dict[str, Any]:
+    """Experts, samples, heads and versions: what decides a result beside the options."""
+    contents = {task.name: task.source.contents() for task in tasks}
+    known = {} if None in contents.values() else {"all_samples": contents}
+    return known | {
+        "tasks_in_order": list(weights.tasks),
+        "layers": len(weights.keys),
+        "task_vector_norms": [f"{norm:.6g}" for norm in weights.norms()],
+        "weights": weights.fingerprint(),
+        "samples": {task.name: task.source.count for task in tasks},
+        "some_samples": {task.name: task.source.fingerprint() for task in tasks},
+        "heads": {task.name: fingerprint(_tensors(task.head)) for task in tasks},
+        "versions": {name: version(name) for name in _VERSIONS},
+    }
+
+
+def _tensors(head: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    return dict(head.state_dict()) if isinstance(head, nn.Module) else {}

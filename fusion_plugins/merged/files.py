@@ -1,0 +1,206 @@
+"""Files of a tinted model: its trunk as a model folder, one file per task, an index."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+
+from ..modelpool.folders import FolderModelPool
+from .heads import ClassificationHead
+from .sites import Site, file_name, fitting_copy, trainable_copy
+
+INDEX = "tinted.json"
+_WEIGHTS = "model.safetensors"
+
+
+def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
+    """Write the trunk as its class does, or as one safetensors file.
+
+    Args:
+        trunk: A plain module.
+        folder: Exists already.
+        **kwargs: For the trunk's own save_pretrained.
+    """
+    save = getattr(trunk, "save_pretrained", None)
+    if save is not None:
+        save(folder, **kwargs)
+    else:
+        save_model(trunk, str(folder / _WEIGHTS))
+
+
+def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
+    """Read what :func:`save_trunk` wrote.
+
+    Args:
+        folder: The tinted model's folder.
+        trunk: A module to copy and fill; None to build the class that ``config.json`` names.
+
+    Raises:
+        ValueError: There is no ``config.json`` and no module, or it does not fit.
+    """
+    if trunk is None and (folder / "config.json").is_file():
+        pool = FolderModelPool({"_pretrained_": str(folder)})
+        return pool.load_model("_pretrained_")
+    if trunk is None:
+        raise ValueError(
+            f"{folder} has no config.json that says what class its trunk is. Give a module"
+            " of its architecture, such as the pool's pretrained model:"
+            " from_pretrained(folder, trunk=module)."
+        )
+    trunk = deepcopy(trunk)
+    try:
+        load_model(trunk, str(folder / _WEIGHTS))
+    except (RuntimeError, SafetensorError, FileNotFoundError) as error:
+        raise ValueError(
+            f"{folder / _WEIGHTS} does not fit a {type(trunk).__name__}: {error}"
+        ) from error
+    return trunk
+
+
+@contextmanager
+def written_beside(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which then takes the place of an older model.
+
+    A kill leaves the older model, or the new one, and never a mixture. A folder that holds
+    something else than a tinted model is written into.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True
+    ) as name:
+        new, old = Path(name) / "new", Path(name) / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+
+
+def save_tints(
+    folder: Path,
+    places: Sequence[str],
+    tints: Mapping[str, Mapping[str, Tensor]],
+    parameters: Mapping[str, object],
+) -> None:
+    """Write one file per task, and the index last.
+
+    Args:
+        folder: The model's folder.
+        places: Sites.
+        tints: Task -> tensors, named ``<site>/<tensor>``.
+        parameters: For the index, to read.
+    """
+    (folder / "tints").mkdir(exist_ok=True)
+    for task, tensors in tints.items():
+        save_file(dict(tensors), _tint_file(folder, task))
+    index = {"format": 1, "sites": list(places), "tasks": list(tints)}
+    text = json.dumps(index | {"parameters": parameters}, indent=2)
+    (folder / INDEX).write_text(text)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a tinted model.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is not a tinted model: it has no {INDEX}. Give a folder written by"
+            " TintedModel.save_pretrained."
+        )
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        known = all(isinstance(index[key], list) for key in ("sites", "tasks"))
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(f"{path} is damaged. Copy the folder again, or save it anew.")
+    if index["format"] != 1:
+        raise ValueError(
+            f"{path} has format {index['format']}, this version reads 1. Update"
+            " the package."
+        )
+    return index
+
+
+def _tint_file(folder: Path, task: str) -> Path:
+    return folder / "tints" / f"{file_name(task)}.safetensors"
+
+
+def read_tint(folder: Path, task: str, places: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of one task.
+
+    Raises:
+        ValueError: Its file is missing, damaged, or lacks a site.
+    """
+    path = _tint_file(folder, task)
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}/{INDEX} lists the task '{task}', but there is no {path}. Copy the"
+            " whole folder, or give tasks=[...] without it."
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}). Copy it again.") from error
+    for site in places:
+        if not site_state(tensors, site):
+            raise ValueError(f"{path} holds no tensors of '{site}'. Save it again.")
+    return tensors
+
+
+def site_state(tensors: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
+    """The tensors of one site, under the layer's own names."""
+    prefix = f"{site}/"
+    return {
+        n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)
+    }
+
+
+def layer_of(
+    trunk: nn.Module, site: Site, state: Mapping[str, Tensor], head: nn.Module | None
+) -> nn.Module:
+    """A task's layer, filled.
+
+    Args:
+        trunk: Has a layer like it, for sites of the trunk.
+        site: Where it stands.
+        state: Its tensors.
+        head: A module to copy and fill; None for linear heads.
+    """
+    if site.is_head and (head is not None or "weight" not in state):
+        return _filled_head(head, state)
+    if site.is_head:
+        return ClassificationHead(state["weight"], state.get("bias"))
+    if not site.in_trunk:  # the layers pools apply after the trunk are linear
+        classes, features = state["weight"].shape
+        layer: nn.Module = nn.Linear(features, classes, bias="bias" in state)
+    else:
+        layer = fitting_copy(trunk.get_submodule(site), state)
+    layer.load_state_dict(dict(state))
+    return layer
+
+
+def _filled_head(head: nn.Module | None, state: Mapping[str, Tensor]) -> nn.Module:
+    if head is None:
+        raise ValueError(
+            f"The tinted heads are not linear: they hold {list(state)[:3]}. Give modules"
+            " of their architecture: from_pretrained(folder, heads={task: module})."
+        )
+    head = trainable_copy(head)
+    head.load_state_dict(dict(state))
+    return head

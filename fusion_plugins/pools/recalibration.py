@@ -1,0 +1,194 @@
+"""Re-estimate a merged model's batch normalisation statistics on unlabelled samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Protocol
+
+import torch
+from fusion_bench import BaseModelPool
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
+
+from ..common.order import SampleOrder
+from ..merged import sites
+from ..merged.model import TintedModel
+from ..merged.statistics import batch_norms, estimate
+from .family import adapter_for
+
+
+class SampleSource(Protocol):
+    """What this file uses of a pool's adapter."""
+
+    tasks: tuple[str, ...]
+
+    def check_datasets(self, split: str) -> None: ...
+    def prepare(self, device: torch.device) -> None: ...
+    def dataset(self, task: str, split: str) -> Dataset: ...
+    def encode(self, sample: object) -> Tensor: ...
+    def decode(self, stored: Tensor) -> Tensor: ...
+    def features(self, module: nn.Module, inputs: Tensor) -> Tensor: ...
+    def head_site(self, module: nn.Module) -> str | None: ...
+
+
+_AT_ONCE = 128  # samples per batch; its statistics are what is averaged
+
+
+def recalibrate(
+    model: nn.Module,
+    modelpool: BaseModelPool,
+    per_task: bool = True,
+    samples: int = 512,
+    data: str = "test",
+    seed: int = 0,
+    adapter: SampleSource | None = None,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """Give a merged model the running statistics of its own activations.
+
+    Works on the result of any method; one with the experts' heads in place, as our
+    methods return it and :func:`fusion_plugins.pools.task_heads.with_task_heads` makes it.
+
+    Args:
+        model: The merged model; changed in place.
+        modelpool: Where the samples are.
+        per_task: One set of statistics for every task, chosen with the task; else one for
+            all, from batches that mix the tasks.
+        samples: Per task; unlabelled.
+        data: ``test``, ``val`` or ``train``.
+        seed: Of the choice of samples.
+        adapter: How to get and run samples, prepared; found by the pool's class.
+        device: Where to run; the model goes back to where it was.
+
+    Returns:
+        `model`, or a tinted model if statistics are per task and `model` was not one. A
+        model without batch normalisation is returned as it is.
+
+    Raises:
+        ValueError: There are no samples, or `per_task` is false for a model whose inner
+            layers differ between tasks.
+        TypeError: No adapter knows the pool.
+    """
+    trunk = model.trunk if isinstance(model, TintedModel) else model
+    if not batch_norms(trunk):
+        return model
+    if adapter is None:
+        adapter = adapter_for(modelpool)
+        adapter.check_datasets(data)
+        adapter.prepare(torch.device(device))
+    parts = _Parts(adapter, data, samples, seed, torch.device(device))
+    home = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    model.to(device).eval()
+    try:
+        if per_task:
+            model = _estimate_per_task(model, adapter, parts)
+        else:
+            _estimate_shared(model, adapter, parts)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return model.to(home)
+
+
+class _Parts:
+    """Batches of preprocessed samples, the same ones for the same seed."""
+
+    def __init__(
+        self,
+        adapter: SampleSource,
+        data: str,
+        samples: int,
+        seed: int,
+        device: torch.device,
+    ):
+        self._adapter, self._device = adapter, device
+        order = SampleOrder(seed, _AT_ONCE)
+        self._datasets = {task: adapter.dataset(task, data) for task in adapter.tasks}
+        self._chosen = {
+            task: order.subset(f"statistics of {task}", len(dataset), samples)  # type: ignore[arg-type]
+            for task, dataset in self._datasets.items()
+        }
+
+    def __call__(self, tasks: Sequence[str]) -> Iterator[Tensor]:
+        """Batches that mix these tasks evenly."""
+        most = max(len(self._chosen[task]) for task in tasks)
+        count = -(-most * len(tasks) // _AT_ONCE)
+        split = {t: torch.tensor_split(self._indices(t), count) for t in tasks}
+        for number in range(count):
+            yield torch.cat([self._inputs(t, split[t][number]) for t in tasks])
+
+    def _indices(self, task: str) -> Tensor:
+        return torch.as_tensor(self._chosen[task])
+
+    def _inputs(self, task: str, indices: Tensor) -> Tensor:
+        dataset = self._datasets[task]
+        encode = self._adapter.encode
+        stored = torch.stack([encode(dataset[i]) for i in indices.tolist()])
+        return self._adapter.decode(stored.to(self._device))
+
+
+def _estimate_shared(model: nn.Module, adapter: SampleSource, parts: _Parts) -> None:
+    trunk = model
+    if isinstance(model, TintedModel):
+        trunk, head = model.trunk, adapter.head_site(model.trunk)
+        inner = [s for s in model.sites if s not in (head, sites.HEAD)]
+        if inner:
+            raise ValueError(
+                f"batch_norm: the layers {inner} differ between the tasks, so there is no"
+                " one set of statistics. Use batch_norm=recalibrated_per_task."
+            )
+
+    def run() -> None:
+        for inputs in parts(adapter.tasks):
+            adapter.features(trunk, inputs)
+
+    estimate(batch_norms(trunk), run)
+
+
+def _estimate_per_task(
+    model: nn.Module, adapter: SampleSource, parts: _Parts
+) -> TintedModel:
+    tinted = model if isinstance(model, TintedModel) else None
+    trunk = model if tinted is None else tinted.trunk
+    shared = _outside_switches(trunk)
+    copies: dict[str, dict[str, nn.Module]] = {name: {} for name in shared}
+    for task in adapter.tasks:
+        if tinted is not None:
+            tinted.set_task(task)
+        layers = shared | _inside_switches(trunk, task)
+
+        def run(task: str = task) -> None:
+            for inputs in parts([task]):
+                adapter.features(trunk, inputs)
+
+        estimate(layers, run, f"task '{task}'")
+        for name, layer in shared.items():
+            copies[name][task] = deepcopy(layer)
+    if tinted is None:
+        return TintedModel(model, copies)
+    tinted.set_task(None)
+    for name, own in copies.items():
+        tinted.add_site(name, own)
+    return tinted
+
+
+def _switches(trunk: nn.Module) -> dict[str, sites.TaskSwitch]:
+    return {n: m for n, m in trunk.named_modules() if isinstance(m, sites.TaskSwitch)}
+
+
+def _outside_switches(trunk: nn.Module) -> dict[str, _BatchNorm]:
+    inside = tuple(f"{name}." for name in _switches(trunk))
+    found = batch_norms(trunk)
+    return {n: layer for n, layer in found.items() if not n.startswith(inside)}
+
+
+def _inside_switches(trunk: nn.Module, task: str) -> dict[str, _BatchNorm]:
+    """The task's own layers; its head takes no part."""
+    return {
+        f"{name}.{inner}": layer
+        for name, switch in _switches(trunk).items()
+        for inner, layer in batch_norms(sites.option(switch, task)).items()
+    }
