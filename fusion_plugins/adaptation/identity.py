@@ -12,7 +12,11 @@ META = "state.json"
 
 
 def fingerprint(identity: Mapping) -> str:
-    """A short name for everything that decides a run's result."""
+    """A short name for everything that decides a run's result.
+
+    Args:
+        identity: Plain values by name.
+    """
     text = json.dumps(identity, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -25,6 +25,9 @@ def make_parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
+    Args:
+        arguments: Those of the command line; None for the process's own.
+
     Returns:
         The exit status: 2 after a user's mistake, which is then said in one line.
         With ``HYDRA_FULL_ERROR=1`` the error is raised instead.

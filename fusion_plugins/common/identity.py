@@ -21,10 +21,13 @@ def fingerprint(*parts: Any) -> str:
 
     Args:
         *parts: Tensors, arrays, pictures, strings, bytes, numbers, None, and mappings,
-            sequences and sets of these; for anything else its `repr` counts.
+            sequences and sets of these.
 
     Returns:
         16 hexadecimal digits.
+
+    Raises:
+        TypeError: Something else is among them.
     """
     state = xxhash.xxh3_64()
     for part in parts:
@@ -54,8 +57,14 @@ def _update(state: Any, part: Any) -> None:
         array = np.ascontiguousarray(part)
         state.update(f"{array.shape}{array.dtype}".encode())
         state.update(repr(array).encode() if array.dtype == object else array.tobytes())
+    elif part is None or isinstance(part, (bool, int, float, complex, str, PathLike)):
+        text = str(part) if isinstance(part, PathLike) else part
+        state.update(f"{type(text).__name__} {text!r}\0".encode())
     else:
-        state.update(f"{type(part).__name__} {part!r}\0".encode())
+        raise TypeError(
+            f"a fingerprint of {type(part).__name__} is not known; give tensors, arrays,"
+            " pictures, numbers, text, or lists and mappings of these."
+        )
 
 
 def data_fingerprint(dataset: Any, indices: Iterable[int] | None = None) -> str:

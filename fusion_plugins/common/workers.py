@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -49,10 +49,14 @@ class Workers:
         pool = self._started(min(threads, _MOST_WORKERS))
         numbers = range(min(threads, _MOST_WORKERS, len(left)))
         ends = [left.pop if both_ends and n % 2 else left.popleft for n in numbers]
+        results = [pool.submit(_work_on, work, end) for end in ends]
         try:
-            for result in [pool.submit(_work_on, work, end) for end in ends]:
+            for result in results:
                 result.result()
-        finally:  # a thread that starts sets what all later threads would take over
+        finally:
+            left.clear()  # after an error nothing goes on behind the caller's back
+            wait(results)
+            # A thread that starts sets what all later threads would take over.
             torch.set_num_threads(threads)
 
     def _started(self, count: int) -> ThreadPoolExecutor:

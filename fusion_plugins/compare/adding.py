@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from omegaconf import ListConfig
 
 from ..common.logging import get_logger
-from .files import read_json, write_json
-from .records import slug
-from .store import Results, base_label
+from .files import read_json, slug, write_json
+from .methods import as_plain
+from .store import Results, applies
 
 log = get_logger(__name__)
 
@@ -21,38 +18,29 @@ def read_added(folders: object, results: Results) -> list[Results]:
     Raises:
         ValueError: Not a list, a folder without results, or the results folder itself.
     """
-    plain = list(folders) if isinstance(folders, (list, tuple, ListConfig)) else folders
-    if plain is None:
-        return []
+    plain = as_plain(folders) or []
     if not isinstance(plain, list) or not all(isinstance(f, str) for f in plain):
         raise ValueError(
             f"add is {plain!r}, expected a list of results folders such as"
             " add='[outputs/compare/first]'."
         )
-    added = [_earlier(folder, results) for folder in plain]
+    added = [Results(folder) for folder in plain]
+    for earlier in added:
+        if not earlier.cells.is_dir() or earlier.description() is None:
+            raise ValueError(
+                f"add: {earlier.folder} is not a results folder: it needs compare.json and"
+                " cells/."
+            )
+        if earlier.folder.resolve() == results.folder.resolve():
+            raise ValueError(f"add: {earlier.folder} is the results folder itself.")
     names = [earlier.folder.resolve().name for earlier in added]
     if len(set(names)) < len(names):
         raise ValueError(f"add: the folders need names of their own, got {names}.")
     return added
 
 
-def _earlier(folder: str, results: Results) -> Results:
-    earlier = Results(folder)
-    if not earlier.cells.is_dir() or earlier.description() is None:
-        raise ValueError(
-            f"add: {folder} is not a results folder: it needs compare.json and cells/."
-        )
-    if earlier.folder.resolve() == results.folder.resolve():
-        raise ValueError(f"add: {folder} is the results folder itself.")
-    return earlier
-
-
 def check_tasks(added: Sequence[Results], tasks: Sequence[str] | None) -> None:
-    """Raise unless added results are on the same tasks.
-
-    Raises:
-        ValueError: They are on others.
-    """
+    """Raise unless added results are on the same tasks."""
     for earlier in added:
         theirs = earlier.description()["tasks"]
         if tasks and theirs and set(tasks) != set(theirs):
@@ -63,7 +51,7 @@ def check_tasks(added: Sequence[Results], tasks: Sequence[str] | None) -> None:
 
 
 def add_results(
-    results: Results, added: Sequence[Results], pools: str, labels: Mapping
+    results: Results, added: Sequence[Results], identities: Mapping, shared: Mapping
 ) -> None:
     """Copy cells of other folders; those run with other settings become rows of their own.
 
@@ -72,35 +60,24 @@ def add_results(
     Args:
         results: Where to.
         added: Where from.
-        pools: Identity of this comparison's pools.
-        labels: Method label -> identity of this comparison's rows.
+        identities: Row label -> identity of this comparison's rows.
+        shared: What all identities of this comparison share.
     """
     for earlier in added:
-        renamed = False
+        name, renamed = earlier.folder.resolve().name, False
         for record in earlier.records():
-            wanted = labels.get(base_label(record), {"pools": pools})
-            if any(record["identity"][key] != value for key, value in wanted.items()):
-                record, renamed = _renamed(record, earlier.folder), True
-            _copy(results, record, earlier.folder)
+            record["added_from"] = str(earlier.folder)
+            if not applies(record, identities, shared):
+                renamed = True
+                record["id"] += f"--{slug(name)}"
+                record["cell"] += f"--{slug(name)}"
+                record["label"] += f" [{name}]"
+            path = results.path(record)
+            with results.locked():
+                if not path.exists() or read_json(path).get("added_from"):
+                    write_json(path, record)
         if renamed:
             log.warning(
                 "%s was measured with other settings: its rows carry its name",
                 earlier.folder,
             )
-
-
-def _copy(results: Results, record: Mapping, source: Path) -> None:
-    path = results.cells / f"{record['id']}.json"
-    with results.locked():
-        if not path.exists() or read_json(path).get("added_from"):
-            write_json(path, {**record, "added_from": str(source)})
-
-
-def _renamed(record: Mapping, folder: Path) -> dict:
-    name = folder.resolve().name
-    return {
-        **record,
-        "id": f"{record['id']}--{slug(name)}",
-        "cell": f"{record['cell']}--{slug(name)}",
-        "label": f"{record['label']} [{name}]",
-    }

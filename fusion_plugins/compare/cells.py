@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
 from ..common.options import require_integer
-from .methods import Method, short_hash
+from .methods import Method, as_plain
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,8 @@ class Cell:
 
 
 def read_seeds(seeds: object) -> list[int]:
-    """The list of seeds.
-
-    Raises:
-        ValueError: Not a list of whole numbers >= 0, empty, or with repetitions.
-    """
-    plain = list(seeds) if isinstance(seeds, (list, tuple, ListConfig)) else seeds
+    """The list of seeds: whole numbers, each once."""
+    plain = as_plain(seeds)
     if not isinstance(plain, list) or not plain:
         raise ValueError(
             f"seeds is {plain!r}, expected a list such as seeds='[0,1,2]'."
@@ -49,39 +42,3 @@ def make_cells(methods: Sequence[Method], seeds: Sequence[int]) -> list[Cell]:
         for method in methods
         for seed in ((0,) if method.is_reference else seeds)
     ]
-
-
-def resolve_method(
-    method: Method, surroundings: Mapping, seed: int | None
-) -> DictConfig:
-    """The method's config with its interpolations filled in.
-
-    Args:
-        method: Whose config may refer to the job around it, as in ``${path.output_dir}``.
-        surroundings: Top-level keys of that job.
-        seed: What ``${seed}`` is.
-    """
-    job = OmegaConf.create({**surroundings, "seed": seed, "method": method.config})
-    return OmegaConf.create(OmegaConf.to_container(job.method, resolve=True))
-
-
-def method_identity(method: Method, surroundings: Mapping) -> str:
-    """A hash of everything that decides what the method does, the seed aside."""
-    path = {key: f"<{key}>" for key in surroundings.get("path") or {}}
-    config = resolve_method(method, {**surroundings, "path": path}, None)
-    return short_hash(OmegaConf.to_container(config))
-
-
-def pools_identity(modelpool: object, taskpool: object) -> str:
-    """A hash of the resolved configs of both pools."""
-    return short_hash([modelpool, taskpool])
-
-
-def plain_config(config: object, log_dir: str | None = None) -> object:
-    """A resolved config as plain values, without the run folder that changes each time."""
-    if isinstance(config, (DictConfig, ListConfig)):
-        config = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    text = json.dumps(config, default=str)
-    if log_dir:
-        text = text.replace(json.dumps(str(log_dir))[1:-1], "<log_dir>")
-    return json.loads(text)

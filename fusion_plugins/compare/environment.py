@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -22,48 +25,43 @@ def versions() -> dict[str, str]:
 def git_commit(folder: str | Path = ".") -> str | None:
     """The commit checked out in a folder, "-dirty" if changed; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        run = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout.strip() or None if run.returncode == 0 else None
+    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 30}
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        run = subprocess.run(command, check=False, **options)
+        return run.stdout.strip() or None
+    return None
 
 
-class PeakMemory:
-    """Peak memory in MiB between `start` and `read`.
+def full_errors() -> bool:
+    """Whether the user asked Hydra for whole tracebacks."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
-    CPU: the process's peak resident memory, libraries and pools included. Linux can
-    restart that count; elsewhere it is the peak since the process began, and on Windows
-    it is unknown. CUDA: the peak that PyTorch had allocated.
+
+def restart_peak_memory() -> None:
+    """Let `peak_memory` count from here."""
+    with contextlib.suppress(OSError):  # only Linux can, see proc(5)
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> dict[str, float | None]:
+    """Peak memory in MiB since `restart_peak_memory`.
+
+    cpu: the process's peak resident memory, libraries and pools included; outside Linux
+    it is the peak since the process began, and on Windows it is unknown. cuda: the peak
+    that PyTorch had allocated.
     """
-
-    def start(self) -> None:
-        _restart_resident_peak()
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            torch.cuda.reset_peak_memory_stats()
-
-    def read(self) -> dict[str, float | None]:
-        cuda = None
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            cuda = torch.cuda.max_memory_allocated() / _MIB
-        return {"cpu": _resident_peak(), "cuda": cuda}
-
-
-def _restart_resident_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
-    except OSError:
-        pass
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    allocated = torch.cuda.max_memory_allocated() / _MIB if cuda else None
+    return {"cpu": _resident_peak(), "cuda": allocated}
 
 
 def _resident_peak() -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if "VmHWM" in line) / 1024
-    except (OSError, StopIteration):
-        pass
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        if found := re.search(r"VmHWM:\s*(\d+)", status):
+            return int(found[1]) / 1024
     if sys.platform == "win32":
         return None
     import resource

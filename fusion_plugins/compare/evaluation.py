@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
+from fusion_bench import BaseModelPool
 from torch import nn
 
 Tasks = dict[str, dict[str, float]]  # task -> metric -> value
@@ -18,7 +19,7 @@ _MAIN = (
     "accuracy acc exact_match f1 f1_score macro_f1 matthews_correlation mcc spearman_rho"
     " spearman pearson mIoU miou auroc bleu rougeL rouge_l"
 ).split()
-_LOWER_IS_BETTER = ("loss", "error", "err", "perplexity", "ppl", "ece", "mse", "mae")
+_LOWER_IS_BETTER = {"loss", "error", "err", "perplexity", "ppl", "ece", "mse", "mae"}
 SCORE = "score"  # name of the main metric where tasks have different ones
 
 
@@ -39,7 +40,7 @@ class Scores:
     def average(self) -> dict[str, float]:
         """Plain mean over the tasks of every metric that all tasks report."""
         results = list(self.tasks.values())
-        common = [m for m in results[0] if all(r.get(m) is not None for r in results)]
+        common = [name for name in results[0] if all(name in r for r in results)]
         return {m: sum(r[m] for r in results) / len(results) for m in common}
 
 
@@ -50,11 +51,8 @@ def read_tasks(report: object) -> Tasks:
         ValueError: The report holds no task with a number.
     """
     entries = report.items() if isinstance(report, Mapping) else ()
-    tasks = {
-        str(task): numbers
-        for task, result in entries
-        if task not in _NOT_TASKS and (numbers := _numbers(result))
-    }
+    tasks = {str(t): _numbers(result) for t, result in entries if t not in _NOT_TASKS}
+    tasks = {task: numbers for task, numbers in tasks.items() if numbers}
     if not tasks:
         raise ValueError(
             "The task pool reported no task with a number, but"
@@ -64,14 +62,10 @@ def read_tasks(report: object) -> Tasks:
 
 
 def _numbers(result: object) -> dict[str, float]:
-    if not isinstance(result, Mapping):
-        return {}
-    found = {}
-    for name, value in result.items():
-        value = value.item() if hasattr(value, "item") else value
-        if isinstance(value, Real) and not isinstance(value, bool):
-            found[str(name)] = float(value)
-    return found
+    entries = result.items() if isinstance(result, Mapping) else ()
+    plain = {str(n): v.item() if hasattr(v, "item") else v for n, v in entries}
+    real = {n: v for n, v in plain.items() if isinstance(v, Real)}
+    return {n: float(v) for n, v in real.items() if not isinstance(v, bool)}
 
 
 def score(tasks: Tasks, metric: str | Mapping | None = None) -> Scores:
@@ -85,14 +79,11 @@ def score(tasks: Tasks, metric: str | Mapping | None = None) -> Scores:
         ValueError: A task lacks the metric, its value is not finite, or the tasks' metrics
             point in different directions.
     """
-    main = {
-        task: _main_metric(task, numbers, metric) for task, numbers in tasks.items()
-    }
+    main = {t: _main_metric(t, numbers, metric) for t, numbers in tasks.items()}
     for task, name in main.items():
-        if not math.isfinite(tasks[task][name]):
-            raise ValueError(
-                f"{task}: {name} is {tasks[task][name]}, not a finite number."
-            )
+        value = tasks[task][name]
+        if not math.isfinite(value):
+            raise ValueError(f"{task}: {name} is {value}, not a finite number.")
     directions = {_higher_is_better(name) for name in main.values()}
     if len(directions) > 1:
         raise ValueError(
@@ -108,25 +99,20 @@ def score(tasks: Tasks, metric: str | Mapping | None = None) -> Scores:
 
 def _main_metric(task: str, numbers: Mapping, metric: str | Mapping | None) -> str:
     wanted = metric.get(task) if isinstance(metric, Mapping) else metric
-    if wanted is not None:
-        if wanted not in numbers:
-            raise ValueError(f"metric={wanted}: {task} reports only {list(numbers)}.")
-        return wanted
-    found = [name for name in _MAIN if name in numbers]
-    if found:
-        return found[0]
-    return next((n for n in numbers if _higher_is_better(n)), next(iter(numbers)))
+    if wanted is None:
+        found = [name for name in _MAIN if name in numbers]
+        return next(iter(found + sorted(numbers, key=_higher_is_better, reverse=True)))
+    if wanted not in numbers:
+        raise ValueError(f"metric={wanted}: {task} reports only {list(numbers)}.")
+    return wanted
 
 
 def _higher_is_better(metric: str) -> bool:
-    words = metric.lower().replace("-", "_").split("_")
-    return not any(word in _LOWER_IS_BETTER for word in words)
+    return _LOWER_IS_BETTER.isdisjoint(metric.lower().replace("-", "_").split("_"))
 
 
-def evaluate_experts(modelpool, taskpool) -> Tasks:
-    """Each expert on its own task, one after the other.
-
-    Tasks without an expert are left out.
+def evaluate_experts(modelpool: BaseModelPool, taskpool: object) -> Tasks:
+    """Each expert on its own task, one after the other; tasks without one left out.
 
     Raises:
         ValueError: No expert has the name of a task.
@@ -139,7 +125,7 @@ def evaluate_experts(modelpool, taskpool) -> Tasks:
             seen = known
             continue
         with only_task(taskpool, name):
-            found = read_tasks(taskpool.evaluate(modelpool.load_model(name)))
+            found = evaluate_model(modelpool.load_model(name), taskpool)
         seen = list(found)
         tasks |= {name: found[name]} if name in found else {}
     if not tasks:
@@ -150,19 +136,19 @@ def evaluate_experts(modelpool, taskpool) -> Tasks:
     return tasks
 
 
-def evaluate_model(model: nn.Module, taskpool) -> Tasks:
+def evaluate_model(model: nn.Module, taskpool: object) -> Tasks:
     """One model on every task."""
     return read_tasks(taskpool.evaluate(model))
 
 
-def task_names(taskpool) -> list[str] | None:
+def task_names(taskpool: object) -> list[str] | None:
     """The pool's tasks before any evaluation; None where it does not say."""
     datasets = getattr(taskpool, "_test_datasets", None)
-    return [str(name) for name in datasets] if isinstance(datasets, Mapping) else None
+    return list(map(str, datasets)) if isinstance(datasets, Mapping) else None
 
 
 @contextlib.contextmanager
-def only_task(taskpool, task: str) -> Iterator[None]:
+def only_task(taskpool: object, task: str) -> Iterator[None]:
     """Let the pool evaluate one task only, where it keeps its tasks in mappings.
 
     Other pools evaluate all their tasks as ever, which costs time but no result.
@@ -170,7 +156,8 @@ def only_task(taskpool, task: str) -> Iterator[None]:
     if getattr(taskpool, "_is_setup", True) is False:
         taskpool.setup()  # else it would fill the mappings again
     names = ("_test_datasets", "test_datasets", "test_dataloaders")
-    whole = {n: v for n in names if _has(v := getattr(taskpool, n, None), task)}
+    held = {name: getattr(taskpool, name, None) for name in names}
+    whole = {n: m for n, m in held.items() if isinstance(m, Mapping) and task in m}
     for name, mapping in whole.items():
         setattr(taskpool, name, {task: mapping[task]})
     try:
@@ -178,7 +165,3 @@ def only_task(taskpool, task: str) -> Iterator[None]:
     finally:
         for name, mapping in whole.items():
             setattr(taskpool, name, mapping)
-
-
-def _has(mapping: object, task: str) -> bool:
-    return isinstance(mapping, Mapping) and task in mapping

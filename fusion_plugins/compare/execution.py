@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from copy import copy, deepcopy
+from dataclasses import dataclass, field
 
 import lightning as L
 import torch
-from fusion_bench import BaseModelPool
+from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -17,13 +20,11 @@ from ..common.logging import get_logger
 from ..pools import with_shared_heads
 from ..pools.loading import head_site
 from ..pools.task_heads import with_task_heads
-from .artifacts import artifacts
 from .cells import Cell
-from .environment import PeakMemory
+from .environment import full_errors, peak_memory, restart_peak_memory
 from .evaluation import evaluate_experts, evaluate_model, score
-from .isolation import isolated, named_models
-from .names import EXPERTS, PRETRAINED
-from .records import Measured, done_record, failed_record
+from .records import artifacts, failed_record, new_record, scored
+from .results import EXPERTS, PRETRAINED
 
 log = get_logger(__name__)
 
@@ -37,19 +38,19 @@ class Bench:
         build: Cell -> its algorithm and the algorithm's resolved config.
         metric: The main metric's name, a mapping from task to name, or None to find it.
         device: Where cells run, for the record.
+        save: Called with a cell, a part's name and its model, to keep the model.
         base_parameters: Of the pretrained model; None if the pool has none.
         own_heads: Whether the experts have classification heads of their own.
-        save: Called with a cell, a part's name and its model, to keep the model.
     """
 
     modelpool: BaseModelPool
     taskpool: object
-    build: Callable[[Cell], tuple[object, DictConfig]]
+    build: Callable[[Cell], tuple[BaseAlgorithm, DictConfig]]
     metric: str | Mapping | None = None
     device: str = "cpu"
+    save: Callable[[Cell, str | None, nn.Module], None] = lambda *_: None
     base_parameters: int | None = field(init=False, default=None)
     own_heads: bool = field(init=False, default=False)
-    save: Callable[[Cell, str | None, nn.Module], None] | None = None
 
     def __post_init__(self) -> None:
         if self.modelpool.has_pretrained:
@@ -61,10 +62,12 @@ class Bench:
     def view(self, own_method: bool) -> BaseModelPool:
         """The model pool for one method, which may do with it as it likes.
 
-        FusionBench's methods merge every tensor: where experts have heads of their own,
-        which may differ in shape, these methods see the pretrained model's instead.
+        Models that the pool holds in memory are copied. FusionBench's methods merge every
+        tensor: where experts have heads of their own, which may differ in shape, these
+        methods see the pretrained model's instead.
         """
-        pool = isolated(self.modelpool)
+        pool = copy(self.modelpool)
+        pool._models = deepcopy(pool._models)
         return with_shared_heads(pool) if self.own_heads and not own_method else pool
 
     def complete(self, model: nn.Module) -> nn.Module:
@@ -73,40 +76,54 @@ class Bench:
 
 
 def run_cell(cell: Cell, bench: Bench) -> list[dict]:
-    """Run one cell; its error, if any, is part of the record.
-
-    Returns:
-        One record, or one for each model when the method makes several.
-    """
-    memory = PeakMemory()
+    """One record, or one for each model of several; a failed cell's has its error."""
     _free_memory()
-    memory.start()
+    restart_peak_memory()
     start = time.perf_counter()
-    records = []
     try:
-        with torch.enable_grad():  # whatever an earlier method left switched
-            for measured in _measure(cell, bench):
-                scores = score(measured.tasks, bench.metric)
-                records.append(done_record(cell, measured, scores))
+        # Whatever an earlier method left switched, and what this one leaves registered.
+        with torch.enable_grad(), _restored_tasks():
+            records = list(_measure(cell, bench))
     except (Exception, SystemExit) as error:
-        log.error("%s failed: %s", cell.id, error, exc_info=True)
+        log.error("%s failed: %s", cell.id, error, exc_info=full_errors())
         records = [failed_record(cell, error, time.perf_counter() - start)]
-    peak = memory.read()
     parts = [record["part"] for record in records]
-    common = {"parts": parts, "peak_memory_mib": peak, "device": bench.device}
+    common = {"parts": parts, "peak_memory_mib": peak_memory(), "device": bench.device}
     return [record | common for record in records]
+
+
+@contextlib.contextmanager
+def _restored_tasks() -> Iterator[None]:
+    """Take back the zero-shot tasks that a method registers with FusionBench."""
+    known = CLIPTemplateFactory._dataset_mapping
+    before = deepcopy(known)
+    try:
+        yield
+    finally:
+        known.clear()
+        known.update(before)
 
 
 def _free_memory() -> None:
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if _uses_cuda():
         torch.cuda.empty_cache()
 
 
-def _measure(cell: Cell, bench: Bench) -> Iterator[Measured]:
+def _uses_cuda() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
+
+
+def _seconds_since(start: float) -> float:
+    if _uses_cuda():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _measure(cell: Cell, bench: Bench) -> Iterator[dict]:
     L.seed_everything(cell.seed, verbose=False)
     if cell.method.name == EXPERTS:
-        yield _measure_experts(bench)
+        yield _measure_experts(cell, bench)
         return
     start = time.perf_counter()
     method, config = None, {}
@@ -119,47 +136,52 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[Measured]:
         method.on_run_start()
         result = method.run(pool)
         method.on_run_end()
-    _wait_for_device()
-    seconds = time.perf_counter() - start
-    left = artifacts(method)
+    merge = _seconds_since(start)
+    known = {"config": config, "artifacts": artifacts(method)}
     for part, model in named_models(result):
-        yield replace(
-            _measure_model(cell, bench, part, model),
-            merge_seconds=seconds,
-            config=config,
-            artifacts=left,
-        )
+        model = bench.complete(model)
+        L.seed_everything(cell.seed, verbose=False)  # however much the method drew
+        start = time.perf_counter()
+        scores = score(evaluate_model(model, bench.taskpool), bench.metric)
+        seconds = {"merge": merge, "evaluate": _seconds_since(start)}
+        bench.save(cell, part, model)
+        parameters = _parameters(model, bench.base_parameters)
+        costs = {"seconds": seconds, "parameters": parameters}
+        yield new_record(cell, part, **scored(scores), **costs, **known)
 
 
-def _measure_experts(bench: Bench) -> Measured:
+def _measure_experts(cell: Cell, bench: Bench) -> dict:
     start = time.perf_counter()
     pool = bench.view(own_method=True)
-    tasks = evaluate_experts(pool, bench.taskpool)
-    seconds = time.perf_counter() - start
+    scores = score(evaluate_experts(pool, bench.taskpool), bench.metric)
+    seconds = {"merge": 0.0, "evaluate": _seconds_since(start)}
     size = bench.base_parameters
     total = None if size is None else size * len(pool.model_names)
-    added = None if size is None else total - size
-    return Measured(
-        None, tasks, 0.0, seconds, {"model": total, "added": added}, config={}
-    )
+    parameters = {"model": total, "added": None if size is None else total - size}
+    return new_record(cell, **scored(scores), seconds=seconds, parameters=parameters)
 
 
-def _measure_model(cell: Cell, bench: Bench, part: str | None, model) -> Measured:
-    model = bench.complete(model)
-    parameters = _parameters(model, bench.base_parameters)
-    L.seed_everything(cell.seed, verbose=False)  # however much the method drew
-    start = time.perf_counter()
-    tasks = evaluate_model(model, bench.taskpool)
-    _wait_for_device()
-    seconds = time.perf_counter() - start
-    if bench.save is not None:
-        bench.save(cell, part, model)
-    return Measured(part, tasks, 0.0, seconds, parameters, config={})
+def named_models(result: object) -> list[tuple[str | None, nn.Module]]:
+    """The models a method returned; the name is None where there is just one."""
+    if isinstance(result, nn.Module):
+        return [(None, result)]
+    found = list(_walk(result))
+    if not found:
+        raise TypeError(
+            f"The method returned {type(result).__name__}, expected a model, or models in"
+            " a mapping or list."
+        )
+    return found
 
 
-def _wait_for_device() -> None:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+def _walk(result: object, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(result, (list, tuple)):
+        result = dict(enumerate(result))
+    for name, value in result.items() if isinstance(result, Mapping) else ():
+        if isinstance(value, nn.Module):
+            yield f"{prefix}{name}", value
+        else:
+            yield from _walk(value, f"{prefix}{name}.")
 
 
 def _numel(model: nn.Module) -> int:

@@ -1,26 +1,48 @@
-"""Reading and writing the JSON files of a results folder."""
+"""Reading and writing the files of a results folder."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 FORMAT = 1
 
 
+def flatten(options: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested options as pairs of dotted name and value."""
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def short_hash(content: object) -> str:
+    """Eight hexadecimal digits that change with the content."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def slug(part: str) -> str:
+    """A part's name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", part)
+
+
 def write_json(path: Path, content: Mapping) -> None:
-    """Write so that a reader, or a run after a kill, sees all of it or nothing."""
+    """As `write_text`; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(content), indent=1, allow_nan=False, default=str)
     write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `write_json`, for any text."""
+    """Write so that a reader, or a run after a kill, sees all of it or nothing."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -51,8 +73,56 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a file of a comparison: {error!r}.") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not a file of a comparison: {error!r}. {_FIX}"
+        ) from error
     if version != FORMAT:
-        raise ValueError(f"{path} has format {version}, this release reads {FORMAT}.")
+        raise ValueError(
+            f"{path} has format {version}, this release reads {FORMAT}. {_FIX}"
+        )
     return content
+
+
+_FIX = "Move it away and run the comparison again."
+_FIELDS = {
+    str: ("cell", "method", "label"),
+    int: ("seed", "order"),
+    list: ("parts",),
+    dict: ("tasks", "average", "seconds", "peak_memory_mib", "parameters"),
+    dict | None: ("overrides", "config", "identity", "artifacts", "normalised"),
+}
+
+
+def checked_record(path: Path, record: dict) -> dict:
+    """The content of a cell's file; raises ValueError where it is not whole."""
+    wrong = [
+        f"{name} is {str(record.get(name))[:80]!r}"
+        for kind, names in _FIELDS.items()
+        for name in names
+        if name not in record or not isinstance(record[name], kind)
+    ]
+    if record.get("id") != path.stem:
+        wrong.append(f"id is {str(record.get('id'))[:80]!r}, not the file's name")
+    wrong += _wrong_results(record) if not wrong else ()
+    if wrong:
+        raise ValueError(f"{path} is damaged or of another version: {wrong[0]}. {_FIX}")
+    return record
+
+
+def _wrong_results(record: dict) -> Iterator[str]:
+    if record.get("status") != "done":
+        error = record.get("error")
+        if record.get("status") != "failed" or not isinstance(error, dict):
+            yield f"status is {record.get('status')!r}"
+        elif not {"type", "message"} <= set(error):
+            yield f"error holds only {list(error)}"
+        return
+    for name, numbers in (*record["tasks"].items(), ("average", record["average"])):
+        whole = isinstance(numbers, dict) and record.get("metric") in numbers
+        if not whole or not all(map(_is_number, numbers.values())):
+            yield f"{name} is {str(numbers)[:80]!r}"
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, (int, float))

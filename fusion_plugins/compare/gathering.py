@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import statistics
+from collections.abc import Mapping, Sequence
 
 from .files import write_json, write_text
 from .latex import latex_table
-from .spreadsheet import csv_cells, csv_rows
+from .results import EXPERTS, Comparison, frame_of
 from .store import Results
-from .summary import Summary, summarise, with_shares
-from .tables import markdown_table
+from .tables import cells_csv, markdown_table, rows_csv
 
 
-def gather(folder: str | Path) -> Summary:
+def gather(folder: str | os.PathLike) -> Comparison:
     """Fill in the shares of the experts, write the tables and the report.
 
     Writes ``results.csv`` (a line per row), ``cells.csv`` (a line per cell),
@@ -22,36 +23,56 @@ def gather(folder: str | Path) -> Summary:
     Raises:
         ValueError: The folder holds no results, or cells that do not belong together.
     """
-    results = Results(folder)
-    with results.locked() if results.cells.is_dir() else _nothing(folder):
-        description = results.description()
-        found = results.records()
-        if description is None or not found:
-            _nothing(folder)
-        records = with_shares(found)
-        for old, new in zip(found, records, strict=True):
+    results = Results(folder).existing()
+    with results.locked():
+        records = results.records()
+        filled = fill_shares(records)
+        for old, new in zip(records, filled, strict=True):
             if old != new:
-                write_json(results.cells / f"{new['id']}.json", new)
-        summary = summarise(description, records)
+                write_json(results.path(new), new)
+        comparison = Comparison(results.description(), frame_of(filled))
         for name, text in (
-            ("results.csv", csv_rows(summary)),
-            ("cells.csv", csv_cells(records)),
-            ("results.md", markdown_table(summary)),
-            ("results.tex", latex_table(summary)),
+            ("results.csv", rows_csv(comparison)),
+            ("cells.csv", cells_csv(comparison)),
+            ("results.md", markdown_table(comparison)),
+            ("results.tex", latex_table(comparison)),
         ):
             write_text(results.folder / name, text)
-        _write_report(results.folder)
-    return summary
+        _write_report(results, comparison)
+    return comparison
 
 
-def _nothing(folder: str | Path):
-    raise ValueError(
-        f"{folder} holds no results of a comparison: it needs compare.json and cells/."
-        " Run fusion_bench --config-name compare results=<folder> first."
-    )
+def _write_report(results: Results, comparison: Comparison) -> None:
+    from .report import render
+
+    write_text(results.folder / "report.html", render(comparison))
 
 
-def _write_report(folder: Path) -> None:
-    from .report import write_report
+def fill_shares(records: Sequence[Mapping]) -> list[dict]:
+    """Records with `normalised` where the experts were measured on the same pools.
 
-    write_report(folder)
+    normalised[task] = value / expert's value, inverted where lower is better.
+    """
+    experts = {
+        _measured_on(record): record
+        for record in records
+        if record["method"] == EXPERTS and record["status"] == "done"
+    }
+    return [{**r, **_shares(r, experts.get(_measured_on(r)))} for r in records]
+
+
+def _measured_on(record: Mapping) -> tuple:
+    """Pools, and what they read."""
+    return record["identity"]["pools"], record["identity"].get("inputs")
+
+
+def _shares(record: Mapping, experts: Mapping | None) -> dict:
+    metric, found = record["metric"], {}
+    comparable = experts is not None and metric == experts["metric"]
+    for task, numbers in record["tasks"].items() if comparable else ():
+        pair = numbers[metric], experts["tasks"].get(task, {}).get(metric)
+        above, below = pair if record["higher_is_better"] else reversed(pair)
+        if None not in pair and below:
+            found[task] = above / below
+    average = statistics.fmean(found.values()) if found else None
+    return {"normalised": found or None, "normalised_average": average}

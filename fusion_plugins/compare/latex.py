@@ -1,11 +1,9 @@
-"""The summary as a LaTeX table."""
+"""The results as a LaTeX table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from .summary import Summary
-from .tables import make_grid
+from .results import Comparison
+from .tables import FAILED, table_notes, text_table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -29,35 +27,21 @@ def latex_escape(text: str) -> str:
     return "".join(known)
 
 
-def latex_table(summary: Summary) -> str:
+def latex_table(comparison: Comparison) -> str:
     """A table environment; needs the package booktabs."""
-    grid = make_grid(summary, "±")
-    width = len(grid.heading)
-    lines = [
-        r"% \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex_escape(summary.title)}: {latex_escape(grid.notes[0])}}}",
-        rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-        r"\toprule",
-        _latex_line(grid.heading),
-        r"\midrule",
-        *(_latex_row(label, cells, width) for label, cells in grid.rows),
-    ]
-    if grid.published:
-        lines.append(r"\midrule")
-        lines += [_latex_row(label, cells, width) for label, cells in grid.published]
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    lines += [f"% {latex_escape(note)}" for note in grid.notes[1:]]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_row(label: str, cells: list[str] | str, width: int) -> str:
-    if isinstance(cells, list):
-        return _latex_line([label, *cells])
-    failed = rf"\multicolumn{{{width - 1}}}{{l}}{{failed}}"
-    return rf"{latex_escape(label)} & {failed} \\"
-
-
-def _latex_line(cells: Sequence[str]) -> str:
-    return " & ".join(map(latex_escape, cells)) + r" \\"
+    table, (caption, *notes) = text_table(comparison), table_notes(comparison)
+    measured, width = table.attrs["rows"], table.shape[1] - 1
+    table = table.map(lambda cell: latex_escape(cell.replace(" ± ", "±")))
+    table.columns = [latex_escape(title) for title in table.columns]
+    if len(table) > measured:
+        table.iloc[measured, 0] = "\\midrule\n" + table.iloc[measured, 0]
+    text = table.style.hide(axis="index").to_latex(
+        hrules=True,
+        column_format="l" + "r" * width,
+        caption=latex_escape(f"{comparison.title}: {caption}"),
+        position_float="centering",
+    )
+    failed = " & ".join([FAILED, *[""] * (width - 1)])
+    text = text.replace(f"& {failed}", rf"& \multicolumn{{{width}}}{{l}}{{{FAILED}}}")
+    below = "".join(f"% {latex_escape(note)}\n" for note in notes)
+    return f"% \\usepackage{{booktabs}}\n{text}{below}"

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
 
 from .composing import compose_method, method_names
-from .names import REFERENCES
-from .options import (
-    as_nested,
-    as_plain,
-    check_options,
-    did_you_mean,
-    flatten,
-    merged_options,
-    shown,
-)
+from .files import flatten, short_hash
+from .results import REFERENCES
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,9 @@ class Method:
 
     @property
     def label(self) -> str:
-        options = ", ".join(f"{k}={shown(v)}" for k, v in flatten(self.overrides))
+        pairs = flatten(self.overrides)
+        texts = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in pairs]
+        options = ", ".join(f"{key}={text}" for key, text in texts)
         return f"{self.name} ({options})" if options else self.name
 
     @property
@@ -61,31 +55,26 @@ class Method:
         return f"{name}-{short_hash([self.name, self.overrides])}"
 
 
-def short_hash(content: object) -> str:
-    """Eight hexadecimal digits that change with the content."""
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def read_methods(listed: object, common: object = None) -> list[Method]:
     """The rows that `methods` and `overrides` of the compare config ask for.
 
     Args:
         listed: Names, or one-entry mappings from a name to options:
             ``[simple_average, {awd: {alpha: 0.2}}]``.
-        common: Method name -> options for every entry of that method; an entry's own
-            options win.
+        common: Method name -> options of all its entries; an entry's own win.
 
     Raises:
-        ValueError: Not such a list, an unknown method or option (near names are given),
-            or a row listed twice.
+        ValueError: Not such a list, an unknown method or option, or a row listed twice.
     """
-    entries = [_name_and_options(entry) for entry in _entries(listed)]
+    plain = as_plain(listed)
+    if not isinstance(plain, list) or not plain:
+        raise ValueError(
+            f"methods is {plain!r}, expected a list of method names such as"
+            " methods='[simple_average, wudi/wudi, {awd: {alpha: 0.2}}]'."
+        )
+    entries = [_name_and_options(entry) for entry in plain]
     shared = _common(common, [name for name, _ in entries])
-    methods = [
-        _method(name, merged_options(shared.get(name, {}), options))
-        for name, options in entries
-    ]
+    methods = [_method(n, _merged(shared.get(n, {}), own)) for n, own in entries]
     labels = [method.label for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -93,14 +82,23 @@ def read_methods(listed: object, common: object = None) -> list[Method]:
     return methods
 
 
-def _entries(listed: object) -> Sequence:
-    plain = as_plain(listed)
-    if not isinstance(plain, list) or not plain:
-        raise ValueError(
-            f"methods is {plain!r}, expected a list of method names such as"
-            " methods='[simple_average, wudi/wudi, {awd: {alpha: 0.2}}]'."
-        )
-    return plain
+def as_plain(value: object) -> object:
+    """Lists and mappings of OmegaConf, and tuples, as lists and dictionaries."""
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _merged(*options: Mapping) -> dict:
+    return OmegaConf.to_container(OmegaConf.merge(*options))
+
+
+def _nested(options: Mapping) -> dict:
+    """Options whose names may be dotted, as nested mappings."""
+    nested = OmegaConf.create()
+    for name, value in flatten(options):
+        OmegaConf.update(nested, name, value)
+    return OmegaConf.to_container(nested)
 
 
 def _name_and_options(entry: object) -> tuple[str, dict]:
@@ -109,7 +107,7 @@ def _name_and_options(entry: object) -> tuple[str, dict]:
     if isinstance(entry, dict) and len(entry) == 1:
         name, options = next(iter(entry.items()))
         if isinstance(name, str) and (options is None or isinstance(options, dict)):
-            return name, as_nested(options or {})
+            return name, _nested(options or {})
     raise ValueError(
         f"methods holds {entry!r}, expected a method's name, or one name with its options"
         " such as {awd: {alpha: 0.2}}."
@@ -118,9 +116,8 @@ def _name_and_options(entry: object) -> tuple[str, dict]:
 
 def _common(common: object, names: Sequence[str]) -> dict:
     plain = as_plain(common) or {}
-    if not isinstance(plain, dict) or not all(
-        isinstance(v, dict) for v in plain.values()
-    ):
+    mapping = isinstance(plain, dict)
+    if not mapping or not all(isinstance(v, dict) for v in plain.values()):
         raise ValueError(
             f"overrides is {plain!r}, expected a mapping from method names to options such"
             " as overrides.awd.alpha=0.2."
@@ -128,14 +125,14 @@ def _common(common: object, names: Sequence[str]) -> dict:
     idle = [name for name in plain if name not in names]
     if idle:
         raise ValueError(f"overrides has {idle}, which methods does not list: {names}.")
-    return {name: as_nested(options) for name, options in plain.items()}
+    return {name: _nested(options) for name, options in plain.items()}
 
 
 def _method(name: str, overrides: dict) -> Method:
     if name in REFERENCES:
         if overrides:
             raise ValueError(
-                f"'{name}' is not a method and has no options: {overrides}."
+                f"'{name}' is not a method, it has no options: {overrides}."
             )
         return Method(name)
     known = method_names()
@@ -146,30 +143,47 @@ def _method(name: str, overrides: dict) -> Method:
             " config/method of fusion-plugins or of FusionBench."
         )
     config = compose_method(name)
-    chosen = dict(_chosen_methods(name, config, overrides))
+    chosen = _chosen_methods(name, config, overrides, known)
     config = compose_method(name, chosen) if chosen else config
-    changes = _without(overrides, chosen)
-    check_options(name, config, changes)
+    changes = {key: value for key, value in overrides.items() if key not in chosen}
+    _check_options(name, config, changes)
     return Method(name, overrides, OmegaConf.merge(config, changes))
 
 
 def _chosen_methods(
-    name: str, config: DictConfig, overrides: Mapping
-) -> Iterator[tuple[str, str]]:
+    name: str, config: DictConfig, overrides: Mapping, known: Sequence[str]
+) -> dict[str, str]:
     """Options that hold a whole method and are given another one by name."""
-    for key, value in overrides.items():
-        node = config.get(key) if key in config else None
-        if not isinstance(value, str) or not isinstance(node, DictConfig):
-            continue
-        if "_target_" in node:
-            known = method_names()
-            if value not in known:
-                raise ValueError(
-                    f"{name}: {key} is '{value}', which is no method."
-                    f"{did_you_mean(value, known)}"
-                )
-            yield key, value
+    plain = OmegaConf.to_container(config)  # not resolved
+    parts = {k for k, v in plain.items() if isinstance(v, dict) and "_target_" in v}
+    chosen = {
+        key: value
+        for key, value in overrides.items()
+        if isinstance(value, str) and key in parts
+    }
+    for key, value in chosen.items():
+        if value not in known:
+            hint = did_you_mean(value, known)
+            raise ValueError(f"{name}: {key} is '{value}', which is no method.{hint}")
+    return chosen
 
 
-def _without(overrides: Mapping, names: Mapping) -> dict:
-    return {key: value for key, value in overrides.items() if key not in names}
+def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """A sentence with the nearest known names; empty when none is near."""
+    tail = [other for other in known if other.rpartition("/")[2] == name]
+    near = [*tail, *difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
+    names = [repr(prefix + other) for other in dict.fromkeys(near)]
+    return f" Did you mean {' or '.join(names[:3])}?" if near else ""
+
+
+def _check_options(name: str, node: Mapping, changes: Mapping, path: str = "") -> None:
+    for key, value in changes.items():
+        if key not in node:
+            known = [str(k) for k in node if not str(k).startswith("_")]
+            raise ValueError(
+                f"{name} has no option '{path}{key}'.{did_you_mean(str(key), known, path)}"
+                f" Options: {', '.join(path + k for k in known)}."
+            )
+        below = OmegaConf.to_container(node)[key]  # not resolved
+        if isinstance(value, Mapping) and isinstance(below, dict) and below:
+            _check_options(name, node[key], value, f"{path}{key}.")

@@ -2,87 +2,115 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from fusion_bench import BaseModelPool
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from .cells import Cell, make_cells, method_identity, plain_config, pools_identity
-from .files import FORMAT
-from .methods import Method, short_hash
+from .cells import Cell, make_cells
+from .files import FORMAT, short_hash
+from .inputs import inputs_identity, references
+from .methods import Method, as_plain
 from .store import Results
 
 
-@dataclass
+def resolve_method(
+    method: Method, surroundings: Mapping, seed: int | None
+) -> DictConfig:
+    """The method's config, what it says of the job around it and ``${seed}`` filled in."""
+    job = OmegaConf.create({**surroundings, "seed": seed, "method": method.config})
+    return OmegaConf.create(OmegaConf.to_container(job.method, resolve=True))
+
+
+def plain_config(config: object, log_dir: str | None = None) -> object:
+    """A resolved config as plain values, without the run folder that changes each time."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    text = json.dumps(config, default=str)
+    if log_dir:
+        text = text.replace(json.dumps(str(log_dir))[1:-1], "<log_dir>")
+    return json.loads(text)
+
+
 class Plan:
     """The cells of one command, and the results folder they go to.
 
     Attributes:
-        methods: The rows.
         cells: All cells, finished ones too.
-        surroundings: Top-level keys of the job that method configs may refer to.
-        results: The results folder; nothing is written to it here.
         description: What ``compare.json`` will hold.
         identities: Row label -> hashes of everything that decides its cells' results.
+        shared: What all identities have in common.
         added: Results folders whose cells join the tables.
     """
 
-    methods: Sequence[Method]
-    cells: list[Cell]
-    surroundings: Mapping
-    results: Results
-    description: dict
-    identities: dict[str, dict[str, str]]
-    added: list[Results] = field(default_factory=list)
-
-    @classmethod
-    def read(
-        cls,
+    def __init__(
+        self,
         methods: Sequence[Method],
         seeds: Sequence[int],
-        surroundings: Mapping,
         results: Results,
+        surroundings: Mapping,
         about: Mapping,
-        settings: object = None,
-    ) -> Plan:
+        settings: object,
+    ):
         """Work out the cells and check that they fit the results folder.
 
         Args:
             methods: The rows.
-            seeds: Of every row.
-            surroundings: Top-level keys of the job.
-            results: The results folder.
+            seeds: Of every method.
+            results: The results folder; nothing is written to it here.
+            surroundings: Top-level keys of the job that method configs may refer to.
             about: Title and published numbers.
             settings: What else decides every cell's result.
-
-        Raises:
-            ValueError: The folder holds results on other pools.
         """
-        description = _description(surroundings, about)
-        results.check(description)
-        identities = {
-            method.label: {
-                "pools": description["pools"],
-                "method": short_hash([method_identity(method, surroundings), settings]),
+        self.methods, self.results, self.surroundings = methods, results, surroundings
+        self.cells = make_cells(methods, seeds)
+        self.added: list[Results] = []
+        self.description = _description(surroundings, about)
+        results.check(self.description)
+        # Folders of the run change each time and decide nothing.
+        path = {key: f"<{key}>" for key in surroundings["path"]}
+        around = {**surroundings, "path": path}
+        configs = {m.label: as_plain(resolve_method(m, around, None)) for m in methods}
+        self.shared: dict[str, str] = {"pools": self.description["pools"]}
+        self.identities = {
+            label: {
+                **self.shared,
+                "method": short_hash([config, settings, *references(config)]),
             }
-            for method in methods
+            for label, config in configs.items()
         }
-        cells = make_cells(methods, seeds)
-        return cls(methods, cells, surroundings, results, description, identities)
+
+    def note_inputs(self, modelpool: BaseModelPool, taskpool: object) -> None:
+        """Add what the loaded pools read to every identity."""
+        configs = [self.description[name] for name in ("modelpool", "taskpool")]
+        self.shared["inputs"] = inputs_identity(modelpool, taskpool, *configs)
+        for identity in self.identities.values():
+            identity |= self.shared
 
     def is_finished(self, cell: Cell, retry_failed: bool) -> bool:
-        """Whether a cell need not run."""
+        """Whether a cell need not run; before `note_inputs`, by the configs alone."""
         identity = self.identities[cell.method.label]
         return self.results.is_finished(cell, identity, retry_failed)
 
     def marks(self, cell: Cell) -> dict:
         """What a cell's record says about its place in the comparison."""
-        labels = list(self.identities)
         label = cell.method.label
-        return {"identity": self.identities[label], "order": labels.index(label)}
+        order = list(self.identities).index(label)
+        return {"identity": self.identities[label], "order": order}
+
+    def failed(self) -> list[str]:
+        """One line for each of the cells that failed."""
+        found = [(cell, self.results.of_cell(cell)) for cell in self.cells]
+        return [
+            f"{cell.id}: {records[0]['error']['message']}"
+            for cell, records in found
+            if any(record["status"] == "failed" for record in records)
+        ]
 
     def work_folder(self, cell: Cell) -> Path:
         """Where the files of a cell's own go."""
@@ -98,15 +126,14 @@ class Plan:
 
 
 def _description(surroundings: Mapping, about: Mapping) -> dict:
-    run_folder = (surroundings["path"] or {}).get("log_dir")
-    modelpool = plain_config(surroundings["modelpool"], run_folder)
-    taskpool = plain_config(surroundings["taskpool"], run_folder)
+    run_folder = surroundings["path"].get("log_dir")
+    names = ("modelpool", "taskpool")
+    pools = {name: plain_config(surroundings[name], run_folder) for name in names}
     return {
         "format": FORMAT,
         **about,
-        "pools": pools_identity(modelpool, taskpool),
-        "modelpool": modelpool,
-        "taskpool": taskpool,
+        "pools": short_hash(list(pools.values())),
+        **pools,
         "tasks": [],
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

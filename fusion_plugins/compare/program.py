@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping
 from functools import partial
 
+from fusion_bench import BaseAlgorithm, auto_register_config
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import CompactHydraException
+from lightning.fabric.loggers import CSVLogger
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import nn
 
 from ..common.logging import get_logger
 from .adding import add_results, check_tasks, read_added
-from .building import build_method, save_model
-from .cells import Cell, plain_config, read_seeds, resolve_method
+from .cells import Cell, read_seeds
+from .environment import full_errors
 from .evaluation import task_names
 from .execution import Bench, run_cell
+from .files import slug
 from .gathering import gather
-from .methods import read_methods
-from .plan import Plan
-from .store import Results
+from .methods import as_plain, read_methods
+from .plan import Plan, plain_config, resolve_method
+from .store import Results, results_folder
 from .tables import terminal_tables
 
 log = get_logger(__name__)
 
 
+@auto_register_config
 class CompareProgram(FabricModelFusionProgram):
     """Measure many methods with many seeds on one model pool and one task pool.
 
     Args:
         modelpool, taskpool: Configs, loaded once.
-        methods: Rows of the comparison; see :func:`~.methods.read_methods`.
+        methods, overrides: Rows of the comparison; see :func:`~.methods.read_methods`.
         seeds: One run of every method for each.
-        overrides: Options per method for all its rows.
         results: The results folder; finished cells in it are not run again.
         add: Results folders of earlier runs whose cells join the tables.
         title: Of tables and report.
@@ -48,11 +55,6 @@ class CompareProgram(FabricModelFusionProgram):
     Raises:
         ValueError: A name, an option or a folder does not fit; before any pool is loaded.
     """
-
-    _config_mapping = FabricModelFusionProgram._config_mapping | {
-        name: name
-        for name in "methods seeds overrides results add title metric published settings".split()
-    }
 
     def __init__(
         self,
@@ -70,113 +72,145 @@ class CompareProgram(FabricModelFusionProgram):
         published: Mapping | None = None,
         settings: Mapping | None = None,
         dry_run: bool = False,
-        **kwargs,
+        **kwargs: object,
     ):
         super().__init__(None, modelpool, taskpool, **kwargs)
-        self.metric = plain_config(metric)
-        self.retry_failed, self.save_models = retry_failed, save_models
-        self.dry_run, self.title, self.published = dry_run, title, published
-        self.methods, self.seeds, self.overrides = methods, seeds, overrides
-        self.results, self.add, self.settings = results, add, settings
         set_print_function_call_permeanent(kwargs.get("print_function_call", True))
-
-    # -- before anything is loaded -------------------------------------------------------
 
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
-        surroundings = {
-            "modelpool": self._modelpool,
-            "taskpool": self._taskpool,
-            "path": self.path or {},
-            "fast_dev_run": self.fast_dev_run,
-        }
-        plan = Plan.read(
+        metric = plain_config(self.metric)
+        plan = Plan(
             read_methods(self.methods, self.overrides),
             read_seeds(self.seeds),
-            surroundings,
-            Results(self.results),
-            {"title": str(self.title), "published": plain_config(self.published)},
-            [self.metric, self.fast_dev_run, (self._fabric or {}).get("precision")],
+            Results(results_folder(self.results)),
+            surroundings={
+                "modelpool": self._modelpool,
+                "taskpool": self._taskpool,
+                "path": self.path or {},
+                "fast_dev_run": self.fast_dev_run,
+            },
+            about={"title": str(self.title), "published": plain_config(self.published)},
+            settings=[metric, self.fast_dev_run, (self._fabric or {}).get("precision")],
         )
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
-        self._check_own_options(plan)
-        return plan
-
-    def _check_own_options(self, plan: Plan) -> None:
-        """Build our own methods once: they refuse wrong values before anything is slow."""
-        for row in plan.methods:
+        for row in plan.methods:  # ours refuse wrong values before anything is slow
             if row.is_own:
                 self._instantiate_and_setup(
                     resolve_method(row, plan.surroundings, None)
                 )
-
-    # -- the run ---------------------------------------------------------------------------
+        return plan
 
     def run(self) -> dict:
         """Run what is missing, then write and show the tables.
 
         Returns:
             ``results``: the folder; ``cells``: how many cells this run was asked for.
+
+        Raises:
+            ValueError: A name, an option or a folder does not fit.
+            RuntimeError: Every cell failed. Under Hydra, all errors are one line.
         """
-        plan = self.plan()
+        try:
+            return self._compare()
+        except Exception as error:
+            if full_errors() or not GlobalHydra().is_initialized():
+                raise
+            # FusionBench's command would log the traceback.
+            upstream = logging.getLogger("fusion_bench.scripts.cli")
+            upstream.addFilter(lambda r: not isinstance(r.msg, CompactHydraException))
+            text = f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
+            raise CompactHydraException(" ".join(text.split())) from error
+
+    def _compare(self) -> dict:
+        plan, console = self.plan(), Console()
         results = plan.results
         done = {"results": str(results.folder), "cells": len(plan.cells)}
-        console = Console()
         if self.dry_run:
             console.print(plan.table(self.retry_failed))
             return done
-        self._require_one_process()
-        results.describe(plan.description)
-        for moved in results.retire_changed(plan.identities):
-            log.warning("%s: its method's config has changed; moved to stale/", moved)
-        add_results(results, plan.added, plan.description["pools"], plan.identities)
-        self._run_missing(plan)
-        console.print(*terminal_tables(gather(results.folder), console.width))
-        console.print(f"Results: {results.folder}", soft_wrap=True)
-        return done
-
-    def _require_one_process(self) -> None:
         if self.fabric.world_size > 1:
             raise ValueError(
                 f"fabric runs {self.fabric.world_size} processes, but cells run in one"
                 " each. Use fabric.devices=1 and --multirun for cells side by side."
             )
+        results.describe(plan.description)
+        self._load_pools(plan)
+        for moved in results.retire_changed(plan.identities, plan.shared):
+            log.warning("%s: what decides its result has changed; see stale/", moved)
+        add_results(results, plan.added, plan.identities, plan.shared)
+        self._run_missing(plan)
+        console.print(*terminal_tables(gather(results.folder), console.width))
+        console.print(f"Results: {results.folder}", soft_wrap=True)
+        failed = plan.failed()
+        if len(failed) == len(plan.cells):
+            raise RuntimeError(
+                f"All {len(failed)} cells failed; the first: {failed[0]}"
+            )
+        if failed:
+            console.print(f"{len(failed)} of {len(plan.cells)} cells failed.")
+        return done
 
     def _run_missing(self, plan: Plan) -> None:
         missing = [c for c in plan.cells if not plan.is_finished(c, self.retry_failed)]
         log.info("%d of %d cells to run", len(missing), len(plan.cells))
         if not missing:
             return
-        bench = self._bench(plan)
+        bench = Bench(
+            self.modelpool,
+            self.taskpool,
+            partial(self._build_method, plan),
+            plain_config(self.metric),
+            str(self.fabric.device),
+            partial(self._save_model, plan),
+        )
         # First what nobody works on; then wait for cells of other processes, and take
         # over those whose process died.
         held = [cell for cell in missing if not self._run_cell(cell, plan, bench)]
         for cell in held:
             self._run_cell(cell, plan, bench, wait=True)
 
-    def _bench(self, plan: Plan) -> Bench:
+    def _load_pools(self, plan: Plan) -> None:
+        compat = "fusion_bench.compat"
         self.modelpool = self._instantiate_and_setup(
-            self._modelpool,
-            compat_load_fn="fusion_bench.compat.modelpool.load_modelpool_from_config",
+            self._modelpool, f"{compat}.modelpool.load_modelpool_from_config"
         )
         self.taskpool = self._instantiate_and_setup(
-            self._taskpool,
-            compat_load_fn="fusion_bench.compat.taskpool.load_taskpool_from_config",
+            self._taskpool, f"{compat}.taskpool.load_taskpool_from_config"
         )
         names = task_names(self.taskpool)
         check_tasks(plan.added, names)
         plan.results.note_tasks(names or [])
-        return Bench(
-            self.modelpool,
-            self.taskpool,
-            partial(build_method, self, plan),
-            self.metric,
-            str(self.fabric.device),
-            partial(save_model, self, plan) if self.save_models else None,
-        )
+        plan.note_inputs(self.modelpool, self.taskpool)
 
-    def _run_cell(self, cell: Cell, plan: Plan, bench: Bench, wait=False) -> bool:
+    def _build_method(self, plan: Plan, cell: Cell) -> tuple[BaseAlgorithm, DictConfig]:
+        """The algorithm as FusionBench sets it up, with files in the cell's own folder."""
+        folder = str(plan.work_folder(cell))
+        path = {**as_plain(self.path or {}), "output_dir": folder, "log_dir": folder}
+        around = plan.surroundings | {"path": path}
+        config = resolve_method(cell.method, around, cell.seed)
+        # Where a config does not ask for the program's; save_models is for all methods.
+        for option, value in (("seed", cell.seed), ("save_model", False)):
+            if option in config and option not in cell.method.overrides:
+                config[option] = value
+        self.fabric._loggers = [CSVLogger(folder, name="", version="")]
+        load = "fusion_bench.compat.method.load_algorithm_from_config"
+        return self._instantiate_and_setup(config, load), config
+
+    def _save_model(
+        self, plan: Plan, cell: Cell, part: str | None, model: nn.Module
+    ) -> None:
+        """Write a merged model with the model pool's own means."""
+        if self.save_models:
+            name = "merged_model" if part is None else f"merged_model.{slug(part)}"
+            folder = plan.work_folder(cell)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.modelpool.save_model(model, str(folder / name))
+
+    def _run_cell(
+        self, cell: Cell, plan: Plan, bench: Bench, wait: bool = False
+    ) -> bool:
         """Run a cell unless it is done; False if another process is at it."""
         with plan.results.claimed(cell, wait) as mine:
             if not mine:
@@ -186,9 +220,7 @@ class CompareProgram(FabricModelFusionProgram):
                 return True
             log.info("running %s", cell.id)
             shutil.rmtree(plan.work_folder(cell), ignore_errors=True)
-            common = plan.marks(cell)
-            records = [record | common for record in run_cell(cell, bench)]
+            records = [record | plan.marks(cell) for record in run_cell(cell, bench)]
             plan.results.replace(cell, records)
-            for record in records:
-                plan.results.note_tasks(list(record["tasks"]))
+            plan.results.note_tasks([task for r in records for task in r["tasks"]])
         return True

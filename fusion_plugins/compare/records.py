@@ -1,33 +1,18 @@
-"""The record of a cell, as it stands in its file."""
+"""The record of a cell, as it stands in its file, and what a finished method still knows."""
 
 from __future__ import annotations
 
-import re
 import traceback
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from .artifacts import artifacts
 from .cells import Cell
 from .environment import git_commit, versions
-from .evaluation import Scores, Tasks
-from .files import FORMAT
+from .evaluation import Scores
+from .files import FORMAT, slug
 
 
-@dataclass
-class Measured:
-    """One model of a cell: its numbers, time and size."""
-
-    part: str | None
-    tasks: Tasks
-    merge_seconds: float
-    evaluate_seconds: float
-    parameters: dict[str, int | None]
-    config: dict
-    artifacts: dict = field(default_factory=lambda: artifacts(None))
-
-
-def new_record(cell: Cell, part: str | None = None) -> dict:
+def new_record(cell: Cell, part: str | None = None, **known: object) -> dict:
+    """A record with what is known of the cell; `part` names one model of several."""
     return {
         "format": FORMAT,
         "id": cell.id if part is None else f"{cell.id}.{slug(part)}",
@@ -52,37 +37,68 @@ def new_record(cell: Cell, part: str | None = None) -> dict:
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "config": {},
         "artifacts": artifacts(None),
+        **known,
     }
 
 
-def slug(part: str) -> str:
-    """A part's name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", part)
-
-
-def done_record(cell: Cell, measured: Measured, scores: Scores) -> dict:
-    return new_record(cell, measured.part) | {
+def scored(scores: Scores) -> dict:
+    """What a record says of a model's scores."""
+    return {
         "metric": scores.metric,
         "higher_is_better": scores.higher_is_better,
         "tasks": scores.tasks,
         "average": scores.average(),
-        "seconds": {
-            "merge": measured.merge_seconds,
-            "evaluate": measured.evaluate_seconds,
-        },
-        "parameters": measured.parameters,
-        "config": measured.config,
-        "artifacts": measured.artifacts,
     }
 
 
 def failed_record(cell: Cell, error: BaseException, seconds: float) -> dict:
-    return new_record(cell) | {
-        "status": "failed",
-        "error": {
-            "type": type(error).__name__,
-            "message": str(error),
-            "traceback": "".join(traceback.format_exception(error)),
-        },
-        "seconds": {"merge": seconds, "evaluate": None},
+    """The record of a cell that raised after some seconds."""
+    text = "".join(traceback.format_exception(error))
+    return new_record(
+        cell,
+        status="failed",
+        error={"type": type(error).__name__, "message": str(error), "traceback": text},
+        seconds={"merge": seconds, "evaluate": None},
+    )
+
+
+def artifacts(method: object) -> dict[str, dict | None]:
+    """Plain lists of what the report draws; None for what a method does not have."""
+    return {
+        "coefficients": _coefficients(getattr(method, "result", None)),
+        "cosines": _cosines(getattr(method, "disentanglement", None)),
+        "history": _history(getattr(method, "history", None)),
     }
+
+
+def _coefficients(saved: object) -> dict | None:
+    """Rows are tasks, columns are layers."""
+    if not all(hasattr(saved, name) for name in ("tasks", "layers", "applied")):
+        return None
+    values = saved.applied.tolist()
+    return {"tasks": list(saved.tasks), "keys": list(saved.layers), "values": values}
+
+
+def _cosines(result: object) -> dict | None:
+    if not hasattr(result, "cosines"):
+        return None
+    before, after = (matrix.tolist() for matrix in result.cosines())
+    return {"tasks": list(result.tasks), "before": before, "after": after}
+
+
+def _history(entries: object) -> dict | None:
+    """Means over the tasks that took part in each step."""
+    if not isinstance(entries, list) or not entries:
+        return None
+    history = {
+        "step": [entry["step"] for entry in entries],
+        "loss": [_mean_over_tasks(entry, "loss/") for entry in entries],
+        "entropy": [_mean_over_tasks(entry, "entropy/") for entry in entries],
+        "coefficient": [entry.get("coefficient_mean") for entry in entries],
+    }
+    return {k: v for k, v in history.items() if any(x is not None for x in v)}
+
+
+def _mean_over_tasks(entry: dict, prefix: str) -> float | None:
+    values = [value for key, value in entry.items() if key.startswith(prefix)]
+    return sum(values) / len(values) if values else None

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from .files import FORMAT, read_json, write_json
+from .files import FORMAT, checked_record, flatten, read_json, slug, write_json
 
 if TYPE_CHECKING:  # gathering needs none of what running needs
     from .cells import Cell
-
-_SUMMARY = "compare.json"
 
 
 class Results:
@@ -24,37 +22,36 @@ class Results:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         self.cells = self.folder / "cells"
+        self.summary = self.folder / "compare.json"
 
     # -- the comparison ----------------------------------------------------------------
 
-    def description(self) -> dict | None:
-        """What ``compare.json`` says; None if there is none.
+    def existing(self) -> Results:
+        """This folder; raises ValueError unless it holds finished cells."""
+        if not self.summary.is_file() or not any(self.cells.glob("*.json")):
+            raise ValueError(
+                f"{self.folder} holds no results of a comparison: it needs compare.json and"
+                " cells/. Run fusion_bench --config-name compare results=<folder> first."
+            )
+        return self
 
-        Raises:
-            ValueError: It is damaged or of another format.
-        """
-        path = self.folder / _SUMMARY
-        if not path.is_file():
-            return None
-        return read_json(path)
+    def description(self) -> dict | None:
+        """What ``compare.json`` says; None if there is none."""
+        return read_json(self.summary) if self.summary.is_file() else None
 
     def check(self, description: Mapping) -> None:
-        """Raise unless this folder is free or holds results on the same pools.
-
-        Raises:
-            ValueError: It holds results on other pools; the message says what differs.
-        """
+        """Raise unless this folder is free or holds results on the same pools."""
         known = self.description()
         if known is None or known["pools"] == description["pools"]:
             return
         pools = ("modelpool", "taskpool")
-        differing = [
-            name
-            for pool in pools
-            for name in _differences(known[pool], description[pool], pool)
-        ]
+        old, new = (
+            dict(flatten({pool: about[pool] for pool in pools}))
+            for about in (known, description)
+        )
+        names = [n for n in {**old, **new} if old.get(n) != new.get(n)]
         raise ValueError(
-            f"{self.folder} holds results on other pools; they differ in {differing[:5]}."
+            f"{self.folder} holds results on other pools; they differ in {names[:5]}."
             " Give results=<another folder>, and add='[...]' to show both together."
         )
 
@@ -64,7 +61,7 @@ class Results:
             self.check(description)
             known = self.description() or {}
             kept = {key: known[key] for key in ("started", "tasks") if known.get(key)}
-            write_json(self.folder / _SUMMARY, {**description, **kept})
+            write_json(self.summary, {**description, **kept})
 
     def note_tasks(self, tasks: Sequence[str]) -> None:
         """Add tasks that an evaluation reported to ``compare.json``."""
@@ -72,67 +69,66 @@ class Results:
             known = self.description() or {"format": FORMAT, "tasks": []}
             listed = list(dict.fromkeys([*known["tasks"], *tasks]))
             if listed != known["tasks"]:
-                write_json(self.folder / _SUMMARY, known | {"tasks": listed})
+                write_json(self.summary, known | {"tasks": listed})
 
     # -- cells -------------------------------------------------------------------------
 
-    def records(self) -> list[dict]:
+    def path(self, record: Mapping) -> Path:
+        """The file of a record."""
+        return self.cells / f"{record['id']}.json"
+
+    def records(self, pattern: str = "*") -> list[dict]:
         """Every finished cell, in the order of their files' names."""
-        return [read_json(path) for path in sorted(self.cells.glob("*.json"))]
+        paths = sorted(self.cells.glob(f"{pattern}.json"))
+        return [checked_record(path, read_json(path)) for path in paths]
 
     def of_cell(self, cell: Cell) -> list[dict]:
         """The records of one cell: none, one, or one for each model of it."""
-        return [
-            r for r in map(read_json, self._paths(cell.id)) if r.get("cell") == cell.id
-        ]
-
-    def _paths(self, cell_id: str) -> list[Path]:
-        whole = self.cells / f"{cell_id}.json"
-        parts = sorted(self.cells.glob(f"{cell_id}.*.json"))  # ids hold no * ? [
-        return [whole, *parts] if whole.is_file() else parts
+        found = self.records(f"{cell.id}*")  # ids hold no * ? [
+        return [record for record in found if record["cell"] == cell.id]
 
     def replace(self, cell: Cell, records: Sequence[Mapping]) -> None:
         """Write a cell's records, and remove what it left earlier."""
         with self.locked():
-            paths = [self.cells / f"{record['id']}.json" for record in records]
-            for path, record in zip(paths, records, strict=True):
-                write_json(path, record)
-            for path in self._paths(cell.id):
-                if path not in paths and read_json(path).get("cell") == cell.id:
-                    path.unlink(missing_ok=True)
+            earlier = set(map(self.path, self.of_cell(cell)))
+            for record in records:
+                write_json(self.path(record), record)
+            for path in earlier - set(map(self.path, records)):
+                path.unlink(missing_ok=True)
 
     def is_finished(self, cell: Cell, identity: Mapping, retry_failed: bool) -> bool:
         """Whether the cell need not run: its records are all there and still apply."""
         records = self.of_cell(cell)
         if not records or {r["part"] for r in records} < set(records[0]["parts"]):
             return False
-        if any(record["identity"] != identity for record in records):
+        if any(not identity.items() <= r["identity"].items() for r in records):
             return False
         return not retry_failed or all(r["status"] == "done" for r in records)
 
-    def retire_changed(self, labels: Mapping[str, Mapping]) -> list[str]:
-        """Move cells whose method's config has changed into ``stale/``.
+    def retire_changed(self, identities: Mapping, shared: Mapping) -> list[str]:
+        """Move own cells that do not apply any more into ``stale/``.
 
         Args:
-            labels: Method label -> identity its cells must have.
+            identities: Row label -> identity that its cells must have.
+            shared: What the identities of all other rows must have.
 
         Returns:
             Ids of the cells moved.
         """
-        moved = []
         with self.locked():
-            for record in self.records():
-                wanted = labels.get(base_label(record))
-                kept = wanted is None or record["identity"] == wanted
-                if kept or record.get("added_from"):
-                    continue
-                name = f"{record['id']}-{record['identity']['method']}.json"
-                (self.folder / "stale").mkdir(exist_ok=True)
-                os.replace(
-                    self.cells / f"{record['id']}.json", self.folder / "stale" / name
+            stale = [
+                record
+                for record in self.records()
+                if not record.get("added_from")
+                and not applies(record, identities, shared)
+            ]
+            for record in stale:
+                name = (
+                    f"{record['id']}-{slug(str(record['identity'].get('method')))}.json"
                 )
-                moved.append(record["id"])
-        return moved
+                (self.folder / "stale").mkdir(exist_ok=True)
+                os.replace(self.path(record), self.folder / "stale" / name)
+        return [record["id"] for record in stale]
 
     # -- processes ---------------------------------------------------------------------
 
@@ -145,16 +141,13 @@ class Results:
     @contextmanager
     def claimed(self, cell: Cell, wait: bool) -> Iterator[bool]:
         """Hold one cell; gives False at once if another process does and `wait` is off."""
-        lock = self._lock(cell.id)
         try:
-            lock.acquire(timeout=-1 if wait else 0)
+            lock = self._lock(cell.id).acquire(timeout=-1 if wait else 0)
         except Timeout:
             yield False
             return
-        try:
+        with lock:
             yield True
-        finally:
-            lock.release()
 
     def _lock(self, name: str) -> FileLock:
         folder = self.folder / "locks"
@@ -162,15 +155,19 @@ class Results:
         return FileLock(folder / f"{name}.lock")
 
 
-def base_label(record: Mapping) -> str:
-    """A record's label without the name of its model, if its method made several."""
-    part = record.get("part")
-    return record["label"].removesuffix(f" / {part}") if part else record["label"]
+def results_folder(path: object) -> Path:
+    """The folder that `results` names; what cannot be one raises ValueError."""
+    if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
+        raise ValueError(f"results is {path!r}, expected the name of a folder.")
+    for part in (Path(path), *Path(path).parents):
+        if part.is_symlink() and not part.exists():
+            raise ValueError(f"results is {path}, but {part} is a link to nothing.")
+        if part.exists() and not part.is_dir():
+            raise ValueError(f"results is {path}, but {part} is a file, not a folder.")
+    return Path(path)
 
 
-def _differences(old: object, new: object, path: str) -> Iterator[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
-    elif old != new:
-        yield path
+def applies(record: Mapping, identities: Mapping, shared: Mapping) -> bool:
+    """Whether a record has the identity of its row, or what all rows share."""
+    row = record["label"].removesuffix(f" / {record['part']}")
+    return identities.get(row, shared).items() <= record["identity"].items()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .options import did_you_mean, flatten
-from .store import Results
+import pandas as pd
 
-Points = dict[float, list[float]]  # value of the option -> results, one per seed
+from .files import flatten
+from .methods import did_you_mean
+from .results import load_results
 
 
 def plot_sweep(
@@ -36,68 +34,60 @@ def plot_sweep(
         The picture's path. Points are means over seeds, bars sample standard deviations.
 
     Raises:
-        ValueError: Fewer than two finished cells have different values of the option.
+        ValueError: Fewer than two finished cells have different values of the option, or
+            there is no such task.
     """
-    results = Results(folder)
-    records = [
-        record
-        for record in results.records()
-        if record["status"] == "done" and method in (None, record["method"])
-    ]
-    lines = sweep_lines(records, option, task)
-    if len({value for points in lines.values() for value in points}) < 2:
-        known = sorted({name for r in records for name, _ in flatten(r["config"])})
+    cells = load_results(folder).query("status == 'done'")
+    points = sweep_points(
+        cells[cells["method"] == method] if method else cells, option, task
+    )
+    if points[option].nunique() < 2:
+        names = (name for r in cells["record"] for name, _ in flatten(r["config"]))
         raise ValueError(
             f"{folder} has fewer than two finished cells with different numbers for the"
-            f" option '{option}'.{did_you_mean(option, known)}"
+            f" option '{option}'.{did_you_mean(option, sorted(set(names)))}"
         )
-    path = Path(out) if out else results.folder / f"sweep_{option}.png"
-    first = next(r for r in records if option in dict(flatten(r["config"])))
-    _draw(lines, option, f"{task or 'average'} {first['metric']}", logarithmic, path)
+    path = Path(out) if out else Path(folder) / f"sweep_{option}.png"
+    title = f"{task or 'average'} {cells['record'].iloc[0]['metric']}"
+    _draw(points, option, title, logarithmic, path)
     return path
 
 
-def sweep_lines(
-    records: Sequence[Mapping], option: str, task: str | None = None
-) -> dict[str, Points]:
-    """Label of the other changed options -> points.
+def sweep_points(
+    cells: pd.DataFrame, option: str, task: str | None = None
+) -> pd.DataFrame:
+    """``line``, the option's value and ``result`` of every cell that has the option.
 
-    Raises:
-        ValueError: A cell has no such task.
+    A line is named by the other changed options.
     """
-    lines: dict[str, Points] = defaultdict(lambda: defaultdict(list))
-    for record in records:
+    points = []
+    for record in cells["record"]:
         value = dict(flatten(record["config"])).get(option)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
+        if task not in (None, *record["tasks"]):
+            tasks = list(record["tasks"])
+            raise ValueError(f"There is no task '{task}'; tasks: {tasks}.")
+        numbers = record["tasks"][task] if task else record["average"]
         others = {k: v for k, v in flatten(record["overrides"]) if k != option}
         text = ", ".join(f"{k}={v}" for k, v in others.items())
-        label = f"{record['method']} ({text})" if text else record["method"]
-        lines[label][value].append(_result(record, task))
-    return {label: dict(sorted(points.items())) for label, points in lines.items()}
-
-
-def _result(record: Mapping, task: str | None) -> float:
-    if task is None:
-        return record["average"][record["metric"]]
-    if task not in record["tasks"]:
-        raise ValueError(f"There is no task '{task}'; tasks: {list(record['tasks'])}.")
-    return record["tasks"][task][record["metric"]]
+        line = f"{record['method']} ({text})" if text else record["method"]
+        points.append((line, value, numbers[record["metric"]]))
+    return pd.DataFrame(points, columns=["line", option, "result"])
 
 
 def _draw(
-    lines: Mapping[str, Points], option: str, metric: str, logarithmic: bool, path: Path
+    points: pd.DataFrame, option: str, metric: str, logarithmic: bool, path: Path
 ) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for label, points in lines.items():
-        means = [statistics.fmean(results) for results in points.values()]
-        spreads = [statistics.stdev(r) if len(r) > 1 else 0 for r in points.values()]
-        axes.errorbar(list(points), means, spreads, marker="o", capsize=3, label=label)
+    for label, line in points.groupby("line", sort=False):
+        found = line.groupby(option)["result"].agg(["mean", "std"]).fillna(0)
+        axes.errorbar(
+            found.index, found["mean"], found["std"], marker="o", capsize=3, label=label
+        )
     axes.set(xlabel=option, ylabel=metric, xscale="log" if logarithmic else "linear")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -1,171 +1,179 @@
-"""The summary as text: terminal, CSV, Markdown, LaTeX."""
+"""The rows as DataFrames, and these as text: terminal, CSV, Markdown, LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
 
+import pandas as pd
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from .summary import Number, Row, Summary
+from .columns import (
+    ADDED,
+    EVALUATE,
+    MERGE,
+    OF_EXPERTS,
+    Column,
+    main_columns,
+    memory_columns,
+)
+from .numbers import MISSING, Spread
+from .results import Comparison, Row
 
-_NOTHING = "-"
+_NOTHING, FAILED = "-", "failed"
+_COSTS = 3  # columns of text_table that are not results
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table as plain cells: a heading, rows, and notes below.
+def text_table(comparison: Comparison) -> pd.DataFrame:
+    """The table that people read: rows as listed, then published numbers.
 
-    Attributes:
-        heading: Column names.
-        rows: (label, cells); cells is one text for a failed row.
-        published: Rows of published numbers, as `rows`.
-        notes: Sentences below the table.
+    A failed row says so in its first cell; the others are empty. ``attrs["rows"]`` is how
+    many rows were measured.
     """
-
-    heading: list[str]
-    rows: list[tuple[str, list[str] | str]]
-    published: list[tuple[str, list[str]]]
-    notes: list[str]
-
-
-def make_grid(summary: Summary, plus_minus: str = " ± ") -> Grid:
-    """Lay the summary out; numbers are rounded here and nowhere else."""
-    columns = [*summary.tasks, "average", "of experts", "merge s", "peak MiB", "added"]
-    rows = [(row.label, _cells(row, summary, plus_minus)) for row in summary.rows]
-    return Grid(
-        ["method", *columns],
-        rows,
-        list(_published_rows(summary, len(columns))),
-        list(_notes(summary)),
-    )
-
-
-def _cells(row: Row, summary: Summary, plus_minus: str) -> list[str] | str:
-    if not row.seeds:
-        return f"failed: {row.errors[0]}" if row.errors else "failed"
-    scale, digits = (100, 1) if summary.percent else (1, 4)
-
-    def value(number: Number | None) -> str:
-        return _text(number, scale, digits, plus_minus)
-
-    return [
-        *(value(row.tasks.get(task)) for task in summary.tasks),
-        value(row.average),
-        _text(row.normalised, 100, 1, plus_minus),
-        _text(row.merge_seconds, 1, 1, plus_minus),
-        _text(row.memory_mib and Number(row.memory_mib.mean), 1, 0, plus_minus),
-        _NOTHING if row.added_parameters is None else f"{row.added_parameters:,}",
+    average, *tasks = main_columns(comparison)
+    memory = memory_columns(comparison)[-1]
+    columns = [*tasks, average, OF_EXPERTS, MERGE, memory, ADDED]
+    titles = [*(c.title for c in columns[:-_COSTS]), "merge s", "peak MiB", "added"]
+    failed = [FAILED] + [""] * (len(columns) - 1)
+    lines = [
+        [row.label, *([_written(c, row) for c in columns] if row.cells else failed)]
+        for row in comparison.listed()
     ]
+    published = [
+        [f"{entry['label']} (published)", *_given(entry, comparison, len(columns))]
+        for entry in comparison.published.get("rows") or ()
+    ]
+    table = pd.DataFrame([*lines, *published], columns=["method", *titles])
+    table.attrs["rows"] = len(lines)
+    return table
 
 
-def _text(number: Number | None, scale: float, digits: int, plus_minus: str) -> str:
-    if number is None:
-        return _NOTHING
-    text = f"{scale * number.mean:.{digits}f}"
-    if number.spread is None:
-        return text
-    return f"{text}{plus_minus}{scale * number.spread:.{digits}f}"
+def _written(column: Column, row: Row) -> str:
+    mean, deviation = column.mean(row).replace(MISSING, _NOTHING), column.deviation(row)
+    return f"{mean} ± {deviation}" if deviation else mean
 
 
-def _published_rows(summary: Summary, columns: int) -> Iterator[tuple[str, list[str]]]:
-    for row in (summary.published or {}).get("rows") or ():
-        tasks = row.get("tasks") or {}
-        cells = [_given(tasks.get(task)) for task in summary.tasks]
-        cells.append(_given(row.get("average")))
-        rest = [_NOTHING] * (columns - len(cells))
-        yield f"{row['label']} (published)", cells + rest
+def _given(entry: dict, comparison: Comparison, columns: int) -> list[str]:
+    tasks = entry.get("tasks") or {}
+    values = [*map(tasks.get, comparison.tasks), entry.get("average")]
+    cells = [_NOTHING if value is None else f"{value:.1f}" for value in values]
+    return cells + [_NOTHING] * (columns - len(cells))
 
 
-def _given(number: float | None) -> str:
-    return _NOTHING if number is None else f"{number:.1f}"
-
-
-def _notes(summary: Summary) -> Iterator[str]:
-    unit = " in percent" if summary.percent else ""
-    direction = "" if summary.higher_is_better else "; lower is better"
-    yield f"{summary.metric or 'No metric'}{unit}{direction}."
-    if any(row.average and row.average.spread is not None for row in summary.rows):
+def table_notes(comparison: Comparison) -> Iterator[str]:
+    """Sentences below the table; the first names the metric."""
+    unit = " in percent" if comparison.scale.percent else ""
+    direction = "" if comparison.higher_is_better else "; lower is better"
+    metric = comparison.metric if comparison.finished else "No metric"
+    yield f"{metric}{unit}{direction}."
+    if any(len(row.cells) > 1 for row in comparison.rows):
         yield "Mean and sample standard deviation over seeds."
-    for row in summary.rows:
-        for error in row.errors:
-            yield f"Failed: {row.label}, {error}"
-    published = summary.published
+    for row in comparison.listed():
+        yield from (f"Failed: {row.label}, {error}" for error in row.errors())
+    published = comparison.published
     if published:
         yield f"Published numbers: {published['source']}."
         yield f"Their checkpoints: {published['checkpoints']}."
         yield from (f"Differs: {text}." for text in published.get("differs") or ())
 
 
-_COSTS = 3  # columns of make_grid that are not results
-
-
-def terminal_tables(summary: Summary, width: int) -> list[Table]:
+def terminal_tables(comparison: Comparison, width: int) -> list[Table]:
     """Results, then costs, for rich's console.
 
     Args:
-        summary: What to show.
+        comparison: What to show.
         width: Of the console, in characters; tasks that do not fit are left out.
     """
-    grid = make_grid(summary)
-    tasks = range(1, 1 + len(summary.tasks))
-    shown = [i for i in range(1, len(grid.heading) - _COSTS)]
-    notes = list(grid.notes)
-    if _width(grid, shown) > width:
-        shown = [i for i in shown if i not in tasks]
+    table, notes = text_table(comparison), list(table_notes(comparison))
+    results = table.iloc[:, :-_COSTS]
+    # Method names may wrap, numbers may not.
+    needed = results.iloc[:, 1:].map(len).max().clip(lower=results.columns[1:].map(len))
+    if 16 + sum(needed + 1) > width:
+        results = results.drop(columns=results.columns[1 : 1 + len(comparison.tasks)])
+        results.loc[table["merge s"] == "", results.columns[1]] = FAILED
         notes.append("Every task: see results.md, or use a wider terminal.")
-    results = _terminal_table(grid, shown, [*grid.rows, *grid.published])
-    results.title = Text(summary.title)
-    results.caption = Text("\n".join(notes), justify="left")
-    costs = range(len(grid.heading) - _COSTS, len(grid.heading))
-    done = [row for row in grid.rows if isinstance(row[1], list)]
-    return [results, _terminal_table(grid, costs, done)]
+    shown = _terminal_table(results, table.attrs["rows"])
+    shown.title = Text(comparison.title)
+    shown.caption = Text("\n".join(notes), justify="left")
+    done = table[: table.attrs["rows"]].query("`merge s` != ''")
+    costs = done[["method", *done.columns[-_COSTS:]]]
+    return [shown, _terminal_table(costs, len(costs))]
 
 
-def _width(grid: Grid, shown: Sequence[int]) -> int:
-    """Characters needed; method names may wrap, numbers may not."""
-    rows = [cells for _, cells in grid.rows + grid.published if isinstance(cells, list)]
-    columns = [[grid.heading[i], *(cells[i - 1] for cells in rows)] for i in shown]
-    return 16 + sum(1 + max(map(len, column)) for column in columns)
-
-
-def _terminal_table(
-    grid: Grid, shown: Sequence[int], rows: Sequence[tuple[str, list[str] | str]]
-) -> Table:
+def _terminal_table(frame: pd.DataFrame, rows: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("method", overflow="fold")
-    for index in shown:
-        table.add_column(Text(grid.heading[index]), justify="right", no_wrap=True)
-    for number, (label, cells) in enumerate(rows):
-        if isinstance(cells, str):
-            table.add_row(Text(label), Text("failed", style="red"))
-        else:
-            table.add_row(Text(label), *(Text(cells[i - 1]) for i in shown))
-        if number + 1 == len(grid.rows):
-            table.add_section()
+    for title in frame.columns[1:]:
+        table.add_column(Text(title), justify="right", no_wrap=True)
+    for number, cells in enumerate(frame.itertuples(index=False), start=1):
+        styles = ["red" if cell == FAILED else "" for cell in cells]
+        table.add_row(*map(Text, cells, styles), end_section=number == rows)
     return table
 
 
-def markdown_table(summary: Summary) -> str:
+def markdown_table(comparison: Comparison) -> str:
     """A table of GitHub's Markdown, notes as a list."""
-    grid = make_grid(summary)
-    lines = [f"# {_markdown(summary.title)}", ""]
-    lines.append(_line(map(_markdown, grid.heading)))
-    lines.append(_line(["---"] + ["---:"] * (len(grid.heading) - 1)))
-    for label, cells in [*grid.rows, *grid.published]:
-        failed = isinstance(cells, str)
-        shown = ["failed"] + [""] * (len(grid.heading) - 2) if failed else cells
-        lines.append(_line(map(_markdown, [label, *shown])))
-    return "\n".join([*lines, "", *(f"- {_markdown(note)}" for note in grid.notes), ""])
-
-
-def _line(cells: Iterator[str] | Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    table = text_table(comparison)
+    rule = ["---"] + ["---:"] * (table.shape[1] - 1)
+    lines = [map(_markdown, line) for line in [table.columns, *table.to_numpy()]]
+    lines.insert(1, rule)
+    return "\n".join(
+        [
+            f"# {_markdown(comparison.title)}\n",
+            *(f"| {' | '.join(line)} |" for line in lines),
+            "",
+            *(f"- {_markdown(note)}" for note in table_notes(comparison)),
+            "",
+        ]
+    )
 
 
 def _markdown(text: str) -> str:
-    for character in "\\`*_|<>[]":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).split())
+
+
+def rows_csv(comparison: Comparison) -> str:
+    """One line per row, numbers not rounded, deviations in columns of their own."""
+    average, *tasks = main_columns(comparison)
+    memory = memory_columns(comparison)[-1]
+    numbers = {column.title: column for column in (*tasks, average)} | {
+        "normalised_average": OF_EXPERTS,
+        "merge_seconds": MERGE,
+        "evaluate_seconds": EVALUATE,
+        "peak_memory_mib": memory,
+    }
+    lines = []
+    for row in comparison.listed():
+        line: dict[str, object] = {
+            "label": row.label,
+            "method": row.method,
+            "metric": comparison.metric if comparison.finished else None,
+            "seeds": " ".join(map(str, row.seeds)),
+            "failed": len(row.failures),
+            "error": next(iter(row.errors()), ""),
+            "added_parameters": next(iter(row.figures["parameters/added"]), None),
+        }
+        for name, column in numbers.items():
+            spread = column.spread(row) or Spread(None)
+            line |= {name: spread.mean, f"{name}_std": spread.deviation}
+        lines.append(line)
+    return _csv(pd.DataFrame(lines, dtype=object))
+
+
+def cells_csv(comparison: Comparison) -> str:
+    """One line per cell, with every metric of every task."""
+    return _csv(comparison.cells.filter(regex="^(?!record$|normalised/)"))
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    values = [[*map(_inert, line)] for line in frame.to_numpy()]
+    frame = pd.DataFrame(values, columns=[*map(_inert, frame.columns)], dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _inert(value: object) -> object:
+    """Text that a spreadsheet would run as a formula begins with an apostrophe."""
+    formula = isinstance(value, str) and value.startswith(tuple("=+-@\t\r"))
+    return f"'{value}" if formula else value

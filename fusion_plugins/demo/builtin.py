@@ -18,7 +18,12 @@ from .recipe import BUILTIN_TASKS, DemoRecipe, ResNetRecipe
 class TaskData:
     """One classification task.
 
-    Images are uint8 (N, H, W, 3), labels int64 (N,) in [0, classes).
+    Attributes:
+        name: Task name.
+        x_train, x_test: Images, uint8, shape (N, H, W, 3).
+        y_train, y_test: Labels, int64, shape (N,), in [0, classes).
+        class_names: In the order of the labels.
+        templates: Prompts with a place ``{}`` for a class name.
     """
 
     name: str

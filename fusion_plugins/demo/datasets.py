@@ -26,7 +26,13 @@ def train_and_val(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class DemoDataset(Dataset):
-    """Labelled images: uint8 (N, H, W, 3) and integers (N,)."""
+    """Labelled images.
+
+    Args:
+        images: uint8, shape (N, H, W, 3).
+        labels: Integers, shape (N,).
+        class_names: In the order of the labels.
+    """
 
     def __init__(
         self, images: np.ndarray, labels: np.ndarray, class_names: list[str]

@@ -108,7 +108,7 @@ def _openclip(
 def demo_openclip_modelpool(
     root: Root = None, seed: int = 0, tasks: Tasks = None
 ) -> OpenCLIPModelPool:
-    """As :func:`demo_modelpool`, with OpenCLIP's encoders and a head per task."""
+    """As :func:`demo_modelpool` (root, seed, tasks), with OpenCLIP's encoders and heads."""
     from ..modelpool.openclip.modelpool import OpenCLIPModelPool
 
     folder, chosen, heads = _openclip(root, seed, tasks)
@@ -121,7 +121,7 @@ def demo_openclip_modelpool(
 def demo_openclip_taskpool(
     root: Root = None, seed: int = 0, tasks: Tasks = None, batch_size: int = 256
 ) -> OpenCLIPTaskPool:
-    """As :func:`demo_taskpool`, for OpenCLIP's encoders and heads."""
+    """As :func:`demo_taskpool` (root, seed, tasks, batch_size), for OpenCLIP's encoders."""
     from ..taskpool.openclip import OpenCLIPTaskPool
 
     loader = loader_options(batch_size)
@@ -150,7 +150,7 @@ def _resnet(root: Root, seed: int, tasks: Tasks) -> tuple[Path, list[str]]:
 def demo_resnet_modelpool(
     root: Root = None, seed: int = 0, tasks: Tasks = None
 ) -> ResNetPool:
-    """As :func:`demo_modelpool`, with ResNets."""
+    """As :func:`demo_modelpool` (root, seed, tasks), with ResNets."""
     from ..modelpool.image_pools import ResNetPool
 
     folder, chosen = _resnet(root, seed, tasks)
@@ -162,7 +162,7 @@ def demo_resnet_modelpool(
 def demo_resnet_taskpool(
     root: Root = None, seed: int = 0, tasks: Tasks = None, batch_size: int = 256
 ) -> ImageClassificationTaskPool:
-    """As :func:`demo_taskpool`, for ResNets: FusionBench's own class."""
+    """As :func:`demo_taskpool` (root, seed, tasks, batch_size): FusionBench's class."""
     from fusion_bench.taskpool.image_classification import ImageClassificationTaskPool
 
     loader = loader_options(batch_size)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from ..modelpool.folders import FolderModelPool
+from ..modelpool.folders import FolderModelPool, accounted
 from .heads import ClassificationHead
 from .sites import Site, file_name, fitting_copy, trainable_copy
 
@@ -49,7 +49,8 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
     """
     if trunk is None and (folder / "config.json").is_file():
         pool = FolderModelPool({"_pretrained_": str(folder)})
-        return pool.load_model("_pretrained_")
+        with accounted(f"The trunk in {folder}"):
+            return pool.load_model("_pretrained_")
     if trunk is None:
         raise ValueError(
             f"{folder} has no config.json that says what class its trunk is. Give a module"

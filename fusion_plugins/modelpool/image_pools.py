@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ..common.compat import import_upstream
+from ..task_vectors.files import read_tensors
+from .folders import load_exactly
 
 _MODULE = "fusion_bench.modelpool.{}_for_image_classification"
 
@@ -40,13 +40,7 @@ class ResNetPool(_ResNetPool):
         if self.type != "torchvision" or not isinstance(config, Mapping):
             return model
         if config.get("checkpoint") is not None:
-            model.load_state_dict(_read(Path(config["checkpoint"])))
+            path = Path(config["checkpoint"])
+            label = f"checkpoint {path.name}"
+            load_exactly(model, read_tensors(path, label), label, path)
         return model
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise ValueError(f"checkpoint: there is no file {path}.")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -22,8 +22,8 @@ class TsvDataset(Dataset):
         seed: Of that choice.
 
     Raises:
-        ValueError: No such file, a line with other fields than the header, a label that
-            is not a number, or no samples.
+        ValueError: No such file, not UTF-8, a line with other fields than the header, a
+            label that is not a number, or no samples.
     """
 
     def __init__(self, path: str | Path, samples: int | None = None, seed: int = 0):
@@ -35,43 +35,48 @@ class TsvDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.rows[index]
 
 
-def _read(path: Path) -> list[dict]:
+def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected tab-separated text.")
-    with open(path, encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}). Save it as UTF-8.") from error
     if len(lines) < 2:
         raise ValueError(
             f"{path} has {len(lines)} line(s): a header, such as label<TAB>text, and at"
             " least one sample are needed."
         )
-    header = lines[0]
-    for number, fields in enumerate(lines[1:], 2):
+    header, *rows = [line.split("\t") for line in lines]
+    for number, fields in enumerate(rows, 2):
         if len(fields) != len(header):
             raise ValueError(
                 f"{path}, line {number} has {len(fields)} tab-separated fields, but the"
                 f" header names {len(header)}: {header}."
             )
-    rows = [dict(zip(header, fields, strict=False)) for fields in lines[1:]]
-    if "label" in header:
-        labels = _numbers([row["label"] for row in rows], path)
-        rows = [row | {"label": label} for row, label in zip(rows, labels, strict=True)]
-    return rows
+    samples: list[dict[str, Any]] = [
+        dict(zip(header, row, strict=True)) for row in rows
+    ]
+    labels = [
+        _number(row["label"], path, n)
+        for n, row in enumerate(samples, 2)
+        if "label" in row
+    ]
+    whole = all(label.is_integer() for label in labels)
+    for sample, label in zip(samples, labels, strict=True):
+        sample["label"] = int(label) if whole else label
+    return samples
 
 
-def _numbers(texts: list[str], path: Path) -> list[int] | list[float]:
-    values = []
-    for number, text in enumerate(texts, 2):
-        try:
-            values.append(float(text))
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number}: the label {text!r} is not a number; give classes"
-                " as 0, 1, 2, ..."
-            ) from error
-    whole = all(value.is_integer() for value in values)
-    return [int(value) for value in values] if whole else values
+def _number(text: str, path: Path, line: int) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}, line {line}: the label {text!r} is not a number; give classes as 0,"
+            " 1, 2, ..."
+        ) from error

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..merged.sites import check_task_names
-from .family import SPLITS, Finish, ModelFamily, adapter_for
+from .family import (
+    ADAPTERS,
+    SPLITS,
+    Finish,
+    ModelFamily,
+    adapter_for,
+    class_name,
+    import_families,
+)
 from .loading import head_site
 from .recalibration import recalibrate
 from .task_heads import with_task_heads
@@ -140,3 +148,21 @@ class PoolAdapter(ModelFamily, ABC):
         Where they are outside the merged module, a :class:`ClassificationHead`; where
         :meth:`head_site` names a place, what :meth:`load_head` gives.
         """
+
+
+def register_adapter(pool_class: type, adapter: type[ModelFamily]) -> None:
+    """Teach all methods a pool class; its subclasses are known too.
+
+    Args:
+        pool_class: A model pool class.
+        adapter: What knows it. Replaces the adapter known so far.
+
+    Raises:
+        TypeError: Not a pool class, or not an adapter class.
+    """
+    if not (isinstance(pool_class, type) and issubclass(pool_class, BaseModelPool)):
+        raise TypeError(f"{pool_class!r} is not a subclass of BaseModelPool.")
+    if not (isinstance(adapter, type) and issubclass(adapter, ModelFamily)):
+        raise TypeError(f"{adapter!r} is not a subclass of PoolAdapter.")
+    import_families()  # which must not undo it later
+    ADAPTERS[class_name(pool_class)] = adapter

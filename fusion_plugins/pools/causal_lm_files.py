@@ -11,8 +11,6 @@ from fusion_bench.modelpool.causal_lm import CausalLMBackbonePool
 from fusion_bench.utils import parse_dtype
 from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 from omegaconf import DictConfig
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.modeling_utils import no_init_weights
 
 from ..modelpool.folders import FolderModelPool
 from .loading import PRETRAINED
@@ -75,33 +73,6 @@ def code_options(modelpool: BaseModelPool) -> dict:
     """The pool's options that say what code its folders are loaded with."""
     options = _model_options(modelpool)
     return {name: options[name] for name in _CODE_OPTIONS if name in options}
-
-
-def vocabulary_size(folder: Path, modelpool: BaseModelPool) -> int | None:
-    """Tokens of a model, as its config says; None if it does not."""
-    config = _config(folder, modelpool)
-    return getattr(config.get_text_config(), "vocab_size", None)
-
-
-def _config(folder: Path, modelpool: BaseModelPool):
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} is not a HuggingFace model folder: it has no config.json. Save the"
-            " model with model.save_pretrained(folder)."
-        )
-    return AutoConfig.from_pretrained(str(folder), **code_options(modelpool))
-
-
-def tied_names(folder: Path, modelpool: BaseModelPool) -> tuple[tuple[str, ...], ...]:
-    """Groups of tensor names that the model's class makes one tensor."""
-    config = _config(folder, modelpool)
-    with torch.device("meta"), no_init_weights():  # shapes and names only
-        module = AutoModelForCausalLM.from_config(config, **code_options(modelpool))
-    module.tie_weights()
-    names_of: dict[int, list[str]] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        names_of.setdefault(id(tensor), []).append(name)
-    return tuple(tuple(names) for names in names_of.values() if len(names) > 1)
 
 
 def tokenizer_of(modelpool: BaseModelPool):

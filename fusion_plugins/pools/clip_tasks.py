@@ -1,7 +1,12 @@
 """Register own zero-shot classification tasks with FusionBench."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fusion_bench.mixins import clip_classification
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 
 from ..common.logging import get_logger
@@ -33,35 +38,17 @@ class PromptTemplate:
         return f"PromptTemplate({self.text!r})"
 
 
-def _checked_class_names(name: str, class_names: Sequence[str]) -> list[str]:
-    if isinstance(class_names, str):
+def _texts(task: str, what: str, given: Sequence[str]) -> list[str]:
+    if isinstance(given, str):
         raise ValueError(
-            f"task {name!r}: class names are the single string {class_names!r};"
-            " give a list of strings"
+            f"task {task!r}: {what} are the single string {given!r}; give a list of strings"
         )
-    names = list(class_names)
-    if not names:
-        raise ValueError(f"task {name!r}: the list of class names is empty")
-    bad = [c for c in names if not isinstance(c, str) or not c.strip()]
+    if not given:
+        raise ValueError(f"task {task!r}: the list of {what} is empty")
+    bad = [text for text in given if not isinstance(text, str) or not text.strip()]
     if bad:
-        raise ValueError(
-            f"task {name!r}: class names must be non-empty text, got {bad}"
-        )
-    repeated = sorted({c for c in names if names.count(c) > 1})
-    if repeated:
-        raise ValueError(f"task {name!r}: class names repeat: {repeated}")
-    return names
-
-
-def _checked_templates(name: str, templates: Sequence[str]) -> list[PromptTemplate]:
-    if isinstance(templates, str):
-        raise ValueError(
-            f"task {name!r}: templates are the single string {templates!r};"
-            " give a list of strings"
-        )
-    if not templates:
-        raise ValueError(f"task {name!r}: the list of templates is empty")
-    return [PromptTemplate(text) for text in templates]
+        raise ValueError(f"task {task!r}: {what} must be non-empty text, got {bad}")
+    return list(given)
 
 
 def register_clip_task(
@@ -74,19 +61,24 @@ def register_clip_task(
 
     Args:
         name: Task name, as used for the pool's models and data sets.
-        classnames: One name per class; position = label. No repeats.
+        classnames: One name per class; position = label. Repeats get a warning.
         templates: Prompts with one `{}` each, for example "a photo of a {}.".
 
     Raises:
-        ValueError: Empty name, empty or repeated class names, or a template without
-            exactly one `{}`.
+        ValueError: Empty name, empty class names, or a template without exactly one
+            `{}`.
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"a task needs a non-empty name, got {name!r}")
-    info: dict[str, list[str] | list[Callable[[str], str]]] = {
-        "classnames": _checked_class_names(name, classnames),
-        "templates": _checked_templates(name, templates),
-    }
+    names = _texts(name, "class names", classnames)
+    prompts = [PromptTemplate(t) for t in _texts(name, "templates", templates)]
+    repeated = sorted(set(names) - {c for c in names if names.count(c) == 1})
+    if repeated:  # as in the usual list of ImageNet's classes
+        log.warning(
+            f"Task {name!r}: class names repeat: {repeated}. Zero-shot heads cannot tell"
+            " classes of one name apart."
+        )
+    info: dict[str, list[Any]] = {"classnames": names, "templates": prompts}
     known = CLIPTemplateFactory._dataset_mapping
     if known.get(name) == info:
         return
@@ -95,3 +87,65 @@ def register_clip_task(
     # FusionBench 0.2.33 stores templates under a misspelt key unless it is given all
     # three arguments.
     CLIPTemplateFactory.register_dataset(name, dataset_info=info, **info)
+    # Its methods keep heads on disk by the task's name, whatever the classes are.
+    clip_classification.cache_with_joblib = _uncached
+
+
+def _uncached() -> Callable[[Callable], Callable]:
+    """Stands for FusionBench's decorator of that name (0.2.33)."""
+    return lambda function: function
+
+
+def register_clip_tasks(tasks: Mapping | None, prompts: bool = True) -> None:
+    """Register tasks as options describe them.
+
+    Args:
+        tasks: Task -> `classnames` and `templates`.
+        prompts: Whether there are templates; else nothing reads them.
+
+    Raises:
+        ValueError: A description has other keys, or is refused by `register_clip_task`.
+    """
+    keys, wanted = {"classnames"}, "classnames (a list) alone: there are no prompts"
+    if prompts:
+        keys.add("templates")
+        wanted = "classnames (a list) and templates (a list of texts with one {})"
+    for task, info in (tasks or {}).items():
+        if not isinstance(info, Mapping) or set(info) != keys:
+            raise ValueError(f"tasks.{task} is {info!r}, expected {wanted}.")
+        templates = info["templates"] if prompts else ["a photo of a {}."]
+        register_clip_task(task, info["classnames"], templates)
+
+
+@contextmanager
+def registered_tasks(
+    tasks: Mapping | None = None, prompts: bool = True
+) -> Iterator[None]:
+    """Register tasks for a while; whatever is registered meanwhile is undone afterwards.
+
+    Args:
+        tasks: As :func:`register_clip_tasks` takes them; None to undo what others register.
+        prompts: Likewise.
+    """
+    known = CLIPTemplateFactory._dataset_mapping
+    before = dict(known)
+    try:
+        register_clip_tasks(tasks, prompts)
+        yield
+    finally:
+        known.clear()
+        known.update(before)
+
+
+def require_class_names(
+    tasks: Iterable[str], option: str, prompts: bool = True
+) -> None:
+    """Raise for tasks without class names; `option` is where the user can give them."""
+    known = CLIPTemplateFactory.get_available_datasets()
+    unknown = [task for task in tasks if task not in known]
+    if unknown:
+        templates = ", templates: ['a photo of a {}.']" if prompts else ""
+        raise ValueError(
+            f"FusionBench knows no class names for the task(s) {unknown}. Describe them:"
+            f" {option}={{my_task: {{classnames: [...]{templates}}}}}."
+        )

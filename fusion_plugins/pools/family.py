@@ -15,9 +15,16 @@ from torch import nn
 
 from ..common.options import Options, choice, integer
 from ..merged.statistics import BatchNorm, RunningStatistics
+from ..modelpool.folders import FolderModelPool
 from ..task_vectors import TaskVectors
 
+PRETRAINED = "_pretrained_"
 SPLITS = ("test", "val", "train")
+
+
+def label_of(name: str) -> str:
+    """What error messages call a model of a pool."""
+    return "the base ('_pretrained_')" if name == PRETRAINED else f"expert '{name}'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +53,8 @@ class Finish:
         module: The pretrained model.
         task_vectors: Base and experts.
         options: How to finish.
-        adapter: What gives samples, prepared; None to find one by the pool's class.
-        seed: Of the choice of samples.
+        adapter: What gives samples, prepared; None to find one.
+        seed: Of their choice.
 
     Attributes:
         statistics: What becomes of batch normalisation's running statistics.
@@ -102,7 +109,7 @@ class ModelFamily:
     """A family of model pools as data-free methods see it: files, heads, saving.
 
     This class serves pools that no family knows; families derive from
-    :class:`~fusion_plugins.pools.adapter.PoolAdapter`, which knows their data too.
+    ``PoolAdapter``, which knows their data too.
     """
 
     #: Whether instances give a task's batches, features and heads.
@@ -121,6 +128,13 @@ class ModelFamily:
             A file or folder that may be read in place of loading, or None.
         """
         return None
+
+    @classmethod
+    def load_model(
+        cls, modelpool: BaseModelPool, name: str, label: str, *args, **options
+    ) -> nn.Module:
+        """What the pool loads; `label` is what error messages call it."""
+        return modelpool.load_model(name, *args, **options)
 
     @classmethod
     def adopt(cls, module: nn.Module) -> nn.Module:
@@ -149,52 +163,62 @@ class ModelFamily:
         modelpool.save_model(module, str(path))
 
 
-# Full class name of a pool -> its adapter. By name: importing some of FusionBench's pools
-# is slow or needs Python 3.12, and none of them is imported for the sake of another.
-_ADAPTERS: dict[str, type[ModelFamily]] = {}
+# Full class name of a pool -> its adapter. By name: none of FusionBench's pools, some of
+# which need Python 3.12, is imported for the sake of another.
+ADAPTERS: dict[str, type[ModelFamily]] = {}
 
 
 def family(*pool_classes: str) -> Callable[[type[ModelFamily]], type[ModelFamily]]:
-    """A decorator with which a file of ``pools/families`` registers its adapter.
-
-    Args:
-        *pool_classes: Full names of the model pool classes it knows.
-    """
+    """A decorator that registers an adapter for pool classes, by their full names."""
 
     def register(adapter: type[ModelFamily]) -> type[ModelFamily]:
-        _ADAPTERS.update(dict.fromkeys(pool_classes, adapter))
+        ADAPTERS.update(dict.fromkeys(pool_classes, adapter))
         return adapter
 
     return register
 
 
-def register_adapter(pool_class: type, adapter: type[ModelFamily]) -> None:
-    """Teach all methods a pool class; its subclasses are known too.
+def family_of(modelpool: BaseModelPool) -> type[ModelFamily]:
+    """The family of a `modelpool`; plain :class:`ModelFamily` if none knows it."""
+    import_families()
+    known = map(ADAPTERS.get, map(class_name, type(modelpool).__mro__))
+    return next(filter(None, known), ModelFamily)
 
-    Args:
-        pool_class: A model pool class.
-        adapter: What knows it. Replaces the adapter known so far.
+
+def as_modelpool(models: Any) -> BaseModelPool:
+    """A model pool from `models`: a pool, a dict of modules, or a dict of folders.
 
     Raises:
-        TypeError: Not a pool class, or not an adapter class.
+        TypeError: Something else, or a mixed dict.
+        ValueError: There is no ``_pretrained_`` model.
     """
-    if not (isinstance(pool_class, type) and issubclass(pool_class, BaseModelPool)):
-        raise TypeError(f"{pool_class!r} is not a subclass of BaseModelPool.")
-    if not (isinstance(adapter, type) and issubclass(adapter, ModelFamily)):
-        raise TypeError(f"{adapter!r} is not a subclass of PoolAdapter.")
-    _import_families()  # which must not undo it later
-    _ADAPTERS[_name(pool_class)] = adapter
-
-
-def family_of(modelpool: BaseModelPool) -> type[ModelFamily]:
-    """The family of a pool; plain :class:`ModelFamily` if none knows it."""
-    _import_families()
-    names = (_name(kind) for kind in type(modelpool).__mro__)
-    return next((_ADAPTERS[n] for n in names if n in _ADAPTERS), ModelFamily)
+    if isinstance(models, BaseModelPool):
+        pool = models
+    elif not isinstance(models, Mapping):
+        raise TypeError(
+            f"The model pool is a {type(models).__name__}; expected a FusionBench model"
+            " pool, a dict of nn.Module, or a dict of folders, with the pretrained model"
+            f" under '{PRETRAINED}'."
+        )
+    elif all(isinstance(model, (str, Path)) for model in models.values()):
+        pool = FolderModelPool({name: str(path) for name, path in models.items()})
+    elif all(isinstance(model, nn.Module) for model in models.values()):
+        pool = BaseModelPool(dict(models))
+    else:
+        kinds = {name: type(model).__name__ for name, model in models.items()}
+        raise TypeError(f"A dict pool is all modules or all folders; got {kinds}.")
+    if not pool.has_pretrained:
+        raise ValueError(
+            f"The model pool has no '{PRETRAINED}' model, only {pool.all_model_names}."
+            " Task vectors are expert minus pretrained: add the model that all experts"
+            f" were fine-tuned from as '{PRETRAINED}'."
+        )
+    return pool
 
 
 @cache
-def _import_families() -> None:
+def import_families() -> None:
+    """Let every file of ``families/`` register its adapter, once."""
     folder = Path(__file__).parent / "families"
     for module in sorted(path.stem for path in folder.glob("[!_]*.py")):
         import_module(f".families.{module}", __package__)
@@ -203,19 +227,23 @@ def _import_families() -> None:
 def adapter_for(modelpool: BaseModelPool, task_info: Mapping | None = None) -> Any:
     """The adapter of a pool's family, ready to be asked for data.
 
+    Args:
+        modelpool: The pool.
+        task_info: Task name -> what the family needs to know of an own task.
+
     Raises:
         TypeError: No family knows this pool.
     """
     adapter = family_of(modelpool)
     if not adapter.has_data:
-        known = sorted(name.rpartition(".")[2] for name in _ADAPTERS)
+        known = sorted(name.rpartition(".")[2] for name in ADAPTERS)
         raise TypeError(
-            f"Adaptation does not know the pool class {type(modelpool).__name__}; it knows"
-            f" {known}. Data-free methods such as method=awd take any pool; to teach it a"
-            " new one, see register_adapter."
+            f"Adaptation does not know the pool class {type(modelpool).__name__}, only"
+            f" {known}. method=awd takes any pool; a new one: see register_adapter."
         )
     return adapter(modelpool, task_info)
 
 
-def _name(kind: type) -> str:
+def class_name(kind: type) -> str:
+    """The name by which a pool class is known."""
     return f"{kind.__module__}.{kind.__qualname__}"

@@ -2,61 +2,41 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
 from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import LazyStateDict
-from safetensors.torch import save_model
+from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 from torch import nn
 
 from ..common.logging import get_logger
-from ..modelpool.folders import FolderModelPool
+from ..modelpool.folders import (
+    ADAPTER_CONFIG,
+    FolderModelPool,
+    accounted,
+    load_exactly,
+    source_of,
+)
 from ..task_vectors import (
     Checkpoint,
     SafetensorsCheckpoint,
     StateDictCheckpoint,
     TaskVectors,
 )
-from .family import family_of
+from ..task_vectors.checkpoint import (
+    SpilledCheckpoint,
+    module_checkpoint,
+)
+from ..task_vectors.checks import unplaced_names
+from ..task_vectors.files import read_folder, read_tensors, refuse_quantised
+from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
-
-PRETRAINED = "_pretrained_"
-
-
-def as_modelpool(models) -> BaseModelPool:
-    """A model pool from a pool, a dict of modules, or a dict of model folders.
-
-    Raises:
-        TypeError: Something else, or a mixed dict.
-        ValueError: There is no ``_pretrained_`` model.
-    """
-    if isinstance(models, BaseModelPool):
-        pool = models
-    elif not isinstance(models, Mapping):
-        raise TypeError(
-            f"The model pool is a {type(models).__name__}; expected a FusionBench model"
-            " pool, a dict of nn.Module, or a dict of folders, with the pretrained model"
-            f" under '{PRETRAINED}'."
-        )
-    elif all(isinstance(model, (str, Path)) for model in models.values()):
-        pool = FolderModelPool({name: str(path) for name, path in models.items()})
-    elif all(isinstance(model, nn.Module) for model in models.values()):
-        pool = BaseModelPool(dict(models))
-    else:
-        kinds = {name: type(model).__name__ for name, model in models.items()}
-        raise TypeError(f"A dict pool is all modules or all folders; got {kinds}.")
-    if not pool.has_pretrained:
-        raise ValueError(
-            f"The model pool has no '{PRETRAINED}' model, only {pool.all_model_names}."
-            " Task vectors are expert minus pretrained: add the model that all experts"
-            f" were fine-tuned from as '{PRETRAINED}'."
-        )
-    return pool
 
 
 def load_base(modelpool: BaseModelPool) -> nn.Module:
@@ -68,16 +48,75 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
     """A model of the pool as a module of the caller's own.
 
     Raises:
-        ValueError: The pool gives a lazy state dict that knows no module class.
+        ValueError: As :func:`load_model`; or the pool gives a lazy state dict that knows
+            no module class.
     """
-    model = modelpool.load_model(name)
+    model = load_model(modelpool, name)
     if isinstance(model, LazyStateDict):
-        return _materialise(model)
+        return _materialise(model, label_of(name))
     model = deepcopy(model) if is_instance(modelpool, name) else model
     return family_of(modelpool).adopt(model)
 
 
-def _materialise(lazy: LazyStateDict) -> nn.Module:
+def load_model(modelpool: BaseModelPool, name: str, *args, **options) -> nn.Module:
+    """A model as the pool gives it, but with every tensor of its files accounted for.
+
+    An expert that is a LoRA adapter is merged into the pool's pretrained model.
+
+    Args:
+        modelpool: The pool.
+        name: The model.
+        *args: For the pool's own ``load_model``.
+        **options: For it too.
+
+    Raises:
+        ValueError: The model cannot be loaded exactly; the message names it.
+    """
+    load = partial(_load, modelpool, args=args, options=options)
+    folder = _adapter_folder(modelpool, name)
+    if folder is None:
+        return load(name, label_of(name), name == PRETRAINED)
+    # On use: peft is slow to import, and a method that is handed on does without.
+    adapters = import_module(".modelpool.adapters", __package__.rpartition(".")[0])
+    adapter = adapters.Adapter(folder, label_of(name))
+    adapter.check_base(_pretrained_source(modelpool))
+    base = load(PRETRAINED, adapter.label, adapter.brings_head)
+    base = deepcopy(base) if is_instance(modelpool, PRETRAINED) else base
+    if isinstance(base, LazyStateDict):
+        base = _materialise(base, adapter.label)
+    with accounted(adapter.label):
+        return adapter.merged_into(base)
+
+
+def _adapter_folder(modelpool: BaseModelPool, name: str) -> Path | None:
+    folder = source_of(modelpool._models.get(name))
+    if folder is None or not Path(folder, ADAPTER_CONFIG).is_file():
+        return None
+    if name == PRETRAINED:
+        raise ValueError(
+            f"{label_of(name)} is an adapter ({folder}). Give the model it was trained on;"
+            " experts may be adapters."
+        )
+    return Path(folder)
+
+
+def _load(
+    modelpool: BaseModelPool, name: str, label: str, new_head: bool, args, options
+) -> nn.Module:
+    family = family_of(modelpool)
+    with accounted(label, family.head_site, new_head):
+        model = family.load_model(modelpool, name, label, *args, **options)
+        refuse_quantised(model, label)
+    return model
+
+
+def _pretrained_source(modelpool: BaseModelPool) -> str | None:
+    model = modelpool._models[PRETRAINED]
+    held = isinstance(model, nn.Module)
+    return getattr(model, "name_or_path", None) or None if held else source_of(model)
+
+
+def _materialise(lazy: LazyStateDict, label: str) -> nn.Module:
     if lazy.meta_module is None:
         raise ValueError(
             f"The lazily loaded model {lazy.checkpoint} knows no module class to build."
@@ -87,7 +126,9 @@ def _materialise(lazy: LazyStateDict) -> nn.Module:
     module = deepcopy(lazy.meta_module)._apply(
         lambda t: torch.empty_like(t, device="cpu") if t.is_meta else t
     )
-    module.load_state_dict(dict(lazy.items()), strict=False)
+    path = Path(resolve_checkpoint_path(lazy.checkpoint))
+    tensors = (read_folder if path.is_dir() else read_tensors)(path, label)
+    load_exactly(module, tensors, label, path)
     return module
 
 
@@ -115,8 +156,8 @@ def load_task_vectors(
     site = head_site(pool, module)
     if site is not None:
         keep = (*keep, f"{site}.*")
-    base = StateDictCheckpoint(module.state_dict(), "the base ('_pretrained_')")
-    experts = {name: expert_checkpoint(pool, name, base) for name in pool.model_names}
+    base = module_checkpoint(module, label_of(PRETRAINED))
+    experts = {name: expert_checkpoint(pool, name, module) for name in pool.model_names}
     return module, TaskVectors(base, experts, keep)
 
 
@@ -129,45 +170,65 @@ def load_own_head(modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
     """The frozen head of one expert, a module of the caller's own.
 
     Raises:
-        ValueError: The expert has no such layer.
+        ValueError: The expert has no such layer, or no weights for it.
     """
+    label = label_of(task)
     try:
-        head = family_of(modelpool).load_head(modelpool, task, site)
+        if _adapter_folder(modelpool, task) is not None:
+            head = load_model(modelpool, task).get_submodule(site)
+        else:
+            with accounted(label, lambda module: site):
+                head = family_of(modelpool).load_head(modelpool, task, site)
     except AttributeError as error:
         raise ValueError(
-            f"expert '{task}' has no layer '{site}', where the pretrained model has its"
+            f"{label} has no layer '{site}', where the pretrained model has its"
             " classification head. Base and experts must be of one model class."
         ) from error
     return deepcopy(head).eval().requires_grad_(False)
 
 
-def expert_checkpoint(pool: BaseModelPool, name: str, base: Checkpoint) -> Checkpoint:
-    """Read an expert in place when its files allow it, else through a temporary copy."""
-    label = f"expert '{name}'"
-    streamed = _stream_files(pool, name, base, label)
+def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Checkpoint:
+    """Read an expert in place when its files allow it, else through a temporary copy.
+
+    Args:
+        pool: The pool.
+        name: The expert.
+        module: The pretrained model.
+    """
+    base, label = module_checkpoint(module, label_of(PRETRAINED)), label_of(name)
+    streamed = _stream_files(pool, name, module, base, label)
     if streamed is not None:
         return streamed
-    model = pool.load_model(name)
+    model = load_model(pool, name)
     if isinstance(model, LazyStateDict):
-        return _only_base_names(StateDictCheckpoint(model, label), base)
+        lazy = StateDictCheckpoint(model, label)
+        if model.meta_module is None or _has_all(lazy, base):
+            return _only_base_names(lazy, base)
+        model = _materialise(model, label)
     if is_instance(pool, name):
         return StateDictCheckpoint(model.state_dict(), label)
-    return _SpilledCheckpoint(model, label)
+    return SpilledCheckpoint(model, label)
 
 
-def _stream_files(pool, name: str, base: Checkpoint, label: str) -> Checkpoint | None:
+def _stream_files(
+    pool: BaseModelPool, name: str, module: nn.Module, base: Checkpoint, label: str
+) -> Checkpoint | None:
     source = _files(pool, name)
-    if source is None:
+    if source is None or _adapter_folder(pool, name) is not None:
         return None
     try:
         checkpoint = SafetensorsCheckpoint(source, label)
     except ValueError as error:  # pickles only: transformers knows how to load them
         log.info("%s is loaded whole: %s", label, error)
         return None
-    tied = {name for group in base.tied_groups() for name in group}
-    if any(n not in checkpoint.specs and n not in tied for n in base.specs):
-        return None  # transformers renames keys while loading; let it
+    if not _has_all(checkpoint, base) or unplaced_names(module, checkpoint.specs):
+        return None  # names that loading understands, or refuses
     return _only_base_names(checkpoint, base)
+
+
+def _has_all(checkpoint: Checkpoint, base: Checkpoint) -> bool:
+    tied = {name for group in base.tied_groups() for name in group}
+    return all(name in checkpoint.specs or name in tied for name in base.specs)
 
 
 def _files(pool: BaseModelPool, name: str) -> Path | None:
@@ -181,13 +242,3 @@ def _only_base_names(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
     # The files may hold more than the merged module, such as CLIP's text tower.
     checkpoint.specs = {n: s for n, s in checkpoint.specs.items() if n in base.specs}
     return checkpoint
-
-
-class _SpilledCheckpoint(SafetensorsCheckpoint):
-    """A model that had to be loaded whole, moved to a temporary file and forgotten."""
-
-    def __init__(self, model: nn.Module, label: str):
-        self._folder = tempfile.TemporaryDirectory(prefix="experts-")
-        path = Path(self._folder.name) / "model.safetensors"
-        save_model(model, str(path))
-        super().__init__(path, label)

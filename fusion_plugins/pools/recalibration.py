@@ -48,7 +48,7 @@ def recalibrate(
 ) -> nn.Module:
     """Give a merged model the running statistics of its own activations.
 
-    Works on the result of any method; one with the experts' heads in place, as our
+    Works on the result of any method; one with the experts' heads in place, as the
     methods return it and :func:`fusion_plugins.pools.task_heads.with_task_heads` makes it.
 
     Args:

@@ -8,7 +8,7 @@ from copy import copy, deepcopy
 from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
-from .loading import head_site, is_instance, load_base, load_module
+from .loading import head_site, is_instance, load_base, load_model, load_module
 
 
 def with_experts(
@@ -29,11 +29,12 @@ def with_experts(
     class View(kind):
         def load_model(self, model_name_or_config, *args, **kwargs):
             name = model_name_or_config
-            if isinstance(name, str) and name in modelpool.model_names:
+            if not isinstance(name, str) or name not in modelpool._models:
+                return modelpool.load_model(name, *args, **kwargs)
+            if name in modelpool.model_names:
                 return make_expert(name)
-            model = modelpool.load_model(name, *args, **kwargs)
-            held = isinstance(name, str) and is_instance(modelpool, name)
-            return deepcopy(model) if held else model
+            model = load_model(modelpool, name, *args, **kwargs)
+            return deepcopy(model) if is_instance(modelpool, name) else model
 
     View.__name__, View.__qualname__ = kind.__name__, kind.__qualname__
     View.__module__ = kind.__module__

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import instantiate
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from .adapter import PoolAdapter
 from .loading import load_base
-from .tokens import TextEncoder, choose_length, position_limit
+from .samples import SampledAdapter
+from .tokens import TextEncoder, choose_length, position_limit, texts_of
 
 _KNOWN = {"fields", "max_length"}
 
 
-def load_tokenizer(modelpool: BaseModelPool):
+def load_tokenizer(modelpool: BaseModelPool) -> Any:
     """The pool's tokenizer, from its config, a folder or hub name, or an object.
 
     FusionBench's own ``Seq2SeqLMPool.load_tokenizer`` fails in 0.2.33, and a pool without
@@ -40,7 +40,7 @@ def load_tokenizer(modelpool: BaseModelPool):
     return instantiate(given) if isinstance(given, Mapping) else given
 
 
-class TextAdapter(PoolAdapter):
+class TextAdapter(SampledAdapter):
     """Pools whose samples are text.
 
     `task_info` of a task, all optional: ``{fields: [review], max_length: 128}``.
@@ -49,7 +49,7 @@ class TextAdapter(PoolAdapter):
         ValueError: `task_info` holds something else.
     """
 
-    def __init__(self, modelpool, task_info=None):
+    def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         super().__init__(modelpool, task_info)
         for task, info in self.task_info.items():
             if not isinstance(info, Mapping) or set(info) - _KNOWN:
@@ -66,7 +66,7 @@ class TextAdapter(PoolAdapter):
         self.check_base(base, tokenizer)
         self._choose_lengths(base, tokenizer)
 
-    def _choose_lengths(self, base: nn.Module, tokenizer) -> None:
+    def _choose_lengths(self, base: nn.Module, tokenizer: Any) -> None:
         """Tokens per sample of each task, and the encoder that holds the longest."""
         limit = position_limit(base)
         self._lengths = {
@@ -77,24 +77,27 @@ class TextAdapter(PoolAdapter):
         }
         self._encoder = TextEncoder(tokenizer, max(self._lengths.values()))
 
-    def check_base(self, base: nn.Module, tokenizer) -> None:
+    def check_base(self, base: nn.Module, tokenizer: Any) -> None:
         """Whether the pretrained model is one that this family knows."""
 
-    def dataset(self, task: str, split: str) -> Dataset:
-        raw = listed_dataset(self.modelpool, task, split)
-        fields = self.task_info.get(task, {}).get("fields")
-        return _Tokenised(raw, task, self._encoder, fields, self._lengths[task])
+    def fields(self, task: str | None, sample: Any) -> Sequence[str] | None:
+        """Names of a sample's text fields; None to find them among the usual ones."""
+        return self.task_info.get(task, {}).get("fields")
 
-    def encode(self, sample: object) -> Tensor:
-        """Shape (rows, max_length), int32; samples of :meth:`dataset` are so already."""
-        return sample if isinstance(sample, Tensor) else self._encoder(sample)
+    def look(self, task: str, sample: Any) -> object:
+        return texts_of(sample, self.fields(task, sample))
+
+    def read(self, task: str | None, sample: Any) -> Tensor:
+        """Shape (rows, max_length), int32."""
+        fields = self.fields(task, sample)
+        return self._encoder(sample, fields, self._lengths.get(task))
 
     def decode(self, stored: Tensor) -> Tensor:
         """Padding is cut off later: tasks' batches must agree in shape until then."""
         return stored
 
 
-def check_fields(task: str, fields) -> None:
+def check_fields(task: str, fields: Any) -> None:
     """Raise unless `fields` is None or one or two names."""
     if fields is None:
         return
@@ -104,28 +107,3 @@ def check_fields(task: str, fields) -> None:
             f"tasks.{task}.fields is {fields!r}, expected a list of one or two names of"
             " text fields."
         )
-
-
-def listed_dataset(modelpool: BaseModelPool, task: str, split: str) -> Dataset:
-    """A split of a task: loaded from its config, or the very object the pool lists."""
-    listed = getattr(modelpool, f"_{split}_datasets")[task]
-    if isinstance(listed, Mapping) and "_target_" in listed:
-        return getattr(modelpool, f"load_{split}_dataset")(task)
-    return listed
-
-
-class _Tokenised(Dataset):
-    """Raw samples of one task, seen through the encoder."""
-
-    def __init__(self, samples, task: str, encoder: TextEncoder, fields, length: int):
-        self._samples, self._task, self._encoder = samples, task, encoder
-        self._fields, self._length = fields, length
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Tensor:
-        try:
-            return self._encoder(self._samples[index], self._fields, self._length)
-        except ValueError as error:
-            raise ValueError(f"Task '{self._task}', sample {index}: {error}") from error

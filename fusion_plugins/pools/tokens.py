@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class TextEncoder:
         ValueError: The tokenizer has no padding token.
     """
 
-    def __init__(self, tokenizer, max_length: int):
+    def __init__(self, tokenizer: Any, max_length: int):
         if tokenizer.pad_token_id is None:
             raise ValueError(
                 "The tokenizer has no padding token, so sentences cannot share a batch."
@@ -47,7 +48,7 @@ class TextEncoder:
 
     def __call__(
         self,
-        sample: object,
+        sample: Any,
         fields: Sequence[str] | None = None,
         max_length: int | None = None,
     ) -> Tensor:
@@ -61,17 +62,11 @@ class TextEncoder:
         Raises:
             ValueError: No such fields, no text in them, or `input_ids` that are too long.
         """
-        limit = max_length or self.max_length
-        if not isinstance(sample, Mapping):
-            raise ValueError(
-                f"A text sample is a {type(sample).__name__}, expected a dict with text"
-                " fields or input_ids."
-            )
-        if fields is None and "input_ids" in sample:
-            rows = self._tokenised(sample, limit)
-        else:
-            texts = [_text(sample, name) for name in fields or find_fields(sample)]
+        limit, texts = max_length or self.max_length, texts_of(sample, fields)
+        if texts:
             rows = dict(self.tokenizer(*texts, truncation=True, max_length=limit))
+        else:
+            rows = self._tokenised(sample, limit)
         stored = torch.zeros(len(self.names), self.max_length, dtype=torch.int32)
         stored[0] = self.tokenizer.pad_token_id
         for row, name in zip(stored, self.names, strict=True):
@@ -115,6 +110,22 @@ class TextEncoder:
         return dict(zip(self.names, rows, strict=True))
 
 
+def texts_of(sample: Any, fields: Sequence[str] | None = None) -> list[str]:
+    """The one or two texts of a sample; none if it is tokenised already.
+
+    Raises:
+        ValueError: It has no such fields, or no text in them.
+    """
+    if not isinstance(sample, Mapping):
+        raise ValueError(
+            f"A text sample is a {type(sample).__name__}, expected a dict with text fields"
+            " or input_ids."
+        )
+    if fields is None and "input_ids" in sample:
+        return []
+    return [_text(sample, name) for name in fields or find_fields(sample)]
+
+
 def find_fields(sample: Mapping) -> tuple[str, ...]:
     """The text fields of a sample.
 
@@ -155,7 +166,7 @@ def position_limit(module: nn.Module) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def choose_length(tokenizer, limit: int | None, wanted: int | None) -> int:
+def choose_length(tokenizer: Any, limit: int | None, wanted: int | None) -> int:
     """Tokens per sample.
 
     Args:

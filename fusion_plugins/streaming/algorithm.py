@@ -12,7 +12,7 @@ import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
 from fusion_bench.mixins import LightningFabricMixin, SimpleProfilerMixin
 from fusion_bench.utils import parse_dtype
-from torch import nn
+from torch import Tensor, nn
 
 from ..awd import report
 from ..awd.base_method import build_base_method
@@ -24,17 +24,17 @@ from ..pools.causal_lm_files import (
     code_options,
     language_model_folders,
     pool_dtype,
-    tied_names,
     tokenizer_source,
-    vocabulary_size,
 )
 from ..pools.loading import PRETRAINED, as_modelpool
 from ..task_vectors import GramMatrices, TaskVectors, gram_matrices
-from .checkpoints import VOCABULARIES, ModelFolder, open_task_vectors
-from .companions import copy_companions
+from .checkpoints import VOCABULARIES, open_task_vectors
+from .companions import companion_files, copy_companions, require_rows
+from .folders import read_folder
+from .inputs import check_apart, check_unchanged, identities, input_files, output_path
 from .merge import result_shards, write_shards
 from .module import load_mapped
-from .output import OutputFolder, identities
+from .output import OutputFolder
 from .rules import build_rule, check_base_method, untouched
 
 log = get_logger(__name__)
@@ -65,7 +65,7 @@ class StreamingOptions(DisentangleOptions):
     keep: tuple[str, ...] = patterns()
     output: str | None = path()
     dtype: str | None = choice(None, (None, *_DTYPES))
-    shard_gb: float = number(2.0, open_low=True)
+    shard_gb: float = number(2.0, high=1e6, open_low=True)
     vocabulary: str = choice("equal", VOCABULARIES)
     overwrite: bool = flag(False)
 
@@ -106,7 +106,7 @@ class StreamingAWDAlgorithm(
             ValueError, TypeError: The pool, its files or the output folder do not fit.
         """
         modelpool = as_modelpool(modelpool)
-        output = self._output_path()
+        output = output_path(self.options.output, self._program, self.log_dir)
         method = build_base_method(self.options.base, self._program, self.fabric)
         check_base_method(method)
         folders = language_model_folders(modelpool)
@@ -116,25 +116,33 @@ class StreamingAWDAlgorithm(
         self.print_profile_summary()
         return load_mapped(output, code_options(modelpool))
 
-    def _output_path(self) -> Path:
-        path = self.options.output
-        if path is None:
-            path = getattr(self._program, "merged_model_save_path", None)
-        if path is None:
-            raise ValueError(
-                "There is no folder for the merged model. Set method.output=FOLDER, or"
-                " the program's merged_model_save_path=FOLDER."
-            )
-        if "{log_dir}" in str(path) and self.log_dir is not None:
-            path = str(path).format(log_dir=self.log_dir)
-        return Path(path).expanduser()
-
     @torch.no_grad()
-    def _merge(self, modelpool, method, folders: Mapping[str, Path], path: Path):
+    def _merge(
+        self,
+        modelpool: BaseModelPool,
+        method: BaseAlgorithm,
+        folders: Mapping[str, Path],
+        path: Path,
+    ) -> None:
         dtype = parse_dtype(self.options.dtype) or pool_dtype(modelpool)
         with self.profile("open files"):
-            task_vectors = self._open(modelpool, method, folders)
-            inputs = identities(folders)
+            files = input_files(folders)
+            check_apart(path, files)
+            inputs = identities(files)
+            base, *experts = (
+                read_folder(folder, label_of(name), code_options(modelpool))
+                for name, folder in folders.items()
+            )
+            keep = (*self.options.keep, *untouched(method))
+            task_vectors = open_task_vectors(
+                base,
+                dict(zip(list(folders)[1:], experts, strict=True)),
+                self.options.vocabulary,
+                keep,
+            )
+            tokenizer = tokenizer_source(modelpool)
+            beside = companion_files(folders[PRETRAINED], tokenizer)
+            require_rows(beside, tokenizer, base.vocabulary)
         options = self._determining_options(method, dtype)
         with OutputFolder(path, options, inputs, self.options.overwrite) as output:
             shards = result_shards(
@@ -143,27 +151,13 @@ class StreamingAWDAlgorithm(
             if not all(map(output.is_done, shards)):
                 with self.profile("statistics"):
                     redundant = self._redundant(task_vectors, output)
-                    show = self.fabric.is_global_zero
-                    rule = build_rule(method, task_vectors, redundant, output, show)
+                    rule = build_rule(method, task_vectors, redundant, output, True)
                 with self.profile("merge"):
-                    write_shards(task_vectors, rule, shards, output, show)
-            source = tokenizer_source(modelpool)
-            copy_companions(folders[PRETRAINED], path, dtype, source)
+                    write_shards(task_vectors, rule, shards, output, True)
+            check_unchanged(files, inputs)
+            copy_companions(beside, output, dtype, tokenizer)
             output.complete(shards)
         log.info("Merged %d models into %s.", len(task_vectors.tasks), path)
-
-    def _open(self, modelpool, method, folders: Mapping[str, Path]) -> TaskVectors:
-        models = {
-            name: ModelFolder(
-                folder,
-                vocabulary_size(folder, modelpool),
-                tied_names(folder, modelpool),
-            )
-            for name, folder in folders.items()
-        }
-        base = models.pop(PRETRAINED)
-        keep = (*self.options.keep, *untouched(method))
-        return open_task_vectors(base, models, self.options.vocabulary, keep)
 
     def _determining_options(self, method: BaseAlgorithm, dtype) -> dict:
         """Everything that decides the result's numbers or files, as plain values."""
@@ -188,17 +182,15 @@ class StreamingAWDAlgorithm(
         report.publish(self.disentanglement, self.fabric, self.log_dir)
         return self.disentanglement
 
-    def _gram(self, task_vectors, keys, output: OutputFolder) -> GramMatrices:
-        held = output.statistics("gram")
-        if held is not None:
-            groups = tuple(held["groups"].tolist())
-            return GramMatrices(self.options.granularity, keys, groups, held["values"])
-        gram = gram_matrices(
-            task_vectors,
-            self.options.granularity,
-            keys,
-            self.fabric.is_global_zero,
-        )
-        groups = torch.tensor(gram.groups)
-        output.keep_statistics("gram", {"values": gram.values, "groups": groups})
-        return gram
+    def _gram(
+        self, task_vectors: TaskVectors, keys: tuple[str, ...], output: OutputFolder
+    ) -> GramMatrices:
+        granularity = self.options.granularity
+
+        def count() -> dict[str, Tensor]:
+            gram = gram_matrices(task_vectors, granularity, keys, True)
+            return {"values": gram.values, "groups": torch.tensor(gram.groups)}
+
+        held = output.kept("gram", count)
+        groups = tuple(held["groups"].tolist())
+        return GramMatrices(granularity, keys, groups, held["values"])

@@ -4,56 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..task_vectors import Checkpoint, SafetensorsCheckpoint, TaskVectors
 from ..task_vectors.files import TensorSpec
+from .folders import ModelFolder
 
 VOCABULARIES = ("equal", "common_rows")
 
 
-@dataclass(frozen=True)
-class ModelFolder:
-    """One model's files and what its config says of them.
+class FolderCheckpoint(SafetensorsCheckpoint):
+    """A folder's tensors under the names that its model has for them.
 
-    Attributes:
-        path: Folder with safetensors and a ``config.json``.
-        vocabulary: Number of tokens; None if the config does not say.
-        tied: Groups of tensor names that are one tensor.
+    Files store a tied tensor under one of its names, or under several.
     """
 
-    path: Path
-    vocabulary: int | None
-    tied: tuple[tuple[str, ...], ...] = ()
-
-
-class TiedCheckpoint(SafetensorsCheckpoint):
-    """Files that store a tied tensor under one of its names, or under several.
-
-    Args:
-        folder: The model.
-        label: What error messages call it.
-    """
-
-    def __init__(self, folder: ModelFolder, label: str):
-        super().__init__(folder.path, label)
+    def __init__(self, folder: ModelFolder):
+        super().__init__(folder.path, folder.label)
+        names = folder.loaded_names(self.specs)
+        specs, places = self.specs, self._place_of
+        self.specs = {ours: specs[stored] for ours, stored in names.items()}
+        self._place_of = {ours: places[stored] for ours, stored in names.items()}
         self._tied = []
         for group in folder.tied:
             stored = next((name for name in group if name in self.specs), None)
             if stored is None:
                 continue
             for name in group:  # the config decides, as it does on loading
-                self.alias(name, stored)
-            self._tied.append(list(group))
-
-    def alias(self, name: str, stored: str) -> None:
-        """Let `name` mean the stored tensor."""
-        self.specs[name] = self.specs[stored]
-        self._place_of[name] = self._place_of[stored]
+                self.specs[name] = self.specs[stored]
+                self._place_of[name] = self._place_of[stored]
+            self._tied.append(group)
 
     def tied_groups(self) -> list[list[str]]:
         return self._tied
@@ -111,10 +93,12 @@ def open_task_vectors(
     Raises:
         ValueError: Files are missing or do not fit, or vocabularies differ in size.
     """
-    ours = TiedCheckpoint(base, "the base ('_pretrained_')")
+    ours = FolderCheckpoint(base)
+    base.require_all({name: spec.dtype for name, spec in ours.specs.items()})
     theirs = {}
     for task, folder in experts.items():
-        expert = TiedCheckpoint(folder, f"expert '{task}'")
+        folder.compare_config(base)
+        expert = FolderCheckpoint(folder)
         _drop_equal_aliases(expert, ours)
         differing = _vocabulary_tensors(base, ours, folder, expert)
         if differing and vocabulary != "common_rows":
@@ -125,7 +109,7 @@ def open_task_vectors(
     return TaskVectors(ours, theirs, keep)
 
 
-def _drop_equal_aliases(expert: TiedCheckpoint, base: TiedCheckpoint) -> None:
+def _drop_equal_aliases(expert: FolderCheckpoint, base: FolderCheckpoint) -> None:
     """Forget an expert's second names of tensors that are tied in the base as well."""
     base_groups = {tuple(group) for group in base.tied_groups()}
     for group in expert.tied_groups():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
+
+from .output import OutputFolder
 
 _TOKENIZER = (
     "tokenizer*",
@@ -20,45 +20,127 @@ _TOKENIZER = (
     "*.model",
     "*.tiktoken",
     "chat_template*",
+    "additional_chat_templates/*",
 )
-_BESIDE_WEIGHTS = (*_TOKENIZER, "config.json", "generation_config.json", "*.py")
+_MODEL = ("config.json", "generation_config.json", "*.py")
+
+
+def companion_files(base: Path, tokenizer: object = None) -> dict[str, Path]:
+    """What goes beside the merged weights: path in the merged model -> file to copy.
+
+    Args:
+        base: The pretrained model's folder; its config describes the merged model.
+        tokenizer: A folder to take the tokenizer from, a tokenizer, or None for the
+            base's.
+
+    Raises:
+        ValueError: A link leads out of its model's folder.
+    """
+    files = dict(_matching(base, _MODEL))
+    if tokenizer is None or isinstance(tokenizer, Path):
+        files |= dict(_matching(tokenizer or base, _TOKENIZER))
+    return files
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    root = folder.resolve()
+    if root.parent.name == "snapshots":  # the hub's cache: links to ../../blobs
+        root = root.parent.parent
+    for file in sorted((*folder.glob("*"), *folder.glob("*/*"))):
+        name = file.relative_to(folder).as_posix()
+        if not file.is_file() or not any(_fits(name, pattern) for pattern in patterns):
+            continue
+        if not file.resolve().is_relative_to(root):
+            raise ValueError(
+                f"{file} is a link to {file.resolve()}, outside its model; it would be"
+                " copied into the merged model. Replace the link by the file itself."
+            )
+        yield name, file
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
 
 
 def copy_companions(
-    base: Path, output: Path, dtype: torch.dtype | None, tokenizer=None
+    files: dict[str, Path],
+    output: OutputFolder,
+    dtype: torch.dtype | None,
+    tokenizer: object = None,
 ) -> None:
     """Make a folder of merged weights a model that loads by itself.
 
     Args:
-        base: The pretrained model's folder; its config describes the merged model.
+        files: As from :func:`companion_files`.
         output: Folder of the merged weights.
         dtype: Of the merged weights, for the config; None leaves it as in the base.
-        tokenizer: A folder to take the tokenizer from, a tokenizer, or None for the
-            base's.
+        tokenizer: One to save into the folder; None or a folder: it is among the files.
     """
-    own = isinstance(tokenizer, Path)
-    beside = ("config.json", "generation_config.json", "*.py")
-    _copy(base, output, beside if own else _BESIDE_WEIGHTS)
-    if own:
-        _copy(tokenizer, output, _TOKENIZER)
-    elif tokenizer is not None:
-        tokenizer.save_pretrained(str(output))
-    if dtype is not None:
-        _set_dtype(output / "config.json", dtype)
+    for name, file in files.items():
+        content = file.read_bytes()
+        if name == "config.json" and dtype is not None:
+            content = _with_dtype(content, dtype)
+        output.put(name, content)
+    if tokenizer is not None and not isinstance(tokenizer, Path):
+        tokenizer.save_pretrained(str(output.path))
 
 
-def _copy(source: Path, target: Path, patterns: Sequence[str]) -> None:
-    for file in sorted(source.iterdir()):
-        if file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns):
-            shutil.copyfile(file, target / file.name)
-
-
-def _set_dtype(file: Path, dtype: torch.dtype) -> None:
-    config = json.loads(file.read_text())
+def _with_dtype(content: bytes, dtype: torch.dtype) -> bytes:
+    config = json.loads(content)
     name = str(dtype).removeprefix("torch.")
     # transformers renamed the key; older ones know only the first.
     names = [key for key in ("torch_dtype", "dtype") if key in config]
     config |= dict.fromkeys(names or ["torch_dtype"], name)
-    partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(partial, file)
+    return (json.dumps(config, indent=2) + "\n").encode()
+
+
+def require_rows(files: dict[str, Path], tokenizer: object, rows: int | None) -> None:
+    """Raise ValueError if the tokenizer has tokens beyond the model's rows.
+
+    Args:
+        files: As from :func:`companion_files`.
+        tokenizer: As there.
+        rows: Tokens of the merged model; None if unknown.
+    """
+    if tokenizer is None or isinstance(tokenizer, Path):
+        tokens = max((_tokens_in(file) for file in files.values()), default=0)
+        source = next((f.parent for n, f in files.items() if n.startswith("token")), "")
+    else:
+        tokens, source = len(tokenizer), "the pool"
+    if rows is not None and tokens > rows:
+        raise ValueError(
+            f"The tokenizer of {source} has {tokens} tokens, the merged model {rows} rows:"
+            " the last tokens would have no embedding. Name a tokenizer that fits with"
+            " modelpool.tokenizer=FOLDER, or resize the embeddings of the pretrained model"
+            " and save it."
+        )
+
+
+def _tokens_in(file: Path) -> int:
+    """One more than the highest token id that a tokenizer's file names."""
+    if file.name not in _IDS:
+        return 0
+    try:
+        return 1 + max(
+            map(int, _IDS[file.name](json.loads(file.read_text()))), default=-1
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}). Download or save the tokenizer again."
+        ) from error
+
+
+def _ids_of_tokenizer(content: dict) -> list[int]:
+    vocabulary = content["model"]["vocab"]  # a list of pieces, or piece -> id
+    ids = (
+        vocabulary.values() if hasattr(vocabulary, "values") else range(len(vocabulary))
+    )
+    return [*ids, *(token["id"] for token in content.get("added_tokens") or ())]
+
+
+_IDS = {
+    "tokenizer.json": _ids_of_tokenizer,
+    "tokenizer_config.json": lambda content: content.get("added_tokens_decoder", {}),
+    "vocab.json": dict.values,
+    "added_tokens.json": dict.values,
+}

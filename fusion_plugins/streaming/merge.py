@@ -93,7 +93,8 @@ class _Writers:
             return
         shard = self._shard_of[block.key]
         first_row = block.rows.start if len(shard.specs[block.key].shape) > 1 else 0
-        if self._writer(shard).write(block.key, first_row, merged):
+        rows = _stored(block.key, merged, shard.specs[block.key].dtype)
+        if self._writer(shard).write(block.key, first_row, rows):
             self._finish(shard)
 
     def finish_rest(self) -> None:
@@ -118,6 +119,8 @@ class _Writers:
                 for rows in row_slices(shard.specs[name].shape):
                     whole = len(shard.specs[name].shape) < 2
                     values = self._task_vectors.base(name, None if whole else rows)
+                    if values.dtype != shard.specs[name].dtype:
+                        values = _stored(name, values, shard.specs[name].dtype)
                     writer.write(name, 0 if whole else rows.start, values)
 
     def _finish(self, shard: Shard) -> None:
@@ -132,3 +135,22 @@ class _Writers:
         self._output.publish(shard)
         with self._lock:
             del self._open[shard.file]
+
+
+def _stored(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values in the dtype of the file; ValueError if that makes NaN or Inf of them."""
+    stored = values.to(dtype)
+    # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
+    if torch.isfinite(stored.sum()) or torch.isfinite(stored).all():
+        return stored
+    if torch.isfinite(values).all():
+        raise ValueError(
+            f"The merged tensor '{name}' reaches {values.abs().max():.4g}, more than"
+            f" {dtype} holds ({torch.finfo(dtype).max:.4g}). Set method.dtype=bfloat16 or"
+            " float32."
+        )
+    raise ValueError(
+        f"The merged tensor '{name}' holds NaN or Inf: its weights (the scaling factor, or"
+        " AWD's coefficients after a descent that diverged) are too large. Lower"
+        " method.base.scaling_factor or method.lr."
+    )

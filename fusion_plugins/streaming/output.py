@@ -7,51 +7,39 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import filelock
 import safetensors.torch
+import torch
 from torch import Tensor
 
+from .. import __version__
 from ..common.logging import get_logger
-from ..task_vectors.files import safetensors_files
+from ..task_vectors.files import file_digest
 from .shards import Shard, index_of
 
 log = get_logger(__name__)
 
 INDEX = "model.safetensors.index.json"
-_FORMAT = 1  # of the manifest
+_FORMAT = 2  # of the manifest
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json")
-
-
-def identities(models: Mapping[str, Path]) -> dict[str, list]:
-    """What tells one version of the input files from another.
-
-    Args:
-        models: Model name -> folder or file.
-
-    Returns:
-        Model name -> list of [file name, bytes, time of last change in ns].
-    """
-    found = {}
-    for name, path in models.items():
-        files = [(f.name, f.stat()) for f in safetensors_files(path, f"model '{name}'")]
-        found[name] = [[n, stat.st_size, stat.st_mtime_ns] for n, stat in files]
-    return found
+_PARTS = ("options", "inputs", "versions")  # of what a merge's numbers depend on
 
 
 class OutputFolder:
     """Finished shards and statistics of one merge; nothing of another one.
 
-    ``.merge/manifest.json`` in the folder names the options and input files (with sizes
-    and times of change). What stands beside it is used again only if they are the same.
-    Use it as a context: it keeps other runs out of the folder.
+    ``.merge/manifest.json`` in the folder names the options, input files and versions
+    that decide the numbers, and a hash of each file that is complete. What stands there
+    is used again only if all are the same. Use it as a context: it keeps other runs out
+    of the folder.
 
     Args:
         path: The folder; made if it does not exist.
         options: Everything that determines the result, as plain JSON values.
-        inputs: As from :func:`identities`.
+        inputs: As from :func:`~fusion_plugins.streaming.inputs.identities`.
         overwrite: Delete the shards of another merge instead of refusing.
 
     Raises:
@@ -64,15 +52,14 @@ class OutputFolder:
         self.path, self._overwrite = path, overwrite
         self._private = path / ".merge"
         self._manifest = self._private / "manifest.json"
-        described = {
-            "format": _FORMAT,
-            "options": dict(options),
-            "inputs": dict(inputs),
-        }
+        versions = {"fusion_plugins": __version__, "torch": torch.__version__}
+        described = {"format": _FORMAT, "options": dict(options)}
+        described |= {"inputs": dict(inputs), "versions": versions}
         text = json.dumps(described, sort_keys=True)
-        self._state = described | {
+        self._state = json.loads(text) | {
             "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
-            "shards": {},
+            "shards": {},  # file name -> hash
+            "statistics": {},
         }
         self._guard = filelock.FileLock(str(self._private / "lock"))
         self._own = threading.Lock()
@@ -93,13 +80,16 @@ class OutputFolder:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._guard.release()
 
     def _take_over(self) -> None:
         held = self._read_manifest()
         if held.get("fingerprint") == self._state["fingerprint"]:
-            self._state["shards"] = held["shards"]
+            self._state["shards"] = _whole(self.path, held["shards"])
+            self._state["statistics"] = _whole(
+                self._private, held.get("statistics", {})
+            )
             return
         weights = [f for pattern in _WEIGHTS for f in self.path.glob(pattern)]
         own = {*held.get("shards", {}), INDEX} if held else set()
@@ -108,23 +98,29 @@ class OutputFolder:
             raise ValueError(self._refusal(held, foreign))
         for file in weights:
             file.unlink()
-        for file in self._private.iterdir():
-            if file.name != "lock":
-                file.unlink()
+        self._clear(self._guard.lock_file)
         self._write_manifest()
 
     def _read_manifest(self) -> dict:
         if not self._manifest.is_file():
             return {}
-        return json.loads(self._manifest.read_text())
+        try:
+            held = json.loads(self._manifest.read_text())
+            dict(held["shards"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"{self._manifest} is damaged, so that nothing tells what {self.path}"
+                " holds. Delete that folder, or choose another one with method.output."
+            ) from error
+        return held
 
-    def _refusal(self, held: dict, foreign: Sequence[str]) -> str:
+    def _refusal(self, held: dict, foreign: list[str]) -> str:
         if foreign:
             return (
                 f"{self.path} holds weights that are no part of a merge: {foreign[:5]}."
                 " Choose an empty or new folder with method.output."
             )
-        parts = [p for p in ("options", "inputs") if held.get(p) != self._state[p]]
+        parts = [p for p in _PARTS if held.get(p) != self._state[p]]
         return (
             f"{self.path} holds a merge with other {' and '.join(parts) or 'versions'}"
             f" ({_difference(held, self._state)}). Choose another folder with"
@@ -132,17 +128,34 @@ class OutputFolder:
         )
 
     def _write_manifest(self) -> None:
-        partial = self._manifest.with_suffix(".part")
-        partial.write_text(json.dumps(self._state, indent=2))
-        os.replace(partial, self._manifest)
+        self._write(self._manifest, json.dumps(self._state, indent=2).encode())
+
+    def _write(self, target: Path, content: bytes) -> None:
+        """Let a file appear whole or not at all."""
+        partial = self._private / f"{target.name}.part"
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+
+    def _clear(self, *kept: str | Path) -> None:
+        """Delete what stands in the private folder, but the files given."""
+        for file in self._private.iterdir():
+            if file not in map(Path, kept):
+                file.unlink()
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file beside the weights; its name may name a folder too."""
+        target = self.path / name
+        target.parent.mkdir(exist_ok=True)
+        self._write(target, content)
 
     # Shards
 
     def is_done(self, shard: Shard) -> bool:
         """Whether the shard stands there complete."""
-        file = self.path / shard.file
-        size = self._state["shards"].get(shard.file)
-        return size is not None and file.is_file() and file.stat().st_size == size
+        return shard.file in self._state["shards"]
 
     def partial(self, shard: Shard) -> Path:
         """Where a shard is written until it is complete."""
@@ -150,11 +163,15 @@ class OutputFolder:
 
     def publish(self, shard: Shard) -> None:
         """Give a complete shard its name, and remember it."""
+        self._publish("shards", self.partial(shard), self.path / shard.file)
+
+    def _publish(self, kind: str, partial: Path, target: Path) -> None:
+        digest = file_digest(partial)
         with self._own:
             # First remembered: a file that is not known would count as someone else's.
-            self._state["shards"][shard.file] = self.partial(shard).stat().st_size
+            self._state[kind][target.name] = digest
             self._write_manifest()
-            os.replace(self.partial(shard), self.path / shard.file)
+            os.replace(partial, target)
 
     def check_space(self, needed: int) -> None:
         """Raise ValueError if the disk cannot hold `needed` bytes more."""
@@ -169,30 +186,40 @@ class OutputFolder:
 
     def complete(self, shards: list[Shard]) -> None:
         """Write the index, which makes the folder a model, and drop what was kept."""
-        partial = self._private / "index.part"
-        partial.write_text(json.dumps(index_of(shards), indent=2))
-        os.replace(partial, self.path / INDEX)
-        for file in self._private.glob("*.safetensors"):
-            file.unlink()
+        self.put(INDEX, json.dumps(index_of(shards), indent=2).encode())
+        self._clear(self._manifest, self._guard.lock_file)
 
     # Statistics of the task vectors, which cost a walk over all files each
 
-    def statistics(self, name: str) -> dict[str, Tensor] | None:
-        """What :meth:`keep_statistics` kept, if it did."""
+    def kept(
+        self, name: str, count: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What `count` returns, or has returned in the run that this one continues."""
         file = self._private / f"{name}.safetensors"
-        return safetensors.torch.load_file(str(file)) if file.is_file() else None
-
-    def keep_statistics(self, name: str, values: dict[str, Tensor]) -> None:
-        """Keep tensors for a run that continues this one."""
-        partial = self._private / f"{name}.part"
-        values = {key: value.contiguous() for key, value in values.items()}
+        if file.name in self._state["statistics"]:
+            return safetensors.torch.load_file(str(file))
+        values = {key: value.contiguous() for key, value in count().items()}
+        partial = file.with_suffix(".part")
         safetensors.torch.save_file(values, str(partial))
-        os.replace(partial, self._private / f"{name}.safetensors")
+        self._publish("statistics", partial, file)
+        return values
+
+
+def _whole(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
+    """Those of the files that hold what was written; others are made again."""
+    whole = {}
+    for name, digest in digests.items():
+        file = folder / name
+        if file.is_file() and file_digest(file) == digest:
+            whole[name] = digest
+        elif file.is_file():
+            log.warning("%s has changed since it was written; it is made again.", file)
+    return whole
 
 
 def _difference(held: dict, state: dict) -> str:
     """The first entry in which two manifests differ."""
-    for part in ("options", "inputs"):
+    for part in _PARTS:
         before, now = held.get(part, {}), state[part]
         for key in {**before, **now}:
             if before.get(key) != now.get(key):

@@ -37,6 +37,9 @@ def check_base_method(method: BaseAlgorithm) -> None:
             " files knows method@method.base=task_arithmetic, simple_average and"
             " ties_merging. For others use method=awd."
         )
+    if type(method) is not SimpleAverageAlgorithm:
+        name = "base.scaling_factor"
+        require_number(name, method.config.scaling_factor, -float("inf"))
     if type(method) is TiesMergingAlgorithm:
         require_choice("merge_func", _merge_function(method), MERGE_FUNCTIONS)
         require_number("threshold", method.threshold, 0, 100, open_low=True)
@@ -68,15 +71,12 @@ def build_rule(
     weights = linear_weights(method, None, len(task_vectors.tasks))
     if weights is not None:
         return _LinearRule(weights, redundant)
-    held = output.statistics("ties")
-    if held is None:
-        ratio = method.threshold / (100 if method.threshold > 1 else 1)
-        statistics = ties_statistics(task_vectors, ratio, redundant, progress)
-        output.keep_statistics("ties", vars(statistics))
-    else:
-        statistics = TiesStatistics(**held)
-    scaling = float(method.scaling_factor)
-    return _TiesRule(statistics, scaling, _merge_function(method), redundant)
+    ratio = method.threshold / (100 if method.threshold > 1 else 1)
+    counted = output.kept(
+        "ties", lambda: vars(ties_statistics(task_vectors, ratio, redundant, progress))
+    )
+    function, scaling = _merge_function(method), float(method.scaling_factor)
+    return _TiesRule(TiesStatistics(**counted), scaling, function, redundant)
 
 
 def _merge_function(method: TiesMergingAlgorithm) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 
 from ..task_vectors.files import DTYPE_NAMES, TensorSpec, spec_bytes
@@ -39,18 +40,20 @@ def plan_shards(specs: Mapping[str, TensorSpec], limit: int) -> list[Shard]:
 
     A tensor larger than that gets a file of its own.
     """
-    parts: list[dict[str, TensorSpec]] = [{}]
-    held = 0
-    for name, spec in specs.items():
-        if parts[-1] and held + spec_bytes(spec) > limit:
-            parts.append({})
-            held = 0
-        parts[-1][name] = spec
-        held += spec_bytes(spec)
-    count = len(parts)
+    split = split_state_dict_into_shards_factory(
+        dict(specs),
+        get_storage_size=spec_bytes,
+        filename_pattern="{suffix}",
+        max_shard_size=limit,
+    )
+    parts = split.filename_to_tensors.values()
     return [
-        Shard(f"model-{number:05d}-of-{count:05d}.safetensors", part)
-        for number, part in enumerate(parts, 1)
+        # One file is numbered too: the index alone makes the folder a model.
+        Shard(
+            f"model-{number:05d}-of-{len(parts):05d}.safetensors",
+            {name: specs[name] for name in names},
+        )
+        for number, names in enumerate(parts, 1)
     ]
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .files import TensorSpec, data_starts, read_header, safetensors_files, spec_bytes
+from .files import (
+    TensorSpec,
+    data_starts,
+    read_header,
+    refuse_quantised,
+    safetensors_files,
+    spec_bytes,
+)
 
 # Fills a buffer with a tensor, or rows of its first dimension, converting the dtype.
 Reader = Callable[[Tensor, "slice | None"], None]
@@ -73,23 +82,18 @@ def module_checkpoint(module: nn.Module, label: str) -> StateDictCheckpoint:
     return StateDictCheckpoint(module.state_dict(), label)
 
 
-class SafetensorsCheckpoint(Checkpoint):
-    """A ``.safetensors`` file, or a folder with one file or an index of shards.
+class _FileCheckpoint(Checkpoint):
+    """Tensors that lie in files as they are."""
 
-    Raises:
-        ValueError: The path holds no safetensors; the message says what it holds.
-    """
-
-    def __init__(self, path: str | Path, label: str):
-        self.path = Path(path)
-        specs: dict[str, TensorSpec] = {}
-        self._place_of: dict[str, tuple[Path, int]] = {}
-        self._own = threading.local()
-        for file in safetensors_files(self.path, label):
-            specs |= read_header(file, label)
-            for name, start in data_starts(file).items():
-                self._place_of[name] = (file, start)
+    def __init__(
+        self,
+        label: str,
+        specs: dict[str, TensorSpec],
+        places: dict[str, tuple[Any, int]],
+    ):
         super().__init__(label, specs)
+        self._place_of = places  # file, and where in it
+        self._own = threading.local()
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         shape, dtype = self.specs[name]
@@ -102,12 +106,70 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def reader(self, name: str) -> Reader:
         file, start = self._place_of[name]
-        held = getattr(self._own, "file", None)
-        if held is None or held.path != file:
-            held = self._own.file = _OpenFile(file, self.label)
         if not hasattr(self._own, "scratch"):
             self._own.scratch = _Scratch()
-        return _TensorReader(held, start, self.specs[name], name, self._own.scratch)
+        opened, scratch = self._opened(file), self._own.scratch
+        return _TensorReader(opened, start, self.specs[name], name, scratch)
+
+    def _opened(self, file: Any) -> _OpenFile:
+        raise NotImplementedError
+
+
+class SafetensorsCheckpoint(_FileCheckpoint):
+    """A ``.safetensors`` file, or a folder with one file or an index of shards.
+
+    Raises:
+        ValueError: The path holds no safetensors, or quantised weights; the message says
+            what it holds.
+    """
+
+    def __init__(self, path: str | Path, label: str):
+        self.path = Path(path)
+        refuse_quantised(self.path, label)
+        specs: dict[str, TensorSpec] = {}
+        places: dict[str, tuple[Path, int]] = {}
+        for file in safetensors_files(self.path, label):
+            specs |= read_header(file, label)
+            for name, start in data_starts(file).items():
+                places[name] = (file, start)
+        super().__init__(label, specs, places)
+
+    def _opened(self, file: Path) -> _OpenFile:
+        held = getattr(self._own, "file", None)
+        if held is None or held.path != file:
+            held = self._own.file = _OpenFile(
+                file, file.open("rb", buffering=0), self.label
+            )
+        return held
+
+
+class SpilledCheckpoint(_FileCheckpoint):
+    """A module's tensors in a file without a name: gone with the process, however it ends.
+
+    Args:
+        module: Is read once and may be forgotten.
+        label: What error messages call this model.
+    """
+
+    def __init__(self, module: nn.Module, label: str):
+        held = module_checkpoint(module, label)
+        stream = tempfile.TemporaryFile(buffering=0)
+        self._file = _OpenFile(Path("its temporary copy"), stream, label)
+        first = {name: group[0] for group in held.tied_groups() for name in group}
+        places: dict[str, tuple[None, int]] = {}
+        for name in held.specs:
+            if first.get(name, name) in places:
+                places[name] = places[first[name]]
+                continue
+            places[name] = (None, stream.tell())
+            flat = held.read(name).cpu().reshape(-1).view(torch.uint8)
+            content = memoryview(flat.numpy())
+            while content:  # one call takes 2 GiB at most
+                content = content[stream.write(content) :]
+        super().__init__(label, held.specs, places)
+
+    def _opened(self, file: None) -> _OpenFile:
+        return self._file
 
 
 class _Scratch:
@@ -160,23 +222,22 @@ class _TensorReader:
 class _OpenFile:
     """A file that stays open: the system reads ahead only behind one handle."""
 
-    def __init__(self, path: Path, label: str):
-        self.path, self._label = path, label
-        self._stream = path.open("rb", buffering=0)
+    def __init__(self, path: Path, stream: Any, label: str):
+        self.path, self._stream, self._label = path, stream, label
+        self._lock = threading.Lock()  # threads may share a file without a name
 
     def read_into(self, content: memoryview, start: int, name: str) -> None:
         """Fill `content` from byte `start`, where tensor `name` is."""
-        self._stream.seek(start)
-        got = self._stream.readinto(content)
-        while got < len(content):  # one call gives 2 GiB at most
-            count = self._stream.readinto(content[got:])
-            if not count:
-                raise ValueError(
-                    f"{self._label}: {self.path} ends inside tensor '{name}'; was it"
-                    " replaced while it was read? Save it again."
-                )
-            got += count
+        with self._lock:
+            self._stream.seek(start)
+            while content:  # one call gives 2 GiB at most
+                count = self._stream.readinto(content)
+                if not count:
+                    raise ValueError(
+                        f"{self._label}: {self.path} ends inside tensor '{name}'; was it"
+                        " replaced while it was read? Save it again."
+                    )
+                content = content[count:]
 
     def __del__(self) -> None:
-        if hasattr(self, "_stream"):
-            self._stream.close()
+        self._stream.close()

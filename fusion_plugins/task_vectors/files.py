@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..common.identity import fingerprint
 
 _DTYPES = {
     "F64": torch.float64,
@@ -24,7 +31,13 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 _HEADER_BYTES = 2**16  # of most models; more is read as needed
+# What reading a damaged file may raise.
+UNREADABLE = (EOFError, OSError, RuntimeError, ValueError, SafetensorError)
+UNREADABLE += (KeyError, TypeError, pickle.UnpicklingError)
+_SAMPLES, _SAMPLE_BYTES = 64, 2**12  # of a file's content, for its identity
 DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+_DOWNLOAD_AGAIN = "Download or save it again; a git-lfs pointer needs `git lfs pull`."
 
 
 class TensorSpec(NamedTuple):
@@ -63,18 +76,25 @@ def safetensors_files(path: Path, label: str) -> list[Path]:
 
 
 def _indexed_files(index: Path, label: str) -> list[Path]:
-    weight_map = json.loads(index.read_text()).get("weight_map")
-    if not weight_map:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{label}: {index} is not an index of shards, it has no weight_map. Download"
-            " the checkpoint again."
+            f"{label}: {index} is damaged or not an index of shards, it has no weight_map."
+            f" {_DOWNLOAD_AGAIN}"
+        ) from error
+    if outside:
+        raise ValueError(
+            f"{label}: {index} names {outside[0]!r}, which is not in its own folder. Put"
+            " the file beside the index and correct its name there, if you trust it."
         )
-    files = [index.parent / name for name in sorted(set(weight_map.values()))]
+    files = [index.parent / name for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ValueError(
             f"{label}: {index} lists {missing}, which are not in {index.parent}."
-            " Download the checkpoint again."
+            f" {_DOWNLOAD_AGAIN}"
         )
     return files
 
@@ -90,10 +110,10 @@ def read_header(file: Path, label: str) -> dict[str, TensorSpec]:
         stream.read(_HEADER_BYTES)
     try:
         opened = safe_open(str(file), framework="pt")
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
-            f"{label}: {file} is not a safetensors file ({error}). Download or save it"
-            " again; a git-lfs pointer needs `git lfs pull`."
+            f"{label}: {file} is truncated or no safetensors file ({error})."
+            f" {_DOWNLOAD_AGAIN}"
         ) from error
     with opened as handle:
         for name in handle.keys():
@@ -107,6 +127,32 @@ def read_header(file: Path, label: str) -> dict[str, TensorSpec]:
     return specs
 
 
+def file_identity(file: Path) -> list[int | str]:
+    """What tells one version of a file from another, without reading all of it.
+
+    Returns:
+        Its name, bytes, times of change (of content, of anything) in ns, and a
+        fingerprint of parts all over it, for disks that keep no times.
+    """
+    stat = file.stat()
+    with file.open("rb", buffering=0) as stream:
+        parts = [stream.read(_HEADER_BYTES)]
+        for number in range(_SAMPLES):
+            stream.seek(stat.st_size * number // _SAMPLES)
+            parts.append(stream.read(_SAMPLE_BYTES))
+    times = (stat.st_mtime_ns, stat.st_ctime_ns)
+    return [file.name, stat.st_size, *times, fingerprint(*parts)]
+
+
+def file_digest(file: Path) -> str:
+    """A hash of all that a file holds."""
+    digest = hashlib.blake2b(digest_size=32)
+    with file.open("rb", buffering=0) as stream:
+        while content := stream.read(2**22):
+            digest.update(content)
+    return digest.hexdigest()
+
+
 def data_starts(file: Path) -> dict[str, int]:
     """Where in the file each tensor starts, in bytes."""
     with file.open("rb") as stream:
@@ -114,3 +160,93 @@ def data_starts(file: Path) -> dict[str, int]:
         header = json.loads(stream.read(length))
     header.pop("__metadata__", None)
     return {name: 8 + length + t["data_offsets"][0] for name, t in header.items()}
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text, or its kind if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def read_folder(folder: Path, label: str) -> dict[str, Tensor]:
+    """All tensors of a model folder, as stored.
+
+    Raises:
+        ValueError: A file is damaged or missing.
+    """
+    for index in folder.glob("*.index.json"):
+        try:
+            json.loads(index.read_bytes())["weight_map"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"{label}: {index} is damaged or not an index of shards, it has no"
+                " weight_map. Download or save it again; a git-lfs pointer needs `git lfs"
+                " pull`."
+            ) from error
+    files = sorted(folder.glob("pytorch_model*.bin"))
+    if any(folder.glob("*.safetensors")) or not files:
+        files = safetensors_files(folder, label)
+    return {k: v for file in files for k, v in read_tensors(file, label).items()}
+
+
+def read_tensors(file: Path, label: str) -> dict[str, Tensor]:
+    """A file's tensors: safetensors, or a state dict written by torch.save.
+
+    Raises:
+        ValueError: It is missing, damaged, or holds something else.
+    """
+    if not file.is_file():
+        raise ValueError(f"{label}: there is no file {file}.")
+    if file.suffix == ".safetensors":
+        read_header(file, label)
+        return load_file(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{label}: {file} is truncated or no state dict written by torch.save"
+            f" ({one_line(error)[:200]}). Download or save it again; a git-lfs pointer"
+            " needs `git lfs pull`."
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{label}: {file} holds a {type(content).__name__}, not tensors."
+        )
+    return {name: t for name, t in content.items() if isinstance(t, Tensor)}
+
+
+def refuse_quantised(source: object, label: str) -> None:
+    """Refuse a model whose weights are codes that mean nothing without scales.
+
+    Args:
+        source: A folder, for what its ``config.json`` says, or a model.
+        label: What error messages call the model.
+
+    Raises:
+        ValueError: It is quantised, or its config is damaged.
+    """
+    if isinstance(source, Path):
+        found, where = _quantisation(source / "config.json", label), str(source)
+    else:
+        config = getattr(source, "config", None)
+        found = getattr(config, "quantization_config", None)
+        where = f"the {type(source).__name__} in memory"
+    if found:
+        method = found.get("quant_method") if isinstance(found, dict) else None
+        raise ValueError(
+            f"{label}: {where} is quantised ({method or type(found).__name__}). Such"
+            " weights cannot be merged: give the model it was made from, or dequantise it"
+            " and save it in bfloat16."
+        )
+
+
+def _quantisation(config: Path, label: str) -> object:
+    if not config.is_file():
+        return None
+    try:
+        return json.loads(config.read_bytes()).get("quantization_config")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{label}: {config} is damaged ({error}). Download or save it again."
+        ) from error

@@ -145,7 +145,7 @@ class _RowSums:
 
 
 def cosine_matrix(gram: Tensor) -> Tensor:
-    """Cosines from a Gram matrix, shape (..., tasks, tasks); 0 beside a zero vector."""
+    """Cosines from `gram`, shape (..., tasks, tasks); 0 beside a zero vector."""
     norms = torch.diagonal(gram, dim1=-2, dim2=-1).clamp_min(0).sqrt()
     outer = norms[..., :, None] * norms[..., None, :]
     return torch.where(outer > 0, gram / outer, torch.zeros_like(gram))

@@ -18,6 +18,10 @@ Coefficients = Mapping[str, Tensor]
 def as_coefficients(task_vectors: TaskVectors, values: Tensor) -> dict[str, Tensor]:
     """Spread task-wise (tasks,) or layer-wise (tasks, tensors) values over the tensors.
 
+    Args:
+        task_vectors: Whose tensors.
+        values: Coefficients.
+
     Raises:
         ValueError: The shape is neither.
     """
@@ -231,7 +235,12 @@ def merge_into(
 def merged_state_dict(
     task_vectors: TaskVectors, coefficients: Coefficients
 ) -> dict[str, Tensor]:
-    """The merged model as a new state dict in the base's names, order and dtypes."""
+    """The merged model as a new state dict in the base's names, order and dtypes.
+
+    Args:
+        task_vectors: Base and experts.
+        coefficients: Tensor name -> (tasks,) or (tasks, rows).
+    """
     alias_of = {name: group[0] for group in task_vectors.tied_groups for name in group}
     merged: dict[str, Tensor] = {}
     for name in task_vectors.base_names:

@@ -2,107 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import torch
 from fusion_bench.models.hf_clip import HFCLIPClassifier
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
-from torch import Tensor, nn
-from torchmetrics.classification import MulticlassCalibrationError
+from torch import Tensor
 
 from ..merged.model import TintedModel
+from .images import OwnTasks
 
-_BINS = 15  # of the calibration error, as in the field's tables
 
-
-class CLIPTaskPool(CLIPVisionModelTaskPool):
+class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
     """Evaluates plain models as upstream does, and tinted ones with their own layers.
 
-    Adds `ece`, the expected calibration error with 15 bins, to every task's result and
-    to the average. Options are upstream's.
+    A tinted model has no task set afterwards.
+
+    Args:
+        test_datasets: Task -> dataset or its config.
+        tasks: Own task -> ``{classnames: [...], templates: ["a photo of a {}."]}``.
+        **options: See upstream's task pool.
     """
 
-    def evaluate(self, model: nn.Module, name: str | None = None, **kwargs) -> dict:
-        """As upstream's, with ECE; a tinted model has no task set afterwards."""
-        report = super().evaluate(model, name, **kwargs)
-        errors = [r["ece"] for r in report.values() if "ece" in r]
-        report["average"]["ece"] = sum(errors) / len(errors)
-        if isinstance(model, TintedModel):
-            report["model_info"]["tints"] = model.parameter_report()
-        return report
+    _config_mapping = CLIPVisionModelTaskPool._config_mapping | {"tasks": "tasks"}
 
-    @torch.no_grad()
-    def _evaluate(
-        self,
-        classifier: HFCLIPClassifier,
-        test_loader: Iterable,
-        num_classes: int,
-        task_name: str | None = None,
-    ) -> dict[str, float]:
-        recorder = _Recorder(_TaskClassifier(classifier, task_name), num_classes)
-        batches = recorder.noting_targets(test_loader)
+    def setup(self) -> None:
+        given, self._test_datasets = self._test_datasets, self.check_samples()
         try:
-            result = super()._evaluate(recorder, batches, num_classes, task_name)
+            super().setup()
         finally:
-            recorder.classifier.restore()
-        return result | {"ece": recorder.error.compute().item()}
+            self._test_datasets = given
 
-
-class _TaskClassifier:
-    """Upstream's classifier with a tinted model's layers for one task in place."""
-
-    def __init__(self, classifier: HFCLIPClassifier, task: str | None):
-        self._classifier, self._replaced = classifier, {}
-        model = classifier.clip_model.vision_model
-        self._model = model if isinstance(model, TintedModel) else None
-        self._head = None
-        if self._model is None:
+    @contextmanager
+    def _outputs(self, classifier: HFCLIPClassifier, task: str) -> Iterator[Callable]:
+        clip, model = classifier.clip_model, classifier.clip_model.vision_model
+        if not isinstance(model, TintedModel):
+            yield classifier
             return
-        if task in self._model.tasks or self._model.needs_task:
-            self._model.set_task(task)  # says so if there is no tint for the task
-            self._head = self._model.head(task)
-            for name, layer in self._model.outer_layers(task).items():
-                self._replaced[name] = getattr(classifier.clip_model, name)
-                setattr(classifier.clip_model, name, layer)
+        head, outer = None, {}
+        if task in model.tasks or model.needs_task:
+            model.set_task(task)  # says so if there is no tint for the task
+            head, outer = model.head(task), model.outer_layers(task)
 
-    def __call__(self, images: Tensor, **kwargs) -> dict[str, Tensor]:
-        if self._model is None:
-            return self._classifier(images, **kwargs)
-        features = self._classifier.get_image_features(images)
-        features = features / features.norm(dim=-1, keepdim=True)
-        if self._head is not None:
-            return {"logits": self._head(features)}
-        scale = self._classifier.clip_model.logit_scale.exp()
-        return {"logits": features @ self._classifier.zeroshot_weights.t() * scale}
+        def outputs(images: Tensor, **kwargs: Any) -> dict[str, Tensor]:
+            features = classifier.get_image_features(images)
+            features = features / features.norm(dim=-1, keepdim=True)
+            if head is not None:
+                return {"logits": head(features)}
+            scale = clip.logit_scale.exp()
+            return {"logits": features @ classifier.zeroshot_weights.t() * scale}
 
-    def restore(self) -> None:
-        for name, layer in self._replaced.items():
-            setattr(self._classifier.clip_model, name, layer)
-        if self._model is not None:
-            self._model.set_task(None)
-
-    def eval(self) -> None:
-        self._classifier.eval()
-
-
-class _Recorder:
-    """Passes batches through and adds them to the calibration error."""
-
-    def __init__(self, classifier: _TaskClassifier, classes: int):
-        self.classifier = classifier
-        self.error = MulticlassCalibrationError(classes, n_bins=_BINS, norm="l1")
-        self._targets: Tensor | None = None
-
-    def noting_targets(self, loader: Iterable) -> Iterator:
-        for inputs, targets in loader:
-            self._targets = targets
-            yield inputs, targets
-
-    def __call__(self, images: Tensor, **kwargs) -> dict[str, Tensor]:
-        outputs = self.classifier(images, **kwargs)
-        probabilities = outputs["logits"].float().softmax(-1).cpu()
-        self.error.update(probabilities, self._targets.cpu())
-        return outputs
-
-    def eval(self) -> None:
-        self.classifier.eval()
+        replaced = {name: getattr(clip, name) for name in outer}
+        try:
+            for name, layer in outer.items():
+                setattr(clip, name, layer)
+            yield outputs
+        finally:
+            for name, layer in replaced.items():
+                setattr(clip, name, layer)
+            model.set_task(None)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
+from typing import Any
 
 from fusion_bench.taskpool import GPT2TextClassificationTaskPool
 from torch import nn
 from transformers import GPT2ForSequenceClassification
 
 from ..merged.model import TintedModel
+from ..pools.samples import Samples, check_labels, class_number, opened, part
+
+_LABELS = ("labels", "label")  # what upstream reads
 
 
 class GPT2TaskPool(GPT2TextClassificationTaskPool):
@@ -16,6 +21,20 @@ class GPT2TaskPool(GPT2TextClassificationTaskPool):
 
     Heads of plain trunks come from the running program's model pool, as upstream.
     """
+
+    def check_samples(self) -> None:
+        """Raise a ValueError for labels that are no classes of the task's expert."""
+        for task, listed in self._test_datasets.items():
+            classes = self._program.modelpool.load_classifier(task).num_labels
+            number, raw = partial(class_number, classes=classes), opened(listed)
+            labels = partial(part, columns=_LABELS, place=1)
+            Samples(task, raw, labels).check()
+            check_labels(task, raw, _LABELS, number)
+
+    def evaluate(self, model: nn.Module, name: str | None = None) -> dict[str, Any]:
+        """As upstream's; test sets are checked first."""
+        self.check_samples()
+        return super().evaluate(model, name)
 
     def get_classifier(
         self, task_name: str, model: nn.Module

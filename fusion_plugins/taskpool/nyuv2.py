@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..merged.model import TintedModel
+from ..pools.loading import load_model
 
 
 class NYUv2TaskPool(_NYUv2TaskPool):
@@ -32,7 +33,7 @@ class NYUv2TaskPool(_NYUv2TaskPool):
         batch_size: int = 16,
         num_workers: int = 4,
     ):
-        options = {"data_dir": str(data_dir), "tasks": list(tasks)}
+        options: dict[str, object] = {"data_dir": str(data_dir), "tasks": list(tasks)}
         options |= {"batch_size": batch_size, "num_workers": num_workers}
         super().__init__(OmegaConf.create(options))
 
@@ -63,4 +64,4 @@ class NYUv2TaskPool(_NYUv2TaskPool):
 
     def _decoder(self, task: str) -> nn.Module:
         modelpool = self._program.modelpool
-        return modelpool.load_model(task, encoder_only=False).decoders[task]
+        return load_model(modelpool, task, encoder_only=False).decoders[task]

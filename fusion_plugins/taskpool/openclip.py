@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
 
-import torch
 from fusion_bench.dataset.image_dataset import ImageClassificationDataset
 from fusion_bench.models.open_clip import ClassificationHead, ImageClassifier
-from fusion_bench.utils import instantiate
-from lightning.fabric import is_wrapped
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -18,13 +16,13 @@ from ..common.compat import import_upstream
 from ..merged.model import TintedModel
 from ..modelpool.openclip.architecture import named_architecture
 from ..modelpool.openclip.checkpoints import load_head
-from .clip import _Recorder
+from .images import CalibratedImages, tinted_model
 
 _upstream = import_upstream("fusion_bench.taskpool.openclip_vision.openclip_taskpool")
-OpenCLIPVisionModelTaskPool = _upstream.OpenCLIPVisionModelTaskPool
+OpenCLIPVisionModelTaskPool: Any = _upstream.OpenCLIPVisionModelTaskPool
 
 
-class OpenCLIPTaskPool(OpenCLIPVisionModelTaskPool):
+class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
     """Evaluates plain models as upstream does, and tinted ones with their own layers.
 
     Adds `ece`, the expected calibration error with 15 bins, to every task's result and to
@@ -45,12 +43,12 @@ class OpenCLIPTaskPool(OpenCLIPVisionModelTaskPool):
 
     def __init__(
         self,
-        test_datasets,
+        test_datasets: Mapping,
         classification_heads: Mapping,
         dataloader_kwargs: Mapping,
         model_name: str | None = None,
         trust_pickle: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         if not isinstance(trust_pickle, bool):
             raise ValueError(
@@ -68,28 +66,33 @@ class OpenCLIPTaskPool(OpenCLIPVisionModelTaskPool):
             ValueError: Neither a model pool nor `model_name` tells the preprocessing, or
                 a head cannot be read.
         """
-        self.classifier_heads = {
-            name: self._head(head).to(self.fabric.device)
-            for name, head in self._classifier_heads.items()
-        }
         self.processor = self._find_processor()
         self.test_datasets, self.test_dataloaders = {}, {}
-        for name, dataset in self._test_datasets.items():
-            raw = instantiate(dataset) if isinstance(dataset, DictConfig) else dataset
-            prepared = ImageClassificationDataset(raw, self.processor)
+        for name, checked in self.check_samples().items():
+            prepared = ImageClassificationDataset(checked, self.processor)
             self.test_datasets[name] = prepared
             self.test_dataloaders[name] = self.fabric.setup_dataloaders(
                 DataLoader(prepared, **self._dataloader_kwargs)
             )
         self._is_setup = True
 
-    def _head(self, head) -> ClassificationHead:
+    @cached_property
+    def classifier_heads(self) -> dict[str, ClassificationHead]:
+        return {
+            name: self._head(head).to(self.fabric.device)
+            for name, head in self._classifier_heads.items()
+        }
+
+    def classes(self, task: str) -> int:
+        return self.classifier_heads[task].weight.size(0)
+
+    def _head(self, head: Any) -> ClassificationHead:
         if isinstance(head, str):
             return load_head(head, self.trust_pickle)
         return _upstream.load_classifier_head(head)
 
     def _find_processor(self) -> Callable:
-        modelpool = getattr(self._program, "modelpool", None)
+        modelpool: Any = getattr(self._program, "modelpool", None)
         if hasattr(type(modelpool), "test_processor"):
             return modelpool.test_processor
         if self._model_name is None:
@@ -99,68 +102,31 @@ class OpenCLIPTaskPool(OpenCLIPVisionModelTaskPool):
             )
         return named_architecture(self._model_name).transforms()[1]
 
-    def evaluate(self, model: nn.Module, **kwargs) -> dict:
+    def evaluate(self, model: nn.Module, **kwargs: Any) -> dict[str, Any]:
         """As upstream's, with ECE; a tinted model has no task set afterwards."""
-        inner = model.module if is_wrapped(model) else model
-        self._tinted = inner if isinstance(inner, TintedModel) else None
+        self._tinted = tinted_model(model)
         with _transforms_of_trunk(self._tinted):
-            report = super().evaluate(model, **kwargs)
-        errors = [r["ece"] for r in report.values() if "ece" in r]
-        report["average"]["ece"] = sum(errors) / len(errors)
-        if self._tinted is not None:
-            report["model_info"]["tints"] = self._tinted.parameter_report()
-        return report
+            return super().evaluate(model, **kwargs)
 
-    @torch.no_grad()
-    def _evaluate(
-        self,
-        classifier: ImageClassifier,
-        test_loader: Iterable,
-        num_classes: int,
-        task_name: str,
-    ) -> dict[str, float]:
-        head = self._begin_task(task_name)
-        recorder = _LogitsRecorder(_TaskClassifier(classifier, head), num_classes)
-        batches = recorder.noting_targets(test_loader)
-        try:
-            result = super()._evaluate(recorder, batches, num_classes, task_name)
-        finally:
-            if self._tinted is not None:
-                self._tinted.set_task(None)
-        return result | {"ece": recorder.error.compute().item()}
-
-    def _begin_task(self, task: str) -> nn.Module | None:
-        """Put the task's layers in place; its head, if that is tinted."""
+    @contextmanager
+    def _outputs(self, classifier: ImageClassifier, task: str) -> Iterator[Callable]:
         tinted = self._tinted
         if tinted is None or not (task in tinted.tasks or tinted.needs_task):
-            return None
+            yield classifier
+            return
         tinted.set_task(task)  # says so if there is no tint for the task
-        return tinted.head(task)
+        head = tinted.head(task)
 
+        def outputs(images: Tensor) -> Tensor:
+            features = classifier.image_encoder(images)
+            if classifier.classification_head.normalize:
+                features = features / features.norm(dim=-1, keepdim=True)
+            return head(features)
 
-class _TaskClassifier:
-    """Upstream's classifier, with another head if there is one."""
-
-    def __init__(self, classifier: ImageClassifier, head: nn.Module | None):
-        self._classifier, self._head = classifier, head
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        if self._head is None:
-            return {"logits": self._classifier(images)}
-        features = self._classifier.image_encoder(images)
-        if self._classifier.classification_head.normalize:
-            features = features / features.norm(dim=-1, keepdim=True)
-        return {"logits": self._head(features)}
-
-    def eval(self) -> None:
-        self._classifier.eval()
-
-
-class _LogitsRecorder(_Recorder):
-    """Gives logits alone, as upstream's OpenCLIP task pool expects them."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return super().__call__(images)["logits"]
+        try:
+            yield classifier if head is None else outputs
+        finally:
+            tinted.set_task(None)
 
 
 @contextmanager
@@ -169,7 +135,7 @@ def _transforms_of_trunk(model: TintedModel | None) -> Iterator[None]:
     names = ("train_preprocess", "val_preprocess")
     added = [] if model is None else [n for n in names if not hasattr(model, n)]
     for name in added:
-        setattr(model, name, getattr(model.trunk, name, None))
+        setattr(model, name, getattr(model.trunk, name, None))  # type: ignore[union-attr]
     try:
         yield
     finally:

@@ -6,12 +6,14 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from fusion_bench import BaseTaskPool, LightningFabricMixin, RuntimeConstants
 from fusion_bench.utils import count_parameters
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..common.logging import get_logger
@@ -20,9 +22,10 @@ from ..merged.model import TintedModel
 from ..merged.sites import replace
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
 from ..pools.loading import load_own_head
+from ..pools.samples import opened
 from ..pools.text import load_tokenizer
-from ..pools.tokens import position_limit
-from .text_inputs import TestSets, check_task, load_head
+from ..pools.tokens import TextEncoder, choose_length, position_limit
+from .text_inputs import check_task, check_texts, encoded, labelled_texts, load_head
 from .text_metrics import averages, measure
 
 log = get_logger(__name__)
@@ -58,11 +61,11 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
     def __init__(
         self,
         test_datasets: Mapping,
-        tokenizer=None,
+        tokenizer: Any = None,
         heads: Mapping | None = None,
         tasks: Mapping | None = None,
         batch_size: int = 64,
-        **kwargs,
+        **kwargs: Any,
     ):
         reject_unknown(type(self).__name__, kwargs, list(self._config_mapping.values()))
         if not test_datasets:
@@ -74,7 +77,8 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         self._check_names("tasks", tasks)
         for task, info in (tasks or {}).items():
             check_task(task, info)
-        self._sets = TestSets(test_datasets, tasks or {}, self._load_tokenizer)
+        self._opened: dict[str, Any] = {}
+        self._kept: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
         super().__init__(**kwargs)
 
     def _check_names(self, option: str, given: Mapping | None) -> None:
@@ -85,7 +89,8 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
                 f" {list(self._test_datasets)}."
             )
 
-    def _load_tokenizer(self):
+    @cached_property
+    def _loaded_tokenizer(self) -> Any:
         if self._tokenizer is not None:
             return load_tokenizer(self)
         modelpool = self._program_modelpool()
@@ -96,7 +101,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
             )
         return load_tokenizer(modelpool)
 
-    def _program_modelpool(self):
+    def _program_modelpool(self) -> Any:
         return getattr(self._program, "modelpool", None)
 
     # -- heads --------------------------------------------------------------------
@@ -138,14 +143,29 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
 
     # -- numbers ------------------------------------------------------------------
 
+    def check_samples(self) -> None:
+        """Raise a ValueError if texts or labels are missing."""
+        for task in self._test_datasets:
+            check_texts(task, self._raw(task), self._info(task).get("fields"))
+
+    def _raw(self, task: str) -> Any:
+        if task not in self._opened:
+            self._opened[task] = opened(self._test_datasets[task])
+        return self._opened[task]
+
+    def _info(self, task: str) -> Mapping:
+        return (self.tasks or {}).get(task, {})
+
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, name: str | None = None, **kwargs) -> dict:
+    def evaluate(
+        self, model: nn.Module, name: str | None = None, **kwargs: Any
+    ) -> dict:
         """Report per task, `average` and `model_info`, as FusionBench's pools do.
 
         Args:
             model: A tinted model, or any ``*ForSequenceClassification``; not changed.
             name: Noted in `model_info`.
-            **kwargs: Not used; FusionBench may give more.
+            **kwargs: Not used.
 
         Returns:
             Task -> scores (see :func:`~.text_metrics.measure`); `average` also has
@@ -154,6 +174,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         Raises:
             ValueError: Head, tokenizer or data are missing or do not fit.
         """
+        self.check_samples()
         trained, everything = count_parameters(model)
         info = {
             "trainable_params": trained,
@@ -174,8 +195,21 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         self._save(report)
         return report
 
+    def _encoded(
+        self, task: str, limit: int | None
+    ) -> tuple[TextEncoder, Tensor, Tensor]:
+        """The encoder of a task, and its test set, for models of so many positions."""
+        tokenizer, info = self._loaded_tokenizer, self._info(task)
+        length = choose_length(tokenizer, limit, info.get("max_length"))
+        encoder = TextEncoder(tokenizer, length)
+        if (task, length) not in self._kept:
+            read = partial(encoder, fields=info.get("fields"))
+            texts = labelled_texts(task, self._raw(task), read)
+            self._kept[task, length] = encoded(texts)
+        return encoder, *self._kept[task, length]
+
     def _evaluate_task(self, task: str, model: nn.Module) -> dict[str, float]:
-        encoder, samples, labels = self._sets.encoded(task, position_limit(model))
+        encoder, samples, labels = self._encoded(task, position_limit(model))
         starts = range(0, len(samples), self.batch_size)
         if RuntimeConstants.debug:
             starts = starts[:1]
@@ -185,8 +219,9 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
             with self.fabric.autocast():
                 logits.append(model(**encoder.unpack(part)).logits.cpu())
         found = torch.cat(logits)
-        metrics = (self.tasks or {}).get(task, {}).get("metrics")
-        return measure(task, found, labels[: len(found)], metrics)
+        return measure(
+            task, found, labels[: len(found)], self._info(task).get("metrics")
+        )
 
     def _save(self, report: dict) -> None:
         """Into the log folder, like FusionBench's pools, never over an older report."""

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 
 from sample_results import METHODS, sample_published, write_sample
 
-from fusion_plugins.compare.report import write_report
+from fusion_plugins.compare.report import render
+from fusion_plugins.compare.results import Comparison
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
@@ -48,8 +49,15 @@ class Page(HTMLParser):
         return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
 
 
+def write_report(folder):
+    """The page of a results folder, written into it."""
+    path = folder / "report.html"
+    path.write_text(render(Comparison.read(folder)), "utf-8")
+    return path
+
+
 def report(folder, **options):
-    return Page(write_report(write_sample(folder, **options)).read_text("utf-8"))
+    return Page(render(Comparison.read(write_sample(folder, **options))))
 
 
 def edit_cell(folder, change, pattern="*"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import fusion_bench
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool, BaseTaskPool
+from fusion_bench.tasks.clip_classification import get_classnames_and_templates
 from fusion_bench.utils import instantiate
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
 from hydra import compose, initialize_config_dir
@@ -15,6 +16,7 @@ from torch import nn
 
 from fusion_plugins.compare import CompareProgram, execution, gathering, program
 from fusion_plugins.compare.methods import Method
+from fusion_plugins.pools.clip_tasks import register_clip_task
 
 SITE = Path(fusion_bench.__file__).resolve().parents[1]
 UPSTREAM = next(
@@ -148,10 +150,12 @@ def make_method(name: str, **overrides) -> Method:
     return Method(name, overrides, OmegaConf.create(config))
 
 
-def toy_program(folder, seeds=(0,), taskpool=None, **options) -> CompareProgram:
+def toy_program(
+    folder, seeds=(0,), taskpool=None, modelpool=None, **options
+) -> CompareProgram:
     """A program on the toy pools; replace its `read_methods` by `ToyMethods`."""
     return CompareProgram(
-        OmegaConf.create({"_target_": "running.toy_modelpool"}),
+        OmegaConf.create({"_target_": "running.toy_modelpool", **(modelpool or {})}),
         OmegaConf.create({"_target_": "running.ToyTaskPool", **(taskpool or {})}),
         methods=["replaced"],
         seeds=seeds,
@@ -171,7 +175,7 @@ def run_toy(monkeypatch, folder, *names: str, **options) -> dict[str, dict]:
     monkeypatch.setattr(program, "read_methods", ToyMethods(*names))
     # Both are slow beside a toy cell: collecting a big process's garbage, and the report.
     monkeypatch.setattr(execution, "_free_memory", lambda: None)
-    monkeypatch.setattr(gathering, "_write_report", lambda folder: None)
+    monkeypatch.setattr(gathering, "_write_report", lambda *_: None)
     toy_program(folder, **options).run()
     return read_cells(folder)
 
@@ -192,3 +196,41 @@ class Scaled(BaseAlgorithm):
         model = modelpool.load_pretrained_model()
         model.weight.data.fill_(self.scaling**self.power)
         return model
+
+
+def file_modelpool(path: str) -> BaseModelPool:
+    """An expert whose weight is read from a file whenever the pool is made."""
+    models = toy_modelpool()._models
+    models["left"].weight.data[0, 0] = float(Path(path).read_text())
+    return BaseModelPool(models)
+
+
+class FileTaskPool(ToyTaskPool):
+    """A task's accuracy is scaled by a number in a file."""
+
+    def __init__(self, path: str, **kwargs):
+        self.path = path
+        super().__init__(**kwargs)
+
+    def evaluate(self, model):
+        report, scale = super().evaluate(model), float(Path(self.path).read_text())
+        return {t: {m: scale * v for m, v in r.items()} for t, r in report.items()}
+
+
+class ClassesTaskPool(ToyTaskPool):
+    """The accuracy on mnist is a tenth of its number of class names."""
+
+    def __init__(self, **kwargs):
+        super().__init__(tasks=["mnist"], **kwargs)
+
+    def evaluate(self, model):
+        names, _ = get_classnames_and_templates("mnist")
+        return {"mnist": {"accuracy": len(names) / 100}}
+
+
+class RegisterClasses(DrawWeights):
+    """A method that registers class names of its own for mnist."""
+
+    def run(self, modelpool):
+        register_clip_task("mnist", ["one", "two"], ["a {}."])
+        return super().run(modelpool)

@@ -48,7 +48,9 @@ def write_sample(
             cells.append(sample_cell(method, seed, tasks, layers, random))
     add_shares(cells)
     for number, cell in enumerate(cells):
-        _dump(folder / "cells" / f"{number:03d}-seed{cell['seed']}.json", cell)
+        name = f"{number:03d}-seed{cell['seed']}"
+        place = {"id": name, "cell": name, "order": number}
+        _dump(folder / "cells" / f"{name}.json", cell | place)
     _dump(
         folder / "compare.json",
         {
@@ -87,6 +89,9 @@ def sample_cell(method, seed, tasks, layers, random):
     cell = {
         "format": 1,
         "method": name,
+        "part": None,
+        "parts": [None],
+        "identity": {"pools": "p", "method": "m"},
         "label": f"{name} ({options})" if overrides else name,
         "overrides": overrides,
         "seed": seed,

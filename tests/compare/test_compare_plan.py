@@ -4,8 +4,10 @@ import pytest
 from omegaconf import OmegaConf
 from running import make_program
 
-from fusion_plugins.compare.cells import make_cells, read_seeds, resolve_method
+from fusion_plugins.compare.cells import make_cells, read_seeds
 from fusion_plugins.compare.methods import read_methods
+from fusion_plugins.compare.plan import resolve_method
+from fusion_plugins.compare.store import results_folder
 
 DEMO = ("modelpool=demo", "taskpool=demo")
 
@@ -91,7 +93,7 @@ def test_the_seed_reaches_methods_that_have_one():
             [{"awd": {"base": "wudi/wudy"}}],
             "awd: base is 'wudi/wudy', which is no method",
         ),
-        ([{"experts": {"alpha": 1}}], "'experts' is not a method and has no options"),
+        ([{"experts": {"alpha": 1}}], "'experts' is not a method, it has no options"),
         (["awd", "awd"], "lists ['awd'] more than once"),
     ],
 )
@@ -141,11 +143,13 @@ def test_mistakes_in_seeds_are_explained(seeds, message):
         ("seeds=[a]", "seeds: an entry is 'a'"),
         ("add=somewhere", "add is 'somewhere', expected a list"),
         ("add=[nowhere]", "add: nowhere is not a results folder"),
+        ("results=''", "results is '', expected the name of a folder"),
+        ("results=/dev/null/x", "but /dev/null is a file, not a folder"),
     ],
 )
 def test_mistakes_stop_the_run_before_a_pool_is_loaded(override, message, tmp_path):
     program = make_program(tmp_path, *DEMO, override)
-    program._bench = lambda plan: pytest.fail("a pool was loaded")
+    program._load_pools = lambda plan: pytest.fail("a pool was loaded")
     with pytest.raises(ValueError) as raised:
         program.run()
     assert message in str(raised.value)
@@ -156,8 +160,17 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys):
     program = make_program(
         tmp_path, *DEMO, "dry_run=true", "methods=[experts,awd]", "seeds=[0,1]"
     )
-    program._bench = lambda plan: pytest.fail("a pool was loaded")
+    program._load_pools = lambda plan: pytest.fail("a pool was loaded")
     assert program.run()["cells"] == 3
     said = capsys.readouterr().out
     assert all(name in said for name in ("experts-seed0", "awd-seed0", "awd-seed1"))
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling"])
+def test_results_that_cannot_be_a_folder(kind, tmp_path):
+    path = tmp_path / "results"
+    path.write_text("") if kind == "file" else path.symlink_to(tmp_path / "gone")
+    reason = {"file": "is a file, not a folder", "dangling": "is a link to nothing"}
+    with pytest.raises(ValueError, match=f"results is .*, but .* {reason[kind]}"):
+        results_folder(str(path / "below"))

@@ -52,8 +52,9 @@ def test_half_of_several_models_is_not_finished(monkeypatch, tmp_path):
 @pytest.mark.parametrize("retry", [True, False])
 def test_failed_cells_run_again_unless_told_not_to(monkeypatch, tmp_path, retry):
     ran = count_runs(monkeypatch)
-    run_toy(monkeypatch, tmp_path, "Broken")
-    run_toy(monkeypatch, tmp_path, "Broken", retry_failed=retry)
+    for options in ({}, {"retry_failed": retry}):
+        with pytest.raises(RuntimeError, match="All 1 cells failed; the first: Broken"):
+            run_toy(monkeypatch, tmp_path, "Broken", **options)
     assert len(ran) == 1 + retry
 
 
@@ -112,7 +113,7 @@ def test_a_cell_another_process_works_on_is_waited_for(monkeypatch, tmp_path):
                 time.sleep(0.01)
             seen.extend(ran)
 
-    thread = threading.Thread(target=work_elsewhere)
+    thread = threading.Thread(target=work_elsewhere, daemon=True)
     thread.start()
     held.wait()
     cells = run_toy(monkeypatch, tmp_path, "DrawWeights", "pretrained")
@@ -135,7 +136,7 @@ def test_added_results_join_the_tables(monkeypatch, tmp_path):
     }
     assert cells["pretrained-seed0"]["added_from"] == str(first)
     assert cells["pretrained-seed0"]["normalised_average"] == 0.0
-    assert [row.label for row in gather(second).rows] == [
+    assert [row.label for row in gather(second).listed()] == [
         "pretrained",
         "experts",
         "DrawWeights",

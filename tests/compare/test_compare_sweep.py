@@ -4,8 +4,8 @@ import pytest
 from running import ToyMethods, make_method, run_toy
 
 from fusion_plugins.cli import main
-from fusion_plugins.compare.store import Results
-from fusion_plugins.compare.sweep import sweep_lines
+from fusion_plugins.compare import load_results
+from fusion_plugins.compare.sweep import sweep_points
 
 
 class Sweep(ToyMethods):
@@ -30,16 +30,14 @@ def swept(monkeypatch, tmp_path):
 
 
 def test_one_line_for_each_setting_of_the_other_options(swept):
-    records = [r for r in Results(swept).records() if r["method"] == "Scaled"]
-    lines = sweep_lines(records, "scaling")
+    cells = load_results(swept)
+    lines = dict(list(sweep_points(cells, "scaling").groupby("line")))
     assert set(lines) == {"Scaled (power=1)", "Scaled (power=2)"}
     points = lines["Scaled (power=2)"]
-    assert list(points) == [0.1, 0.2]
-    assert points[0.2] == [pytest.approx(0.04)] * 2  # two seeds
-    assert (
-        sweep_lines(records, "scaling", "left")["Scaled (power=1)"][0.4]
-        == [pytest.approx(0.4)] * 2
-    )
+    assert points["scaling"].tolist() == [0.1, 0.1, 0.2, 0.2]  # two seeds
+    assert points["result"].tolist() == pytest.approx([0.01, 0.01, 0.04, 0.04])
+    left = sweep_points(cells, "scaling", "left")
+    assert left["result"].max() == pytest.approx(0.4)
 
 
 def test_the_command_draws_a_picture(swept, capsys):

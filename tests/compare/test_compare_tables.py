@@ -10,10 +10,15 @@ from running import run_toy
 
 from fusion_plugins.cli import main
 from fusion_plugins.compare import gather
+from fusion_plugins.compare.gathering import fill_shares
 from fusion_plugins.compare.latex import latex_escape, latex_table
-from fusion_plugins.compare.spreadsheet import csv_cells, csv_rows
-from fusion_plugins.compare.summary import summarise, with_shares
-from fusion_plugins.compare.tables import markdown_table, terminal_tables
+from fusion_plugins.compare.results import Comparison, frame_of
+from fusion_plugins.compare.tables import (
+    cells_csv,
+    markdown_table,
+    rows_csv,
+    terminal_tables,
+)
 
 POOLS = {"pools": "p", "method": "m"}
 DESCRIPTION = {"title": "a_title", "tasks": ["x_1", "y"], "published": None}
@@ -43,6 +48,9 @@ def record(method, seed=0, values=(0.5, 0.7), label=None, metric="accuracy", **c
         "seconds": {"merge": 1.25, "evaluate": 2.0},
         "peak_memory_mib": {"cpu": 100.4, "cuda": None},
         "parameters": {"model": 10, "added": 12345},
+        "order": 0,
+        "part": None,
+        "artifacts": {},
         "identity": POOLS,
         **changes,
     }
@@ -61,7 +69,7 @@ RECORDS = [
 
 
 def summary(records=RECORDS, **description):
-    return summarise(DESCRIPTION | description, with_shares(records))
+    return Comparison(DESCRIPTION | description, frame_of(fill_shares(records)))
 
 
 def text_of(tables, width=200) -> str:
@@ -71,29 +79,30 @@ def text_of(tables, width=200) -> str:
 
 
 def test_mean_and_sample_standard_deviation_over_seeds():
-    rows = {row.method: row for row in summary().rows}
-    awd = rows["awd"]
+    shown = summary()
+    awd = shown.row("awd")
     assert awd.seeds == [0, 1, 2]
-    assert awd.tasks["x_1"].mean == pytest.approx(0.5)
-    assert awd.tasks["x_1"].spread == pytest.approx(0.1)  # not 0.0816, the population's
-    assert awd.tasks["y"].spread == 0.0
-    assert awd.average.mean == pytest.approx(0.55)
-    assert rows["experts"].average.spread is None
+    assert shown.task(awd, "x_1").mean == pytest.approx(0.5)
+    deviation = shown.task(awd, "x_1").deviation
+    assert deviation == pytest.approx(0.1)  # not 0.0816, the population's
+    assert shown.task(awd, "y").deviation == 0.0
+    assert shown.average(awd).mean == pytest.approx(0.55)
+    assert shown.average(shown.row("experts")).deviation is None
 
 
 def test_shares_of_the_experts():
-    shares = {r["id"]: r["normalised"] for r in with_shares(RECORDS)}
+    shares = {r["id"]: r["normalised"] for r in fill_shares(RECORDS)}
     assert shares["experts-seed0"] == {"x_1": 1.0, "y": 1.0}
     assert shares["awd-seed0"] == {"x_1": 0.5, "y": pytest.approx(2 / 3)}
     assert shares["broken-seed0"] is None
     elsewhere = record("other", identity={"pools": "q", "method": "m"})
-    assert with_shares([*RECORDS, elsewhere])[-1]["normalised"] is None
+    assert fill_shares([*RECORDS, elsewhere])[-1]["normalised"] is None
 
 
 def test_shares_where_lower_is_better_and_of_zero():
     experts = record("experts", values=(1.0, 0.0), metric="loss")
     worse = record("awd", values=(2.0, 0.0), metric="loss")
-    assert with_shares([experts, worse])[1]["normalised"] == {"x_1": 0.5}
+    assert fill_shares([experts, worse])[1]["normalised"] == {"x_1": 0.5}
 
 
 def test_experts_come_first_and_numbers_are_percent():
@@ -105,9 +114,9 @@ def test_experts_come_first_and_numbers_are_percent():
 
 def test_other_metrics_stay_as_they_are():
     shown = summary([record("awd", values=(1.5, 2.0), metric="loss")])
-    assert not shown.percent and not shown.higher_is_better
+    assert not shown.scale.percent and not shown.higher_is_better
     text = markdown_table(shown)
-    assert "| 1.5000 | 2.0000 | 1.7500 |" in text and "loss; lower is better" in text
+    assert "| 1.5 | 2 | 1.75 |" in text and "loss; lower is better" in text
 
 
 def test_cells_of_different_metrics_cannot_share_a_table():
@@ -124,7 +133,7 @@ def test_failures_show_in_every_table():
     shown = text_of(terminal_tables(summary(), 200))
     assert "failed" in shown and f"Failed: half, seed 0: {error}" in shown
     lines = {
-        line["label"]: line for line in csv.DictReader(io.StringIO(csv_rows(summary())))
+        line["label"]: line for line in csv.DictReader(io.StringIO(rows_csv(summary())))
     }
     assert lines["broken"]["failed"] == "2" and error in lines["broken"]["error"]
     assert (
@@ -134,10 +143,10 @@ def test_failures_show_in_every_table():
 
 
 def test_csv_is_exact_and_has_every_cell():
-    lines = list(csv.DictReader(io.StringIO(csv_rows(summary()))))
+    lines = list(csv.DictReader(io.StringIO(rows_csv(summary()))))
     awd = next(line for line in lines if line["method"] == "awd")
     assert math.isclose(float(awd["x_1_std"]), 0.1) and awd["seeds"] == "0 1 2"
-    cells = list(csv.DictReader(io.StringIO(csv_cells(with_shares(RECORDS)))))
+    cells = list(csv.DictReader(io.StringIO(cells_csv(summary()))))
     assert len(cells) == len(RECORDS)
     assert cells[0]["x_1/accuracy"] == "0.4" and cells[4]["x_1/accuracy"] == ""
     assert cells[4]["error"].startswith("ValueError: 50%")

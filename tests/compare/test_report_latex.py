@@ -1,6 +1,5 @@
 """The LaTeX table goes through pdflatex, whatever the names are."""
 
-import json
 import shutil
 import subprocess
 
@@ -8,7 +7,7 @@ import pytest
 from sample_results import METHODS, sample_published, write_sample
 
 from fusion_plugins.compare.latex import latex_table
-from fusion_plugins.compare.summary import summarise
+from fusion_plugins.compare.results import Comparison
 
 PDFLATEX = shutil.which("pdflatex")
 NASTY = r"50 % of a_b & c #1 $x$ ^ ~ \input{x} {y} <z> é ± ≤ 数"
@@ -22,11 +21,7 @@ DOCUMENT = r"""\documentclass{article}
 
 def table(folder, **options):
     """The table of a results folder."""
-    write_sample(folder, **options)
-    cells = [json.loads(p.read_text()) for p in sorted((folder / "cells").glob("*"))]
-    return latex_table(
-        summarise(json.loads((folder / "compare.json").read_text()), cells)
-    )
+    return latex_table(Comparison.read(write_sample(folder, **options)))
 
 
 def nasty_table(folder):
@@ -73,12 +68,10 @@ def test_every_row_has_a_cell_for_every_column(tmp_path):
 
 
 def test_means_are_in_the_table_as_the_report_shows_them(tmp_path):
-    from fusion_plugins.compare.report.reading import read_results
-
     text = table(tmp_path / "r", layers=3)
-    comparison = read_results(tmp_path / "r")
+    comparison = Comparison.read(tmp_path / "r")
     for row in comparison.finished:
-        mean, _, deviation = comparison.scale.spread(row.average("accuracy")).partition(
+        mean, _, deviation = comparison.scale.spread(comparison.average(row)).partition(
             " ± "
         )
         want = mean + (rf"$\pm${deviation}" if deviation else "")

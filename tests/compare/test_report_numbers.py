@@ -2,30 +2,30 @@
 
 import math
 
+import pandas as pd
 import pytest
 
-from fusion_plugins.compare.report.axes import linear_axis, log_axis, tick_text
-from fusion_plugins.compare.report.charts import place_labels
-from fusion_plugins.compare.report.curves import MOST_POINTS, running_mean, thin
-from fusion_plugins.compare.report.heatmaps import coefficient_range, cosine_text
-from fusion_plugins.compare.report.numbers import (
+from fusion_plugins.compare.numbers import (
     Scale,
     Spread,
     date_text,
     duration_text,
     seconds_text,
 )
+from fusion_plugins.compare.report.axes import linear_axis, log_axis, tick_text
+from fusion_plugins.compare.report.charts import place_labels
+from fusion_plugins.compare.report.curves import MOST_POINTS, running_mean, thin
+from fusion_plugins.compare.report.heatmaps import coefficient_range, cosine_text
 
 
 def test_spread_is_the_sample_standard_deviation():
     spread = Spread.of([0.80, 0.84])
     assert spread.mean == pytest.approx(0.82)
     assert spread.deviation == pytest.approx(math.sqrt((0.02**2 + 0.02**2) / 1))
-    assert spread.count == 2
 
 
 def test_one_seed_has_no_deviation_and_none_gives_none():
-    assert Spread.of([0.5]) == Spread(0.5, None, 1)
+    assert Spread.of([0.5]) == Spread(0.5, None)
     assert Spread.of([]) is None
 
 
@@ -99,12 +99,12 @@ def test_labels_of_crowded_dots_do_not_lie_on_each_other():
 
 
 def test_running_mean_of_a_turn_hides_which_task_a_step_saw():
-    points = [(step, 10.0 * (step % 3) + 3) for step in range(30)]
+    points = pd.Series([10.0 * (step % 3) + 3 for step in range(30)])
     means = running_mean(points, 3)
-    assert [value for _, value in means] == pytest.approx([13.0] * 28)
-    assert (means[0][0], means[-1][0]) == (1, 28)
-    assert running_mean(points, 1) == points
-    assert running_mean(points[:2], 3) == points[:2]
+    assert means.tolist() == pytest.approx([13.0] * 28)
+    assert means.index.tolist() == list(range(1, 29))
+    assert running_mean(points, 1).equals(points)
+    assert running_mean(points[:2], 3).equals(points[:2])
 
 
 def test_colours_start_at_zero_unless_all_values_would_look_alike():
@@ -115,8 +115,9 @@ def test_colours_start_at_zero_unless_all_values_would_look_alike():
 
 
 def test_long_curves_are_thinned_and_keep_their_end():
-    points = [(step, step) for step in range(10_001)]
+    points = pd.Series(range(10_001))
     kept = thin(points)
     assert len(kept) <= MOST_POINTS + 1
-    assert kept[0] == points[0] and kept[-1] == points[-1]
-    assert thin(points[:5]) == points[:5]
+    assert kept.index[0] == kept.iloc[0] == 0
+    assert kept.index[-1] == kept.iloc[-1] == 10_000
+    assert thin(points[:5]).equals(points[:5])

@@ -5,11 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from page_probes import Page, edit_cell, report
+from page_probes import Page, edit_cell, report, write_report
 from sample_results import TASKS, sample_published, write_sample
 
-from fusion_plugins.compare.report import write_report
-from fusion_plugins.compare.report.reading import read_results
+from fusion_plugins.compare.results import Comparison
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def test_nothing_is_loaded_from_anywhere(page):
 
 
 def test_values_mean_and_deviation(page, tmp_path):
-    comparison = read_results(write_sample(tmp_path / "results"))
+    comparison = Comparison.read(write_sample(tmp_path / "results"))
     row = next(row for row in comparison.rows if row.label == "tinting_pp")
     values = [cell["average"]["accuracy"] for cell in row.cells]
     mean = sum(values) / 3
@@ -121,10 +120,10 @@ def test_file_stays_small_with_large_models(tmp_path):
     assert write_report(folder).stat().st_size < 3e6
 
 
-def test_report_does_not_import_torch(tmp_path):
+def test_gathering_does_not_import_torch(tmp_path):
     folder = write_sample(tmp_path / "results", layers=12)
     code = (
-        "import sys, pathlib; from fusion_plugins.compare.report import write_report;"
-        f"write_report(pathlib.Path({str(folder)!r})); sys.exit('torch' in sys.modules)"
+        "import sys; from fusion_plugins.compare.gathering import gather;"
+        f"gather({str(folder)!r}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,11 +4,11 @@ import json
 import re
 
 import pytest
-from page_probes import Page, edit_cell, report
+from page_probes import Page, edit_cell, report, write_report
 from sample_results import METHODS, TASKS, write_sample
 
-from fusion_plugins.compare.report import write_report
-from fusion_plugins.compare.report.reading import read_results
+from fusion_plugins.compare import load_results
+from fusion_plugins.compare.results import Comparison
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_lower_is_better_turns_order_and_best_round(tmp_path):
         cell.update(metric="loss", higher_is_better=False)
 
     edit_cell(folder, change)
-    comparison = read_results(folder)
-    losses = [row.average("loss").mean for row in comparison.rows]
+    comparison = Comparison.read(folder)
+    losses = [comparison.average(row).mean for row in comparison.rows]
     assert losses == sorted(losses)
     page = Page(write_report(folder).read_text("utf-8"))
     assert 'aria-sort="ascending"' in page.source
@@ -98,24 +98,22 @@ def test_some_seeds_failed(tmp_path):
 
 
 def test_shares_of_the_experts_are_shown_where_known(page, tmp_path):
-    comparison = read_results(write_sample(tmp_path / "results", layers=12))
-    share = comparison.row("awd").over_seeds("normalised", "shapes")
+    comparison = Comparison.read(write_sample(tmp_path / "results", layers=12))
+    share = comparison.row("awd").over_seeds("normalised/shapes")
     assert f"{100 * share.mean:.1f} ± {100 * share.deviation:.1f}" in page.visible
     alone = report(tmp_path / "alone", methods=METHODS[2:5], layers=12)
     assert "of experts" not in alone.visible
 
 
 def test_wrong_folders_say_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="not a results folder of a comparison"):
-        write_report(tmp_path)
-    folder = write_sample(tmp_path / "empty", methods=())
-    with pytest.raises(ValueError, match="Run the comparison first"):
-        write_report(folder)
+    for folder in (tmp_path, write_sample(tmp_path / "empty", methods=())):
+        with pytest.raises(ValueError, match="Run fusion_bench --config-name compare"):
+            load_results(folder)
     folder = write_sample(tmp_path / "broken", layers=12)
     cell = sorted((folder / "cells").glob("*.json"))[0]
     cell.write_text('{"format": 2}')
     with pytest.raises(ValueError, match="has format 2, this release reads 1"):
-        write_report(folder)
+        load_results(folder)
     cell.write_text('{"format": ')
     with pytest.raises(ValueError, match="is not a file of a comparison"):
-        write_report(folder)
+        load_results(folder)

@@ -53,7 +53,6 @@ def test_other_content_replaces_without_a_warning():
         ("", ["cat"], ["a {}"], "needs a non-empty name"),
         ("pets", [], ["a {}"], "class names is empty"),
         ("pets", "cat", ["a {}"], "single string 'cat'"),
-        ("pets", ["cat", "cat"], ["a {}"], r"repeat: \['cat'\]"),
         ("pets", ["cat", " "], ["a {}"], "must be non-empty text"),
         ("pets", ["cat", 3], ["a {}"], "must be non-empty text"),
         ("pets", ["cat"], [], "templates is empty"),

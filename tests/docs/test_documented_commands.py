@@ -60,6 +60,13 @@ def test_every_example_script_is_tested():
     assert found == {script for script, _ in parameters}
 
 
+def test_the_readme_cites_what_the_command_prints():
+    printed = REPOSITORY / "fusion_plugins" / "cli" / "citations.bib"
+    assert (
+        f"```bibtex\n{printed.read_text()}```" in (REPOSITORY / "README.md").read_text()
+    )
+
+
 def test_links_between_pages_lead_somewhere():
     checked = 0
     for page in PAGES:

@@ -17,14 +17,14 @@ QUIET |= {"guard_every": 2, "guard_samples": 8, "batch_size": 8, "seed": 0}
 
 @pytest.fixture(scope="module")
 def example():
-    known = dict(families._ADAPTERS)
+    known = dict(families.ADAPTERS)
     path = DOCS / "examples" / "new_pool.py"
     spec = importlib.util.spec_from_file_location("new_pool_example", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    families._ADAPTERS.clear()
-    families._ADAPTERS.update(known)
+    families.ADAPTERS.clear()
+    families.ADAPTERS.update(known)
 
 
 @pytest.fixture

@@ -277,3 +277,25 @@ def test_the_task_pool_uses_each_tasks_own_decoder(pool, tinted, tmp_path):
     module = NYUv2Model(tinted.trunk, nn.ModuleDict(heads)).eval()
     image = torch.from_numpy(np.load(tmp_path / "nyuv2/val/image/0.npy")).movedim(-1, 0)
     assert module(image[None], tasks)["depth"].shape == (1, 1, 288, 384)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (
+            [(np.zeros((3, 4, 4)), {})],
+            "sample 0: its image is a ndarray, expected a tens",
+        ),
+        ([{"depth": 0}], r"sample 0: it has no image, only the columns \['depth'\]"),
+        (
+            [(torch.zeros(3, 4, 4), {}), ()],
+            "sample 1: it is a tuple of 0, expected a di",
+        ),
+        ([], "dataset of task 'depth' is empty"),
+    ],
+)
+def test_samples_that_are_no_images_are_named(pool, samples, message, monkeypatch):
+    listed = {**pool._test_datasets, "depth": samples}
+    monkeypatch.setattr(pool, "_test_datasets", listed)
+    with pytest.raises(ValueError, match=message):
+        adapter_for(pool).check_datasets("test")

@@ -1,6 +1,8 @@
 """State dicts, safetensors, folders and conversion: the right network, and clear errors."""
 
 import json
+import os
+import time
 
 import open_clip
 import pytest
@@ -11,7 +13,8 @@ from old_pickles import ImageEncoder as OldEncoder
 from old_pickles import save_old, tensors_as
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fusion_plugins.cli import main
 from fusion_plugins.modelpool.folders import FolderModelPool
@@ -27,6 +30,8 @@ from fusion_plugins.modelpool.openclip.architecture import (
     named_architecture,
 )
 from fusion_plugins.modelpool.openclip.checkpoints import save_head
+from fusion_plugins.modelpool.openclip.trust import converted
+from fusion_plugins.pools.loading import expert_checkpoint
 
 
 def activations(module) -> set[str]:
@@ -109,7 +114,11 @@ def test_names_that_cannot_be_built(model_name, message):
 # -- encoders ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["model.", "", "image_encoder.model."])
+PREFIXES = ["model.", "", "image_encoder.model.", "module.model.", "module."]
+PREFIXES += ["_orig_mod.model.", "module.image_encoder.model."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 def test_state_dicts_with_any_prefix(tmp_path, encoder, name, prefix, kind):
     tensors = tensors_as(prefix, encoder)
@@ -117,6 +126,66 @@ def test_state_dicts_with_any_prefix(tmp_path, encoder, name, prefix, kind):
     path = tmp_path / f"model.{kind}"
     torch.save(tensors, path) if kind == "pt" else save_file(tensors, path)
     assert same(load_encoder(path, name), encoder)
+
+
+def test_a_prefixed_expert_of_a_pool_is_streamed_like_any(tmp_path, encoder, name):
+    source = {"model_name": name, "state_dict_path": str(tmp_path / "a.safetensors")}
+    save_file(tensors_as("module.model.", encoder), tmp_path / "a.safetensors")
+    pool = OpenCLIPModelPool({"_pretrained_": encoder, "a": source})
+    read = expert_checkpoint(pool, "a", encoder)
+    for key, want in encoder.state_dict().items():
+        assert torch.equal(read.read(key), want)
+    half = dict(list(tensors_as("module.model.", encoder).items())[:-2])
+    save_file(half, tmp_path / "a.safetensors")
+    with pytest.raises(
+        ValueError, match=r"^expert 'a': .*a.safetensors: .* 2 are miss"
+    ):
+        expert_checkpoint(pool, "a", encoder)
+
+
+def converted_pair(tmp_path, encoder, name):
+    """A state dict, and what it was converted to."""
+    source, target = tmp_path / "model.pt", tmp_path / "model.safetensors"
+    torch.save(encoder.state_dict(), source)
+    convert_checkpoint(source, target, name)
+    return source, target
+
+
+def test_a_converted_file_knows_its_source(tmp_path, encoder, name):
+    source, target = converted_pair(tmp_path, encoder, name)
+    assert converted(source) == target
+    os.utime(source, (1, 1))  # copied anew, but the same
+    assert converted(source) == target
+    state = encoder.state_dict()
+    state["model.visual.proj"] = state["model.visual.proj"] + 1
+    for seconds in (2, time.time() + 9):  # older or newer, it is another
+        torch.save(state, source)
+        os.utime(source, (seconds, seconds))
+        message = r"^[^\n]*model.safetensors was made from another version of model.pt"
+        with pytest.raises(ValueError, match=message):
+            load_encoder(source, name)
+        pool = OpenCLIPModelPool({"a": str(source)})
+        with pytest.raises(ValueError, match=message):
+            pool.load_model("a")
+    target.unlink()
+    assert not same(load_encoder(source, name), encoder)
+    convert_checkpoint(source, target, name)
+    assert converted(source) == target
+    source.unlink()
+    assert converted(source) == target
+
+
+def test_a_converted_file_of_unknown_source_must_be_newer(tmp_path, encoder, name):
+    source, target = converted_pair(tmp_path, encoder, name)
+    with safe_open(target, framework="pt") as file:
+        metadata = {k: v for k, v in file.metadata().items() if k != "source"}
+    save_file(load_file(target), target, metadata)
+    os.utime(target, (100, 100))
+    os.utime(source, (99, 99))
+    assert same(load_encoder(source), encoder)
+    os.utime(source, (101, 101))
+    with pytest.raises(ValueError, match="made from another version of model.pt"):
+        load_encoder(source)
 
 
 def test_a_state_dict_inside_a_training_checkpoint(tmp_path, encoder, name):
@@ -178,7 +247,7 @@ def test_other_wrong_files(tmp_path, encoder):
     with pytest.raises(ValueError, match="do not tell the activation.*model_name: ViT"):
         load_encoder(tmp_path / "nameless.pt")
     (tmp_path / "text.safetensors").write_text("version https://git-lfs")
-    with pytest.raises(ValueError, match="text.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match="text.safetensors is truncated or not a safe"):
         load_encoder(tmp_path / "text.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="holds a list, not a state dict or a module"):
@@ -283,7 +352,7 @@ def test_a_killed_conversion_leaves_no_half_file(tmp_path, encoder, monkeypatch)
     source, target = tmp_path / "a.pt", tmp_path / "a.safetensors"
     save_old(OldHead(True, torch.ones(3, 8)), source)
 
-    def killed(head, path):
+    def killed(head, path, *metadata):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 

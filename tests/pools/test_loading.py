@@ -1,6 +1,9 @@
 """Every kind of pool gives the task vectors of the models it would load."""
 
+import os
 import re
+import signal
+import tempfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from fusion_plugins.task_vectors import (
     gram_matrices,
     merge_into,
 )
+from fusion_plugins.task_vectors.checkpoint import SpilledCheckpoint
 
 NAMES = ("_pretrained_", "mnist", "svhn")
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
@@ -133,15 +137,16 @@ def test_pickles_are_loaded_by_transformers(clips, folders, tmp_path):
         )
 
 
-def test_model_configs_are_instantiated(folders, monkeypatch):
+def test_model_configs_are_instantiated(folders, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     spilled = []
-    init = pool_loading._SpilledCheckpoint.__init__
+    init = pool_loading.SpilledCheckpoint.__init__
 
     def watched(self, model, label):
         init(self, model, label)
-        spilled.append(self.path.parent)
+        spilled.append(list(tmp_path.iterdir()))
 
-    monkeypatch.setattr(pool_loading._SpilledCheckpoint, "__init__", watched)
+    monkeypatch.setattr(pool_loading.SpilledCheckpoint, "__init__", watched)
     target = "transformers.CLIPVisionModel.from_pretrained"
     configs = OmegaConf.create(
         {
@@ -150,8 +155,7 @@ def test_model_configs_are_instantiated(folders, monkeypatch):
         }
     )
     same(merge(CLIPVisionModelPool(configs)), reference(folders))
-    assert len(spilled) == 2
-    assert not any(folder.exists() for folder in spilled), "temporary copies remain"
+    assert spilled == [[], []], "temporary copies have names"
 
 
 def test_a_pool_class_that_changes_models_while_loading_is_asked_for_them(folders):
@@ -323,3 +327,48 @@ def test_expert_tensors_that_the_base_lacks_stay_in_the_file(folders):
     _, task_vectors = load_task_vectors(CLIPVisionModelPool(folders))
     whole = SafetensorsCheckpoint(folders["mnist"], "mnist")
     assert len(whole.specs) > len(task_vectors.base_names) == len(base.state_dict())
+
+
+class Killed(nn.Module):
+    """Ends its process while its tensors are copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1000))
+
+    def state_dict(self, *args, **kwargs):
+        state = super().state_dict(*args, **kwargs)
+        return DyingDict(state)
+
+
+class DyingDict(dict):
+    def __getitem__(self, name):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("during", [True, False])
+def test_copies_of_experts_do_not_outlive_a_killed_process(
+    tmp_path, monkeypatch, during
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        kept = SpilledCheckpoint(Killed() if during else linear(), "expert")
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(len(kept.specs))  # not reached
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_copies_of_experts_hold_every_kind_of_tensor():
+    module = nn.BatchNorm1d(3).half()
+    module.tied, module.empty = module.weight, nn.Parameter(torch.empty(0, 4))
+    module.register_buffer("mask", torch.tensor([[True, False], [False, True]]))
+    module.register_buffer("odd", torch.arange(12, dtype=torch.bfloat16).view(3, 4).T)
+    copy = SpilledCheckpoint(module, "expert")
+    for name, want in module.state_dict().items():
+        assert torch.equal(copy.read(name), want), name
+        out = torch.empty(want.shape, dtype=torch.float64)
+        copy.reader(name)(out, None)
+        assert torch.equal(out, want.double())
+    assert torch.equal(copy.read("odd", slice(1, 3)), module.odd[1:3])

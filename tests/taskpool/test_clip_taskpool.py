@@ -13,7 +13,7 @@ from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.merged.sites import trainable_copy
 from fusion_plugins.pools import adapter_for
 from fusion_plugins.taskpool import CLIPTaskPool
-from fusion_plugins.taskpool.clip import _Recorder
+from fusion_plugins.taskpool.images import Recorder
 
 UPSTREAM = "fusion_bench.taskpool.CLIPVisionModelTaskPool"
 BLOCK = "vision_model.encoder.layers.1"
@@ -87,7 +87,7 @@ class Logits:
     def __init__(self, monkeypatch):
         self.seen: dict[str, list[torch.Tensor]] = {}
         plain = HFCLIPClassifier.forward
-        measured = _Recorder.__call__
+        measured = Recorder.__call__
 
         def forward(classifier, images, *args, task_name=None, **kwargs):
             outputs = plain(classifier, images, *args, task_name=task_name, **kwargs)
@@ -102,7 +102,7 @@ class Logits:
         self._patch = monkeypatch
         self._patches = {
             UPSTREAM: (HFCLIPClassifier, "forward", forward),
-            "ours": (_Recorder, "__call__", record),
+            "ours": (Recorder, "__call__", record),
         }
 
     def of(self, taskpool, model) -> dict[str, torch.Tensor]:
@@ -217,7 +217,7 @@ def test_heads_that_cannot_be_features_need_our_pool(
         ValueError, match="Task 'digits': a head of 10 classes"
     ) as error:
         upstream.evaluate(model)
-    assert "such as CLIPTaskPool" in str(error.value)
+    assert "CLIPTaskPool" in str(error.value)
     assert 0 <= ours.evaluate(model)["digits"]["accuracy"] <= 1
 
 

@@ -52,6 +52,31 @@ def test_an_empty_dataset():
         adapt(classification_pool(test_datasets={"aa": datasets()["aa"], "bb": []}))
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"text": "a"}, {"text": 3}],
+            "Task 'bb', sample 1: The field 'text' .* is 3, ex",
+        ),
+        (
+            [{"text": "a"}, {"body": "a"}],
+            r"sample 1: A sample has the fields \['body'\]",
+        ),
+        (["good"], "Task 'bb', sample 0: A text sample is a str, expected a dict"),
+        (
+            {"train": [], "test": []},
+            r"is a dict of \['train', 'test'\], .*Choose one spl",
+        ),
+    ],
+)
+def test_samples_are_refused_before_a_model_is_loaded(rows, message, monkeypatch):
+    pool = classification_pool(test_datasets=datasets() | {"bb": rows})
+    monkeypatch.setattr(type(pool), "load_model", None)
+    with pytest.raises(ValueError, match=message):
+        adapt(pool)
+
+
 def test_unknown_fields_name_task_and_sample():
     rows = datasets() | {"bb": [{"review": "good", "label": 0}] * 4}
     with pytest.raises(

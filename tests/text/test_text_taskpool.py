@@ -25,6 +25,7 @@ from toy_text import (
     move,
     save,
     sentences,
+    tokenised,
 )
 
 from fusion_plugins import AWDAlgorithm, TintedModel, TintingAlgorithm
@@ -245,9 +246,25 @@ def test_the_programs_tokenizer_is_used():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "test set of task 'aa' is empty"),
+        ([], "dataset of task 'aa' is empty"),
         ([{"text": "good"}], r"Task 'aa', sample 0: it has no label, .*\['text'\]"),
         ([{"body": "good", "label": 0}], r"Task 'aa', sample 0: .*\['body', 'label'\]"),
+        (
+            [{"text": "good", "label": "pos"}],
+            "sample 0: its label is 'pos', expected a n",
+        ),
+        (
+            [{"text": "good", "label": None}],
+            "sample 0: its label is None, expected a num",
+        ),
+        (
+            [{"text": "good", "fine_label": 0, "coarse_label": 0}],
+            r"could be its label: \['fine_label', 'coarse_label'\]. Rename one to 'label'",
+        ),
+        (
+            iter(()),
+            r"Task 'aa': its data set is a .*iterator, .*give a list of samples",
+        ),
         ([{"text": "good", "label": -1}], "label -1 .hidden test labels. use the vali"),
         ([{"text": "good", "label": 2}], "label 2, but its head knows .* 0 to 1"),
     ],
@@ -256,6 +273,24 @@ def test_data_that_does_not_fit(rows, message):
     taskpool = make_taskpool(test_datasets={"aa": rows})
     with pytest.raises(ValueError, match=message):
         taskpool.evaluate(classification_pool().load_model("aa"))
+
+
+def test_test_sets_are_checked_before_anything_is_learned(monkeypatch):
+    pool = classification_pool()
+    hidden = [row | {"label": -1} for row in sentences("bb")]
+    taskpool = make_taskpool(test_datasets={"aa": sentences("aa"), "bb": hidden})
+    pool._program = SimpleNamespace(taskpool=taskpool)
+    monkeypatch.setattr(type(pool), "load_model", None)
+    with pytest.raises(ValueError, match="Task 'bb' has the label -1 .hidden test lab"):
+        TintingAlgorithm(**QUIET).run(pool)
+
+
+@pytest.mark.parametrize("column", ["labels", "fine_label"])
+def test_other_label_columns_have_the_same_numbers(column):
+    model = classification_pool().load_model("aa")
+    rows = [{"text": r["text"], column: r["label"]} for r in sentences("aa")]
+    want = make_taskpool(test_datasets={"aa": sentences("aa")}).evaluate(model)
+    assert make_taskpool(test_datasets={"aa": rows}).evaluate(model) == want
 
 
 @pytest.mark.parametrize(
@@ -335,3 +370,19 @@ def test_tinted_gpt2_models_are_evaluated_with_their_own_layers(tmp_path):
     assert set(got) == {*CLASSES, "average"} and tinted.active_task is None
     learned = TintingAlgorithm(rounds=2, tint="h.1", **QUIET).run(pool)
     assert set(taskpool.evaluate(learned)) == set(got)
+
+
+@pytest.mark.parametrize(("label", "message"), [(-1, "Hidden labels"), (7, "Correct")])
+def test_labels_of_gpt2_are_checked_before_anything_is_learned(
+    label, message, tmp_path, monkeypatch
+):
+    pool = gpt2_pool(tmp_path)
+    taskpool = gpt2_taskpool(GPT2TaskPool, pool)
+    rows = tokenised("bb")
+    rows[-1]["labels"] = label
+    taskpool._test_datasets = {"bb": rows}
+    pool._program = SimpleNamespace(taskpool=taskpool)
+    monkeypatch.setattr(type(pool), "load_model", None)
+    where = f"^Task 'bb', sample {len(rows) - 1}: its label is {label}, .*{message}"
+    with pytest.raises(ValueError, match=where):
+        TintingAlgorithm(**QUIET).run(pool)

@@ -150,6 +150,32 @@ def test_a_tsv_file_is_a_dataset(tmp_path):
     assert TsvDataset(write(path, "label\ttext\n1\ta\n0.5\tb\n"))[0]["label"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("\ufefflabel\ttext\n1\ta\n", "a"),  # saved by a spreadsheet
+        ("label\ttext\r\n1\ta\r\n", "a"),
+        ("label\ttext\n1\ta", "a"),
+        ("label\ttext\n1\tone\u2028line\x0b\n", "one\u2028line\x0b"),
+        ("label\ttext\n1\t" + "long " * 40000, "long " * 40000),
+    ],
+    ids=["byte order mark", "windows", "no last newline", "other newlines", "long"],
+)
+def test_text_is_kept_as_it_is(tmp_path, text, want):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(text.encode())
+    assert TsvDataset(path).rows == [{"label": 1, "text": want}]
+
+
+def test_another_encoding_is_named(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes("label\ttext\n1\tcafé\n".encode("latin-1"))
+    with pytest.raises(
+        ValueError, match=r"a.tsv is not UTF-8 \(.*0xe9.*Save it as UTF"
+    ):
+        TsvDataset(path)
+
+
 def test_a_choice_of_samples_is_seeded_and_ordered(tmp_path):
     lines = "".join(f"{n}\tword\n" for n in range(50))
     path = write(tmp_path / "a.tsv", "label\ttext\n" + lines)

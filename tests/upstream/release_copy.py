@@ -41,15 +41,13 @@ def copy_release(root: Path) -> Path:
     return add_checkout_files(root)
 
 
-def small_release(root: Path, config: str = "config") -> Path:
+def small_release(root: Path) -> Path:
     """Only what an export looks at."""
     lists = root / "fusion_bench" / "method" / "__init__.py"
     lists.parent.mkdir(parents=True)
     shutil.copy(SITE / "fusion_bench" / "method" / "__init__.py", lists)
-    (root / config / "method").mkdir(parents=True)
-    for name in ("fabric_model_fusion.yaml", "method/task_arithmetic.yaml"):
-        shutil.copy(upstream_config() / name, root / config / name)
-    return add_checkout_files(root) if config == "config" else root
+    (root / "config" / "method").mkdir(parents=True)
+    return add_checkout_files(root)
 
 
 def add_checkout_files(root: Path) -> Path:
@@ -71,11 +69,12 @@ def contents(root: Path) -> dict[str, bytes]:
 def link_other_packages(folder: Path) -> Path:
     """Everything installed except FusionBench and this project, and no path files."""
     folder.mkdir()
-    for site in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        for path in Path(site).iterdir():
+    own = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    for site in sorted({SITE, *map(Path, own)}):
+        for path in site.iterdir():
             if path.name.startswith(_OURS) or path.name in _COPIED:
                 continue
-            if path.suffix != ".pth":
+            if path.suffix != ".pth" and not (folder / path.name).exists():
                 (folder / path.name).symlink_to(path)
     return folder
 

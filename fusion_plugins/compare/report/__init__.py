@@ -1,5 +1,5 @@
-"""One self-contained HTML page about a comparison, made from its JSON files alone."""
+"""One self-contained HTML page about a comparison."""
 
-from .page import write_report
+from .page import render
 
-__all__ = ["write_report"]
+__all__ = ["render"]

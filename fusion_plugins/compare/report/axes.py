@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
@@ -20,12 +20,11 @@ class Axis:
 
     def place(self, value: float) -> float:
         """Position of a value, 0 at `low` and 100 at `high`; ends are not passed."""
-        low, high = self._inner(self.low), self._inner(self.high)
-        share = (self._inner(value) - low) / ((high - low) or 1)
-        return round(100 * min(max(share, 0.0), 1.0), 3)
-
-    def _inner(self, value: float) -> float:
-        return math.log10(max(value, self.low)) if self.log else value
+        low, high, at = self.low, self.high, max(value, self.low)
+        if self.log:
+            low, high, at = map(math.log10, (low, high, at))
+        share = (at - low) / ((high - low) or 1)
+        return round(100 * min(share, 1.0), 3)
 
     def labelled(self) -> list[tuple[float, str]]:
         """(position, text) of every tick."""
@@ -33,7 +32,7 @@ class Axis:
 
 
 def linear_axis(
-    values: Sequence[float], bins: int = 5, zero: bool = False, snug: bool = False
+    values: Iterable[float], bins: int = 5, zero: bool = False, snug: bool = False
 ) -> Axis:
     """An axis that ends on round numbers around the values, and 0 if asked.
 
@@ -44,21 +43,21 @@ def linear_axis(
     if low == high:
         low, high = low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
     locator = MaxNLocator(nbins=bins, steps=[1, 2, 2.5, 5, 10])
-    ticks = tuple(float(tick) for tick in locator.tick_values(low, high))
+    ticks = tuple(map(float, locator.tick_values(low, high)))
     if snug:
         return Axis(low, high, tuple(tick for tick in ticks if low <= tick <= high))
     return Axis(ticks[0], ticks[-1], ticks)
 
 
-def log_axis(values: Sequence[float]) -> Axis:
+def log_axis(values: Iterable[float]) -> Axis:
     """A logarithmic axis over positive values: ticks at 1, 2 and 5, or powers of 10."""
-    low = 10 ** math.floor(math.log10(min(values)))
-    high = 10 ** math.ceil(math.log10(max(values)))
-    high = high * 10 if high <= low else high
-    decades = round(math.log10(high / low))
-    steps = (1, 2, 5) if decades <= 2 else (1,)
-    every = -(-decades // 6)  # more labels than this overlap on a phone
-    ticks = [low * 10**d * step for d in range(0, decades + 1, every) for step in steps]
+    powers = [math.log10(value) for value in values]
+    first, last = math.floor(min(powers)), math.ceil(max(powers))
+    last = max(last, first + 1)
+    steps = (1, 2, 5) if last - first <= 2 else (1,)
+    every = -(-(last - first) // 6)  # more labels than this overlap on a phone
+    ticks = [10.0**d * step for d in range(first, last + 1, every) for step in steps]
+    low, high = 10.0**first, 10.0**last
     return Axis(low, high, tuple(t for t in ticks if t <= high * 1.001), log=True)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from itertools import accumulate
+import pandas as pd
 
+from ..results import Comparison
 from .axes import Axis, linear_axis
-from .results import Comparison
 
 MOST_POINTS = 240  # per line; more than a screen shows
 
@@ -19,51 +18,39 @@ def training_curves(comparison: Comparison) -> list[dict]:
     """
     found = []
     for row in comparison.finished:
-        histories = row.artifacts("history")
-        tasks = len(comparison.tasks)
-        panels = [_panel(name, histories, tasks) for name in _series_names(histories)]
-        panels = [panel for panel in panels if panel]
-        if panels:
-            found.append({"row": row, "panels": panels})
+        histories = {s: _numbers(history) for s, history in row.artifacts("history")}
+        names = dict.fromkeys(name for h in histories.values() for name in h)
+        panels = [_panel(name, histories, len(comparison.tasks)) for name in names]
+        if any(panels):
+            found.append({"row": row, "panels": list(filter(None, panels))})
     return found
 
 
-def _series_names(histories: list[tuple[int, dict]]) -> list[str]:
-    names: dict[str, None] = {}
-    for _, history in histories:
-        names.update(dict.fromkeys(history))
-    names.pop("step", None)
-    return list(names)
+def _numbers(history: dict) -> pd.DataFrame:
+    """The series over the steps; what is no finite number is missing."""
+    frame = pd.DataFrame(history).apply(pd.to_numeric, errors="coerce")
+    finite = frame.replace([float("inf"), float("-inf")], float("nan"))
+    return finite.set_index("step")
 
 
-def _panel(name: str, histories: list, tasks: int) -> dict | None:
-    lines = [(seed, _points(name, history)) for seed, history in histories]
-    lines = [(seed, points) for seed, points in lines if points]
+def _panel(name: str, histories: dict[int, pd.DataFrame], tasks: int) -> dict | None:
+    lines = {s: h[name].dropna() for s, h in histories.items() if name in h}
+    lines = {seed: line for seed, line in lines.items() if len(line)}
     if not lines:
         return None
-    x_axis = linear_axis([step for _, points in lines for step, _ in points], snug=True)
-    y_axis = linear_axis([value for _, points in lines for _, value in points], bins=4)
-    window = _window(max(len(points) for _, points in lines), tasks)
+    every = pd.concat(lines.values())
+    axes = linear_axis(every.index, snug=True), linear_axis(every, bins=4)
+    window = _window(max(map(len, lines.values())), tasks)
     return {
         "name": name,
         "window": window,
-        "x_axis": x_axis,
-        "y_axis": y_axis,
+        "x_axis": axes[0],
+        "y_axis": axes[1],
         "lines": [
-            _line(index, seed, points, window, (x_axis, y_axis))
-            for index, (seed, points) in enumerate(lines)
+            _line(index, seed, line, window, axes)
+            for index, (seed, line) in enumerate(lines.items())
         ],
     }
-
-
-def _points(name: str, history: dict) -> list[tuple[float, float]]:
-    values = history.get(name) or []
-    steps = history.get("step") or range(len(values))
-    return [
-        (float(step), float(value))
-        for step, value in zip(steps, values, strict=True)
-        if _is_number(step) and _is_number(value)
-    ]
 
 
 def _window(steps: int, tasks: int) -> int:
@@ -72,43 +59,34 @@ def _window(steps: int, tasks: int) -> int:
     return turns * tasks if steps >= 4 * turns * tasks else 1
 
 
-def _line(index: int, seed: int, points: list, window: int, axes: tuple) -> dict:
-    means = running_mean(points, window)
+def _line(
+    index: int, seed: int, line: pd.Series, window: int, axes: tuple[Axis, Axis]
+) -> dict:
+    means = running_mean(line, window)
     return {
         "style": index % 6,
         "path": _path(thin(means), *axes),
-        "raw": _path(thin(points), *axes) if window > 1 else None,
-        "text": f"seed {seed}: {means[0][1]:.3g} to {means[-1][1]:.3g}",
+        "raw": _path(thin(line), *axes) if window > 1 else None,
+        "text": f"seed {seed}: {means.iloc[0]:.3g} to {means.iloc[-1]:.3g}",
     }
 
 
-def _path(points: list, x_axis: Axis, y_axis: Axis) -> str:
-    places = ((x_axis.place(x), 100 - y_axis.place(y)) for x, y in points)
+def _path(line: pd.Series, x_axis: Axis, y_axis: Axis) -> str:
+    places = ((x_axis.place(x), 100 - y_axis.place(y)) for x, y in line.items())
     return " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
 
 
-def running_mean(points: list, window: int) -> list[tuple[float, float]]:
+def running_mean(line: pd.Series, window: int) -> pd.Series:
     """Mean of every `window` points in a row, at the middle of their steps."""
-    if window <= 1:
-        return points
-    sums = list(accumulate((value for _, value in points), initial=0.0))
-    steps = [step for step, _ in points]
-    return [
-        (
-            (steps[end - window] + steps[end - 1]) / 2,
-            (sums[end] - sums[end - window]) / window,
-        )
-        for end in range(window, len(sums))
-    ] or points
+    if not 1 < window <= len(line):
+        return line
+    steps = line.index.to_series()
+    middles = (steps.shift(window - 1) + steps) / 2
+    return line.rolling(window).mean().set_axis(middles).iloc[window - 1 :]
 
 
-def thin(points: list) -> list:
-    """At most `MOST_POINTS` of them, evenly, the last one always."""
-    step = -(-len(points) // MOST_POINTS)
-    kept = points[::step]
-    return kept if kept[-1] is points[-1] else [*kept, points[-1]]
-
-
-def _is_number(value) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+def thin(line: pd.Series) -> pd.Series:
+    """At most `MOST_POINTS` of them, evenly, and the last one."""
+    step = -(-len(line) // MOST_POINTS)
+    last = (len(line) - 1) % step > 0
+    return pd.concat([line[::step], line[-1:]]) if last else line[::step]

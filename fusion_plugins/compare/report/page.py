@@ -1,4 +1,4 @@
-"""Fill the page's template from a results folder and write it in one piece."""
+"""Fill the page's template from a comparison."""
 
 from __future__ import annotations
 
@@ -11,70 +11,31 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..files import write_text
+from ..numbers import count_text, date_text, heading_text
+from ..results import Comparison
 from .charts import bar_chart, time_chart
 from .curves import training_curves
 from .heatmaps import coefficient_maps, cosine_tables
-from .numbers import count_text, date_text, heading_text
-from .published import published_context
+from .published import published
 from .radar import radar_chart
-from .reading import read_results
-from .results import Comparison, Row
 from .summary import failures, summary
 from .tables import metric_tables, results_table, share_table
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = 6  # --c0 to --c5 in page.css; dashes tell further methods apart
+# What the templates show of a comparison, by the functions' names.
+_PARTS = (summary, failures, results_table, share_table, metric_tables, published)
+_PARTS += (bar_chart, radar_chart, time_chart)
+_PARTS += (coefficient_maps, cosine_tables, training_curves)
 
 
-def write_report(results: Path) -> Path:
-    """Write ``report.html`` into a results folder, from its JSON files alone.
+def render(comparison: Comparison) -> str:
+    """The page as text.
 
     The page is one file: styles, script and pictures are inside, nothing is loaded. All
     text from the results is escaped, and a content security policy lets only the page's
     own script run.
-
-    Args:
-        results: The folder of a comparison, with ``compare.json`` and ``cells/``.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        ValueError: The folder is none of a comparison or holds no finished cell.
     """
-    results = Path(results)
-    target = results / "report.html"
-    write_text(target, render(read_results(results)))
-    return target
-
-
-def render(comparison: Comparison) -> str:
-    """The page as text."""
-    environment = _environment()
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    return environment.get_template("page.html.j2").render(
-        comparison=comparison,
-        summary=summary(comparison),
-        failures=failures(comparison),
-        results=results_table(comparison),
-        shares=share_table(comparison),
-        metrics=metric_tables(comparison),
-        published=published_context(comparison),
-        bars=bar_chart(comparison),
-        radar=radar_chart(comparison),
-        times=time_chart(comparison),
-        coefficients=coefficient_maps(comparison),
-        cosines=cosine_tables(comparison),
-        curves=training_curves(comparison),
-        style=_styles(comparison),
-        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=_hash(script),
-    )
-
-
-def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -82,34 +43,28 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        yaml=_yaml,
-        date=date_text,
-        count=count_text,
-        heading=heading_text,
-        breakable=_breakable,
-    )
-    return environment
-
-
-def _hash(script: str) -> str:
-    """What the content security policy calls the one script that may run."""
+    environment.filters |= {"date": date_text, "count": count_text}
+    environment.filters |= {"heading": heading_text, "yaml": _yaml}
+    environment.filters["breakable"] = _breakable
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
+    return environment.get_template("page.html.j2").render(
+        comparison=comparison,
+        style=_styles(comparison),
+        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(digest).decode('ascii')}",
+        **{part.__name__: part(comparison) for part in _PARTS},
+    )
 
 
 def _styles(comparison: Comparison) -> dict[int, str]:
     """Row number -> classes of its colour and dash, the same in every chart."""
     merged = [row for row in comparison.rows if not row.is_reference]
-    places = {row.number: place for place, row in enumerate(merged)}
-    return {row.number: _style(row, places) for row in comparison.rows}
-
-
-def _style(row: Row, places: dict[int, int]) -> str:
-    if row.is_reference:
-        return f"reference {row.method}"
-    place = places[row.number]
-    return f"c{place % COLOURS} d{place // COLOURS % 4}"
+    styles = {row.number: f"reference {row.method}" for row in comparison.rows}
+    for place, row in enumerate(merged):
+        styles[row.number] = f"c{place % COLOURS} d{place // COLOURS % 4}"
+    return styles
 
 
 def _breakable(text: str) -> list[str]:
@@ -117,6 +72,6 @@ def _breakable(text: str) -> list[str]:
     return re.findall(r"[^_/,=]*[_/,=]+|[^_/,=]+", text)
 
 
-def _yaml(content) -> str:
+def _yaml(content: object) -> str:
     """Nested plain data as YAML, in the order in which it came."""
     return yaml.safe_dump(content or {}, sort_keys=False, allow_unicode=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+from ..results import Comparison, Row
 from .axes import Axis, linear_axis, tick_text
-from .results import Comparison, Row
 
 RADIUS = 112.0  # in the units of the drawing, which is 360 wide
 SHOWN = 3  # merged methods drawn from the start, next to the references
@@ -14,24 +15,21 @@ LONGEST = 11  # letters of a task's name beside its spoke
 
 def radar_chart(comparison: Comparison) -> dict | None:
     """Outlines of all finished methods; None for fewer than three tasks."""
-    tasks, factor = comparison.tasks, comparison.scale.factor
-    rows = {
-        row.number: values
-        for row in comparison.finished
-        if (values := _values(row, comparison)) is not None
-    }
+    tasks, scale = comparison.tasks, comparison.scale
+    found = [(row, _values(row, comparison)) for row in comparison.finished]
+    rows = [(row, values) for row, values in found if values]
     if len(tasks) < 3 or not rows:
         return None
-    values = [value * factor for outline in rows.values() for value in outline]
+    values = [value * scale.factor for _, outline in rows for value in outline]
     axis = linear_axis(values, zero=True)
-    if comparison.scale.percent and axis.low >= 0:
+    if scale.percent and axis.low >= 0:
         axis = Axis(0.0, 100.0, (0.0, 25.0, 50.0, 75.0, 100.0))
+    merged = [row for row, _ in rows if not row.is_reference]
     outlines = [
-        _outline(row, rows[row.number], axis, comparison)
-        for row in comparison.finished
-        if row.number in rows
+        _outline(row, outline, axis, comparison)
+        | {"shown": row.is_reference or row in merged[:SHOWN]}
+        for row, outline in rows
     ]
-    _choose_shown(outlines)
     return {
         "spokes": [_spoke(task, index, len(tasks)) for index, task in enumerate(tasks)],
         "rings": [_ring(tick, axis, len(tasks)) for tick in axis.ticks[1:]],
@@ -41,29 +39,21 @@ def radar_chart(comparison: Comparison) -> dict | None:
 
 
 def _values(row: Row, comparison: Comparison) -> list[float] | None:
-    spreads = [row.over_seeds("tasks", t, comparison.metric) for t in comparison.tasks]
+    spreads = [comparison.task(row, task) for task in comparison.tasks]
     if any(spread is None or not spread.finite for spread in spreads):
         return None
     return [spread.mean for spread in spreads]
 
 
 def _outline(row: Row, values: list[float], axis: Axis, comparison: Comparison) -> dict:
-    factor, count = comparison.scale.factor, len(values)
-    points = [
-        _point(axis.place(value * factor) / 100 * RADIUS, index, count)
-        for index, value in enumerate(values)
-    ]
-    texts = [
-        f"{task} {comparison.scale.text(value)}"
-        for task, value in zip(comparison.tasks, values, strict=True)
-    ]
-    return {"row": row, "points": points, "text": ", ".join(texts), "shown": False}
-
-
-def _choose_shown(outlines: list[dict]) -> None:
-    merged = [outline for outline in outlines if not outline["row"].is_reference]
-    for outline in outlines:
-        outline["shown"] = outline["row"].is_reference or outline in merged[:SHOWN]
+    scale = comparison.scale
+    pairs = zip(comparison.tasks, values, strict=True)
+    text = ", ".join(f"{task} {scale.text(value)}" for task, value in pairs)
+    return {
+        "row": row,
+        "points": _ringed(_radius(value * scale.factor, axis) for value in values),
+        "text": text,
+    }
 
 
 def _spoke(task: str, index: int, count: int) -> dict:
@@ -75,9 +65,17 @@ def _spoke(task: str, index: int, count: int) -> dict:
 
 
 def _ring(tick: float, axis: Axis, count: int) -> dict:
-    radius = axis.place(tick) / 100 * RADIUS
-    points = [_point(radius, index, count) for index in range(count)]
-    return {"points": points, "y": -radius, "text": tick_text(tick)}
+    radius = _radius(tick, axis)
+    return {"points": _ringed([radius] * count), "y": -radius, "text": tick_text(tick)}
+
+
+def _radius(value: float, axis: Axis) -> float:
+    return axis.place(value) / 100 * RADIUS
+
+
+def _ringed(radii: Iterable[float]) -> list[tuple[float, float]]:
+    radii = list(radii)
+    return [_point(radius, index, len(radii)) for index, radius in enumerate(radii)]
 
 
 def _point(radius: float, index: int, count: int) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from fusion_bench.models.open_clip import ClassificationHead
 from safetensors.torch import save_file
@@ -16,6 +17,7 @@ from .trust import Content, as_metadata, converted, read
 from .unpickle import Record
 
 _CONFIG = "open_clip_config"  # metadata of a converted encoder
+_NOTHING = MappingProxyType({})
 _PREFIX = "model."  # of an encoder's tensors
 _CLASSIFIER = "image_encoder."  # of an encoder inside FusionBench's ImageClassifier
 
@@ -107,11 +109,13 @@ def _recorded_preprocessing(encoder: Record) -> dict:
     return {}
 
 
-def save_encoder(encoder: OpenCLIPImageEncoder, path: Path) -> None:
-    """One safetensors file that tells its architecture."""
+def save_encoder(
+    encoder: OpenCLIPImageEncoder, path: Path, made_from: Mapping[str, str] = _NOTHING
+) -> None:
+    """One safetensors file that tells its architecture, and what it was made from."""
     tensors = {k: v.detach().contiguous() for k, v in encoder.state_dict().items()}
     metadata = {_CONFIG: encoder.architecture.to_json(), "format": "pt"}
-    save_file(tensors, path, metadata=metadata)
+    save_file(tensors, path, metadata=metadata | made_from)
 
 
 def load_head(path: str | Path, trust_pickle: bool = False) -> ClassificationHead:
@@ -159,8 +163,10 @@ def is_head(tensors: Mapping[str, Tensor]) -> bool:
     return linear and tensors["weight"].ndim == 2
 
 
-def save_head(head: ClassificationHead, path: Path) -> None:
+def save_head(
+    head: ClassificationHead, path: Path, made_from: Mapping[str, str] = _NOTHING
+) -> None:
     """One safetensors file that tells whether its inputs are normalised."""
     tensors = {k: v.detach().contiguous() for k, v in head.state_dict().items()}
     metadata = as_metadata(normalize=bool(head.normalize)) | {"format": "pt"}
-    save_file(tensors, path, metadata=metadata)
+    save_file(tensors, path, metadata=metadata | made_from)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from .checkpoints import encoder_from, head_from, is_head, save_encoder, save_head
-from .trust import SAFE_SUFFIX, read
+from .trust import SAFE_SUFFIX, read, source_metadata
 
 
 def convert_checkpoint(
@@ -34,12 +34,13 @@ def convert_checkpoint(
         raise ValueError(f"{target} must end in {SAFE_SUFFIX}.")
     if target.exists() or target.is_symlink():
         raise ValueError(f"{target} exists already. Remove it, or choose another name.")
-    content = read(source, trust_pickle)
+    content, made_from = read(source, trust_pickle), source_metadata(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
     if is_head(content.tensors):
-        save_head(head_from(content, source), unfinished)
+        save_head(head_from(content, source), unfinished, made_from)
     else:
-        save_encoder(encoder_from(content, source, model_name), unfinished)
+        encoder = encoder_from(content, source, model_name)
+        save_encoder(encoder, unfinished, made_from)
     os.replace(unfinished, target)
     return "classification head" if is_head(content.tensors) else "image encoder"

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fusion_bench.models.open_clip import ImageEncoder
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...common.logging import get_logger
+from ...task_vectors.checks import bare_name, fitted_names
+from ...task_vectors.files import read_tensors
 from .architecture import CONFIG_FILES, Architecture
+
+log = get_logger(__name__)
 
 CONFIG_FILE = CONFIG_FILES[0]
 WEIGHTS_FILE = "model.safetensors"
-_UNUSED = ("model.transformer.", "model.attn_mask")  # of the text tower
+_CLASSIFIER = "image_encoder."  # of an encoder inside FusionBench's ImageClassifier
+_UNUSED = ("transformer.", "attn_mask")  # of the text tower
 
 
 class OpenCLIPImageEncoder(ImageEncoder):
@@ -38,8 +44,17 @@ class OpenCLIPImageEncoder(ImageEncoder):
         self.cache_dir = None
         self.model = architecture.build()
         self.train_preprocess, self.val_preprocess = architecture.transforms()
-        kept = {k: _float32(v) for k, v in tensors.items() if not _is_unused(k)}
-        _check_shapes(self.state_dict(), kept)
+        wanted = self.state_dict()
+        names = fitted_names(tensors, wanted, ("model.", _CLASSIFIER))
+        given = {stored: name for name, stored in names.items()}
+        kept = {
+            given.get(k, k): _float32(v)
+            for k, v in tensors.items()
+            if not _is_unused(k)
+        }
+        _check_shapes(wanted, kept)
+        if any(stored != name for stored, name in given.items()):
+            log.info("Names of the encoder's tensors differ by a known prefix.")
         self.load_state_dict(kept, assign=True)
         self.requires_grad_(True)
 
@@ -67,11 +82,12 @@ class OpenCLIPImageEncoder(ImageEncoder):
                 f"{folder} is not the folder of an OpenCLIP image encoder: it has no"
                 f" {' and no '.join(missing)}."
             )
-        return cls(Architecture.from_json(files[0].read_text()), load_file(files[1]))
+        tensors = read_tensors(files[1], str(folder))
+        return cls(Architecture.from_json(files[0].read_text()), tensors)
 
 
 def _is_unused(name: str) -> bool:
-    return name.startswith(_UNUSED)
+    return bare_name(bare_name(name).removeprefix(_CLASSIFIER)).startswith(_UNUSED)
 
 
 def _float32(tensor: Tensor) -> Tensor:

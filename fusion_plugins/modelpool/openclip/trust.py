@@ -12,9 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...task_vectors.files import file_digest
 from .unpickle import Record, read_pickle, written_by_torch
 
 SAFE_SUFFIX = ".safetensors"
+SOURCE = "source"  # metadata of a converted file: bytes, time and hash of what it was
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,38 @@ class Content:
 
 
 def converted(path: str | Path) -> Path:
-    """The safetensors file of the same name beside a file, if there is one."""
+    """The safetensors file of the same name beside a file, if there is one.
+
+    Raises:
+        ValueError: It was made from another version of the file.
+    """
     path = Path(path)
     beside = path.with_suffix(SAFE_SUFFIX)
-    return beside if path.suffix and beside.is_file() else path
+    if not path.suffix or not beside.is_file():
+        return path
+    if path != beside and path.is_file() and not _made_from(beside, path):
+        raise ValueError(
+            f"{beside} was made from another version of {path.name}. Remove it, and convert"
+            f" {path.name} again."
+        )
+    return beside
+
+
+def _made_from(beside: Path, path: Path) -> bool:
+    with _opened(beside) as file:
+        known = (file.metadata() or {}).get(SOURCE)
+    if known is None:  # not converted by us: only times can tell
+        return beside.stat().st_mtime >= path.stat().st_mtime
+    stat, (size, changed, digest) = path.stat(), json.loads(known)
+    return size == stat.st_size and (
+        changed == stat.st_mtime_ns or digest == file_digest(path)
+    )
+
+
+def source_metadata(path: Path) -> dict[str, str]:
+    """What a converted file keeps of its source, to tell it from later versions."""
+    stat = path.stat()
+    return as_metadata(**{SOURCE: [stat.st_size, stat.st_mtime_ns, file_digest(path)]})
 
 
 def read(path: str | Path, trust_pickle: bool = False) -> Content:
@@ -61,21 +91,28 @@ def read(path: str | Path, trust_pickle: bool = False) -> Content:
         raise ValueError(
             f"{path} is not a plain state dict but a pickle of a whole module (or"
             " damaged). Pickles can run any code when they are loaded, so it was not read."
-            " If you trust its source, convert it once:\n  python -m"
-            f" fusion_plugins.modelpool.openclip convert {path} {path.with_suffix(SAFE_SUFFIX)}"
+            " If you trust its source, convert it once:\n"
+            f"  fusion-plugins convert {path} {path.with_suffix(SAFE_SUFFIX)}"
             " --trust-pickle\nThe file that this writes is found by itself then. Or set"
             " modelpool.trust_pickle=true (and taskpool.trust_pickle=true)."
         )
     return _from_pickle(read_pickle(path), path)
 
 
-def _read_safetensors(path: Path) -> Content:
+def _opened(path: Path) -> safe_open:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return Content(tensors, file.metadata() or {})
+        return safe_open(str(path), framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}.") from error
+        raise ValueError(
+            f"{path} is truncated or not a safetensors file: {error}. Save it again; a"
+            " git-lfs pointer needs `git lfs pull`."
+        ) from error
+
+
+def _read_safetensors(path: Path) -> Content:
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        return Content(tensors, file.metadata() or {})
 
 
 def _plain_tensors(path: Path) -> dict[str, Tensor] | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from ..causal_lm_files import local_folder, tokenizer_of
 from ..family import family
 from ..loading import load_base
-from ..text import TextAdapter, listed_dataset
+from ..text import TextAdapter
 from ..tokens import LONGEST
 
 
@@ -52,20 +52,18 @@ class CausalLMAdapter(TextAdapter):
             tokenizer.pad_token_id = 0
         self._choose_lengths(base, tokenizer)
 
-    def dataset(self, task: str, split: str) -> Dataset:
-        raw = listed_dataset(self.modelpool, task, split)
-        return _Prompts(raw, lambda sample: self._encode_prompt(task, sample), task)
+    def fields(self, task: str | None, sample: Any) -> Sequence[str] | None:
+        fields = super().fields(task, sample)
+        if fields is None and isinstance(sample, Mapping) and "input_ids" not in sample:
+            if "prompt" in sample and "text" not in sample:
+                return ["prompt"]
+        return fields
 
-    def _encode_prompt(self, task: str, sample: object) -> Tensor:
-        fields = self.task_info.get(task, {}).get("fields")
-        if isinstance(sample, Mapping) and fields is None:
-            if "input_ids" in sample:
-                ids = torch.as_tensor(sample["input_ids"]).flatten()
-                if self._unmasked and "attention_mask" not in sample:
-                    sample = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            elif "prompt" in sample and "text" not in sample:
-                fields = ["prompt"]
-        return self._encoder(sample, fields, self._lengths[task])
+    def read(self, task: str | None, sample: Any) -> Tensor:
+        if self._unmasked and isinstance(sample, Mapping) and "input_ids" in sample:
+            ids = torch.as_tensor(sample["input_ids"]).flatten()
+            sample = {"attention_mask": torch.ones_like(ids), **sample}
+        return super().read(task, sample)
 
     def heads(self) -> dict[str, nn.Module]:
         return {task: nn.Identity() for task in self.tasks}
@@ -100,19 +98,3 @@ class _NoTokenizer:
             "The samples hold text, but the pool has no tokenizer. Set modelpool.tokenizer"
             " to the model's folder or hub name, or give samples with input_ids."
         )
-
-
-class _Prompts(Dataset):
-    """Raw samples of one task, encoded."""
-
-    def __init__(self, samples, encode: Callable[[object], Tensor], task: str):
-        self._samples, self._encode, self._task = samples, encode, task
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Tensor:
-        try:
-            return self._encode(self._samples[index])
-        except ValueError as error:
-            raise ValueError(f"Task '{self._task}', sample {index}: {error}") from error

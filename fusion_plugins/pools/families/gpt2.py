@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from ...merged.heads import ClassificationHead
 from ..family import family
-from ..hugging_face import is_from_pretrained, load_with_head, local_folder
+from ..hugging_face import is_from_pretrained, local_folder
+from ..loading import load_own_head
 from ..text import TextAdapter
 from .sequence_classification import require_classes
 
@@ -31,13 +33,23 @@ class GPT2Adapter(TextAdapter):
     def files(cls, modelpool, name: str) -> Path | None:
         return local_folder(modelpool, name, GPT2ForSequenceClassificationPool)
 
+    @classmethod
+    def head_site(cls, module: nn.Module) -> str | None:
+        """The classifiers have one; the trunks that are merged do not."""
+        return "score" if hasattr(module, "score") else None
+
     def heads(self) -> dict[str, ClassificationHead]:
         """The classifiers' score layers; one classifier at a time is loaded.
 
         Raises:
             ValueError: An expert has no classifier, or one with a single output.
         """
-        heads = {}
+        heads, classifiers = {}, copy(self.modelpool)
+        classifiers._models = {
+            name: {**config, "_target_": _CLASSIFIER}
+            for name, config in self.modelpool._models.items()
+            if is_from_pretrained(config)
+        }
         for task in self.tasks:
             config = self.modelpool._models[task]
             if not is_from_pretrained(config):
@@ -46,8 +58,7 @@ class GPT2Adapter(TextAdapter):
                     " load its classifier. Give the folder or hub name of the expert's"
                     " GPT2ForSequenceClassification."
                 )
-            config = {**config, "_target_": _CLASSIFIER}
-            score = load_with_head(config, task, "score").score
+            score = load_own_head(classifiers, task, "score")
             require_classes(task, score.out_features)
             heads[task] = ClassificationHead(score.weight, score.bias).to(self.device)
         return heads

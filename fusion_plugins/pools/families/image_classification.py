@@ -8,14 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..clip_tasks import register_clip_task
+from ..clip_tasks import register_clip_tasks
 from ..family import family
-from ..image_processing import ImageCodec
+from ..image_processing import ImageAdapter, ImageCodec
 from ..loading import PRETRAINED
 from ..own_heads import OwnHeadsAdapter
-
-# FusionBench asks for prompts too when a task is registered; nothing here reads them.
-_TEMPLATE = "a photo of a {}."
 
 # Pool classes whose models given as a folder are exactly what its files hold.
 _KNOWN = {
@@ -31,7 +28,7 @@ _KNOWN = {
     "fusion_bench.modelpool.convnext_for_image_classification.ConvNextForImageClassificationPool",
     "fusion_bench.modelpool.dinov2_for_image_classification.Dinov2ForImageClassificationPool",
 )
-class ImageClassificationAdapter(OwnHeadsAdapter):
+class ImageClassificationAdapter(ImageAdapter, OwnHeadsAdapter):
     """For FusionBench's ``*ForImageClassificationPool`` classes.
 
     Heads are ``classifier`` (transformers) or ``fc`` (torchvision). `task_info` of an own
@@ -46,13 +43,7 @@ class ImageClassificationAdapter(OwnHeadsAdapter):
 
     def __init__(self, modelpool, task_info=None):
         super().__init__(modelpool, task_info)
-        for task, info in self.task_info.items():
-            if not isinstance(info, Mapping) or set(info) != {"classnames"}:
-                raise ValueError(
-                    f"tasks.{task} is {info!r}, expected {{classnames: [...]}}. Images"
-                    " are classified by the experts' own heads, without prompts."
-                )
-            register_clip_task(task, info["classnames"], [_TEMPLATE])
+        register_clip_tasks(self.task_info, prompts=False)
 
     @classmethod
     def files(cls, modelpool, name: str) -> Path | None:
@@ -97,14 +88,6 @@ class ImageClassificationAdapter(OwnHeadsAdapter):
     def prepare(self, device: torch.device) -> None:
         super().prepare(device)
         self._codec = ImageCodec(load_processor(self.modelpool), device)
-
-    def encode(self, sample: object) -> Tensor:
-        """The preprocessed image, as bytes where that is exact."""
-        image = sample["image"] if isinstance(sample, dict) else sample[0]
-        return self._codec.encode(image)
-
-    def decode(self, stored: Tensor) -> Tensor:
-        return self._codec.decode(stored)
 
     def outputs(self, module: nn.Module, inputs: Tensor) -> Tensor:
         outputs = module(inputs)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..adapter import PoolAdapter
+from ...modelpool.folders import load_exactly
+from ...task_vectors.files import read_tensors
 from ..family import family
+from ..loading import load_model
+from ..samples import SampledAdapter, part
 
 
 class DenseHead(nn.Module):
@@ -31,7 +36,7 @@ class DenseHead(nn.Module):
 
 
 @family("fusion_bench.modelpool.nyuv2_modelpool.NYUv2ModelPool")
-class NYUv2Adapter(PoolAdapter):
+class NYUv2Adapter(SampledAdapter):
     """For :class:`fusion_bench.modelpool.NYUv2ModelPool`.
 
     Experts are named ``segmentation``, ``depth`` and ``normal``, as their decoders. The
@@ -41,15 +46,40 @@ class NYUv2Adapter(PoolAdapter):
 
     dense = True
 
+    @classmethod
+    def load_model(
+        cls, modelpool, name: str, label: str, encoder_only: bool = True
+    ) -> nn.Module:
+        """FusionBench itself leaves random what a checkpoint lacks.
+
+        Raises:
+            ValueError: It lacks a part that is asked for.
+        """
+        model = modelpool.load_model(name, encoder_only=False)
+        path = modelpool.get_model_config(name).get("ckpt_path")
+        if path is not None:
+            tensors = read_tensors(Path(path), label)
+            load_exactly(model, tensors, label, path, "decoders.", encoder_only)
+        return model.encoder if encoder_only else model
+
     def has_classes(self, task: str) -> bool:
         return task == "segmentation"
 
     def prepare(self, device: torch.device) -> None:
         self.device = device
 
-    def encode(self, sample: object) -> Tensor:
+    def look(self, task: str, sample: Any) -> Tensor:
+        image = part(sample, ("image",), 0)
+        if not isinstance(image, Tensor) or image.ndim != 3:
+            raise ValueError(
+                f"its image is a {type(image).__name__}, expected a tensor (3, height,"
+                " width) as FusionBench's NYUv2 data set gives."
+            )
+        return image
+
+    def read(self, task: str | None, sample: Any) -> Tensor:
         """The image, float, shape (3, height, width)."""
-        return sample[0]
+        return self.look("", sample)
 
     def decode(self, stored: Tensor) -> Tensor:
         return stored
@@ -65,7 +95,7 @@ class NYUv2Adapter(PoolAdapter):
         """
         found = {}
         for task in self.tasks:
-            model = self.modelpool.load_model(task, encoder_only=False)
+            model = load_model(self.modelpool, task, encoder_only=False)
             if task not in model.decoders:
                 raise ValueError(
                     f"expert '{task}' has decoders for {list(model.decoders)}, not for"

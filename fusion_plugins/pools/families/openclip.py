@@ -6,15 +6,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import Compose, Normalize
 
 from ...merged.heads import ClassificationHead
-from ..adapter import PoolAdapter
 from ..family import family
+from ..image_processing import ImageAdapter, ImageCodec
 
 
 @family("fusion_bench.modelpool.openclip_vision.modelpool.OpenCLIPVisionModelPool")
-class OpenCLIPAdapter(PoolAdapter):
+class OpenCLIPAdapter(ImageAdapter):
     """For FusionBench's ``OpenCLIPVisionModelPool`` and ours.
 
     Raises:
@@ -53,36 +52,7 @@ class OpenCLIPAdapter(PoolAdapter):
                 " val_preprocess and no train_preprocess. Set both to open_clip's transforms."
             )
         self.device = device
-        self._processor = self.modelpool.test_processor
-        self._pixels, self._normalise = split_normalisation(self._processor)
-        if self._normalise is not None:
-            self._mean, self._std = (
-                torch.tensor(values, device=device).view(-1, 1, 1)
-                for values in (self._normalise.mean, self._normalise.std)
-            )
-
-    def encode(self, sample: object) -> Tensor:
-        """The resized and cropped image as uint8, shape (3, height, width).
-
-        Preprocessing that does not end in a division by 255 and a normalisation is kept
-        as it comes out, in float32.
-        """
-        image = sample["image"] if isinstance(sample, dict) else sample[0]
-        if self._normalise is None:
-            return self._processor(image)
-        pixels = self._pixels(image)
-        stored = (pixels * 255).round().to(torch.uint8)
-        if not torch.equal(stored.float() / 255, pixels):
-            raise ValueError(
-                f"An image of type {type(image).__name__} has other values than 0..255"
-                " after resizing. Datasets must give PIL images."
-            )
-        return stored
-
-    def decode(self, stored: Tensor) -> Tensor:
-        if self._normalise is None:
-            return stored
-        return (stored.float() / 255 - self._mean) / self._std
+        self._codec = ImageCodec(self.modelpool.test_processor, device)
 
     def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
         """Image embeddings, of unit length if the heads take them so."""
@@ -105,17 +75,3 @@ class OpenCLIPAdapter(PoolAdapter):
             task: ClassificationHead(head.weight, head.bias).to(self.device)
             for task, head in found.items()
         }
-
-
-def split_normalisation(processor) -> tuple[Compose | None, Normalize | None]:
-    """A transform's steps up to a tensor of k/255, and its last step, the normalisation.
-
-    Returns:
-        (None, None) if the transform is not of this form.
-    """
-    steps = getattr(processor, "transforms", ())
-    if len(steps) < 2 or not isinstance(steps[-1], Normalize):
-        return None, None
-    if type(steps[-2]).__name__ not in ("ToTensor", "MaybeToTensor"):
-        return None, None
-    return Compose(steps[:-1]), steps[-1]

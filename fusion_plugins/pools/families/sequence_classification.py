@@ -8,7 +8,7 @@ from fusion_bench.modelpool import SequenceClassificationModelPool
 from torch import Tensor, nn
 
 from ..family import family
-from ..hugging_face import is_from_pretrained, load_with_head, local_folder
+from ..hugging_face import local_folder
 from ..own_heads import OwnHeadsAdapter
 from ..text import TextAdapter
 
@@ -28,14 +28,6 @@ class SequenceClassificationAdapter(TextAdapter, OwnHeadsAdapter):
     @classmethod
     def files(cls, modelpool, name: str) -> Path | None:
         return local_folder(modelpool, name, SequenceClassificationModelPool)
-
-    @classmethod
-    def load_head(cls, modelpool, task: str, site: str) -> nn.Module:
-        config = modelpool._models[task]
-        if not is_from_pretrained(config):
-            return modelpool.load_model(task).get_submodule(site)
-        options = dict(getattr(modelpool, "_model_kwargs", None) or {})
-        return load_with_head(config, task, site, **options).get_submodule(site)
 
     def check_base(self, base: nn.Module, tokenizer) -> None:
         """Decoders look for the last token that is not padding, by the model's config."""

@@ -1,4 +1,4 @@
-"""Mean and spread over seeds, and how numbers are written in the report."""
+"""Mean and spread over seeds, and how every output writes numbers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean of one figure over the seeds of a method.
+    """Mean of one figure over the seeds of a row.
 
     `deviation` is the sample standard deviation (division by n - 1), None for one seed.
     A value that is not finite makes the mean NaN: it is shown, never dropped.
     """
 
     mean: float
-    deviation: float | None
-    count: int
+    deviation: float | None = None
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
@@ -28,11 +27,10 @@ class Spread:
         found = list(values)
         if not found or any(value is None for value in found):
             return None
-        numbers = [float(value) for value in found]
-        if not all(map(math.isfinite, numbers)):
-            return cls(math.nan, None, len(numbers))
-        deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
-        return cls(statistics.fmean(numbers), deviation, len(numbers))
+        if not all(map(math.isfinite, found)):
+            return cls(math.nan)
+        deviation = statistics.stdev(found) if len(found) > 1 else None
+        return cls(statistics.fmean(found), deviation)
 
     @property
     def finite(self) -> bool:
@@ -62,32 +60,24 @@ class Scale:
 
     def spread(self, spread: Spread | None) -> str:
         """`88.0 ± 0.4`, `88.0` for one seed, a dash for none."""
-        if spread is None:
-            return MISSING
-        if spread.deviation is None:
-            return self.text(spread.mean)
+        if spread is None or spread.deviation is None:
+            return self.text(spread and spread.mean)
         return f"{self.text(spread.mean)} ± {self.text(spread.deviation)}"
 
 
-def heading_text(metric: str) -> str:
-    """A metric's name at the start of a heading."""
-    if metric == "ece":
-        return "Expected calibration error (ECE)"
-    return metric[:1].upper() + metric[1:]
+PERCENT, PLAIN = Scale(percent=True), Scale(percent=False)
 
 
-def count_text(number: int, noun: str) -> str:
-    """`1 task`, `6 tasks`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def whole_text(value: float) -> str:
+    """`1,211`."""
+    return f"{value:,.0f}"
 
 
-def seconds_text(value: float | None) -> str:
+def seconds_text(value: float) -> str:
     """Seconds with about two digits that matter: 0.42, 3.4, 134."""
-    if value is None:
-        return MISSING
     if value < 1:
         return f"{value:.2f}"
-    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+    return f"{value:.1f}" if value < 100 else whole_text(value)
 
 
 def duration_text(seconds: float) -> str:
@@ -104,6 +94,17 @@ def date_text(iso: str | None) -> str:
     """`2026-11-22T12:00:00+00:00` as `2026-11-22 12:00 UTC`."""
     if not iso:
         return MISSING
-    day, _, clock = iso.partition("T")
-    zone = " UTC" if clock.endswith(("+00:00", "Z")) else ""
-    return f"{day} {clock[:5]}{zone}".strip()
+    zone = " UTC" if iso.endswith(("+00:00", "Z")) else ""
+    return iso[:16].replace("T", " ") + zone
+
+
+def heading_text(metric: str) -> str:
+    """A metric's name at the start of a heading."""
+    if metric == "ece":
+        return "Expected calibration error (ECE)"
+    return metric[:1].upper() + metric[1:]
+
+
+def count_text(number: int, noun: str) -> str:
+    """`1 task`, `6 tasks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,101 @@
+"""The columns of the tables: which figure of a row they show, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .numbers import MISSING, PERCENT, Scale, Spread, seconds_text, whole_text
+from .results import Comparison, Row
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of every row.
+
+    Attributes:
+        title, unit: Of the heading.
+        source: Column of the results frame.
+        text: How its numbers are written.
+        best: "max" or "min" marks the best merged method; "" marks none.
+    """
+
+    title: str
+    source: str
+    text: Callable[[float], str]
+    unit: str = ""
+    best: str = ""
+
+    def spread(self, row: Row) -> Spread | None:
+        return row.over_seeds(self.source)
+
+    def sort(self, row: Row) -> float | None:
+        """What rows sort by; None stays last."""
+        spread = self.spread(row)
+        return spread.mean if spread and spread.finite else None
+
+    def mean(self, row: Row) -> str:
+        spread = self.spread(row)
+        return self.text(spread.mean) if spread else MISSING
+
+    def deviation(self, row: Row) -> str:
+        """Empty with one seed, for whole numbers, and for seconds that do not differ."""
+        spread = self.spread(row)
+        if spread is None or spread.deviation is None or self.text is whole_text:
+            return ""
+        text = self.text(spread.deviation)
+        return "" if self.text is seconds_text and text == seconds_text(0) else text
+
+    def note(self, row: Row) -> str:
+        return ""
+
+
+class Added(Column):
+    """Parameters added, with their share of the pretrained model's."""
+
+    def mean(self, row: Row) -> str:
+        added, whole = self.spread(row), row.over_seeds("parameters/model")
+        base = whole.mean - added.mean if added and whole else 0
+        share = f" ({100 * added.mean / base:.2f} %)" if base and added.mean else ""
+        return super().mean(row) + share
+
+
+class Seeds(Column):
+    """How many seeds finished, and which."""
+
+    def sort(self, row: Row) -> int:
+        return len(row.cells)
+
+    def mean(self, row: Row) -> str:
+        return str(len(row.cells))
+
+    def note(self, row: Row) -> str:
+        return f"seeds {', '.join(map(str, row.seeds))}" if row.cells else ""
+
+
+def metric_columns(
+    comparison: Comparison, metric: str, scale: Scale, best: str = ""
+) -> list[Column]:
+    """The average, then every task."""
+    names = ["average", *comparison.tasks]
+    return [Column(n, f"{n}/{metric}", scale.text, scale.unit, best) for n in names]
+
+
+def main_columns(comparison: Comparison) -> list[Column]:
+    """The average, then every task, of the main metric."""
+    best = "max" if comparison.higher_is_better else "min"
+    return metric_columns(comparison, comparison.metric, comparison.scale, best)
+
+
+OF_EXPERTS = Column("of experts", "normalised_average", PERCENT.text, "%", "max")
+MERGE = Column("merge", "seconds/merge", seconds_text, "s")
+EVALUATE = Column("evaluate", "seconds/evaluate", seconds_text, "s")
+MEMORY = Column("peak memory", "peak_mib/cpu", whole_text, "MiB")
+GPU_MEMORY = Column("peak GPU memory", "peak_mib/cuda", whole_text, "MiB")
+ADDED = Column("added", "parameters/added", whole_text)
+
+
+def memory_columns(comparison: Comparison) -> list[Column]:
+    """The process's memory and, where one was used, the GPU's."""
+    gpu = any(GPU_MEMORY.spread(row) for row in comparison.finished)
+    return [MEMORY, GPU_MEMORY] if gpu else [MEMORY]

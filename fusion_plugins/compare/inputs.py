@@ -1,0 +1,91 @@
+"""What decides a result beside the configs: models, data, class names, versions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from fusion_bench import BaseModelPool
+from fusion_bench.tasks.clip_classification import (
+    CLIPTemplateFactory,
+    get_classnames_and_templates,
+)
+from huggingface_hub.constants import HF_HUB_CACHE
+from torch import nn
+
+from ..common.identity import (
+    data_fingerprint,
+    file_fingerprint,
+    fingerprint,
+    folder_fingerprint,
+)
+from .environment import versions
+from .methods import as_plain
+
+_NOT_READ = ("cache_dir", "output_dir", "log_dir")  # where things go, not come from
+_HELD = ("_models", "_train_datasets", "_val_datasets", "_test_datasets")
+
+
+def inputs_identity(
+    modelpool: BaseModelPool, taskpool: object, *configs: object
+) -> str:
+    """A fingerprint of everything that two pools and these configs refer to.
+
+    Files and folders count by their content, hub repositories by the revision in the
+    cache, models and samples in memory by their values, tasks by their class names.
+    """
+    held = [
+        getattr(pool, name, None) for pool in (modelpool, taskpool) for name in _HELD
+    ]
+    tasks = getattr(taskpool, "_test_datasets", None) or ()
+    known = CLIPTemplateFactory.get_available_datasets()
+    found = {
+        "held": [dict(references(part)) for part in held],
+        "configs": [dict(references(config)) for config in configs],
+        "classes": {task: _classes(task) for task in tasks if task in known},
+        "versions": versions(),
+    }
+    return fingerprint(found)[:8]
+
+
+def references(value: object, place: str = "") -> Iterator[tuple[str, str]]:
+    """Place in a config or a pool -> fingerprint of what is there."""
+    value = as_plain(value)
+    if isinstance(value, (list, Mapping)):
+        entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, entry in entries:
+            if key not in _NOT_READ:
+                yield from references(entry, f"{place}.{key}")
+    elif (found := _fingerprint(value)) is not None:
+        yield place, found
+
+
+def _fingerprint(value: object) -> str | None:
+    if isinstance(value, nn.Module):
+        return fingerprint(value.state_dict())
+    if isinstance(value, (str, os.PathLike)):
+        return _of_path(Path(value)) if str(value) else None
+    if hasattr(value, "_fingerprint"):  # of the library datasets
+        return str(value._fingerprint)
+    if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return data_fingerprint(value, range(len(value)))
+    return None
+
+
+def _of_path(path: Path) -> str | None:
+    if path.is_dir():
+        return folder_fingerprint(path)
+    if path.is_file():
+        return file_fingerprint(path)
+    name = path.as_posix().replace("/", "--")  # of a repository in the hub's cache
+    heads = [
+        Path(HF_HUB_CACHE, f"{kind}s--{name}", "refs/main")
+        for kind in ("model", "dataset")
+    ]
+    return next((head.read_text() for head in heads if head.is_file()), None)
+
+
+def _classes(task: str) -> list[list[str]]:
+    names, templates = get_classnames_and_templates(task)
+    return [list(names), [template("{}") for template in templates]]

@@ -1,0 +1,227 @@
+"""The results model: a DataFrame of cells, from which every table and chart is made."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pandas as pd
+
+from .numbers import Scale, Spread
+from .store import Results
+
+PRETRAINED, EXPERTS = "pretrained", "experts"
+# Rows that no method makes: the base, and every expert on its own task.
+REFERENCES = (PRETRAINED, EXPERTS)
+
+
+def load_results(folder: str | os.PathLike) -> pd.DataFrame:
+    """The finished cells of a results folder.
+
+    Args:
+        folder: As ``fusion_bench --config-name compare`` wrote it.
+
+    Returns:
+        One row per cell. Columns: ``id``, ``label`` (method with its options), ``method``,
+        ``seed``, ``status`` ("done" or "failed"), ``error``; ``<task>/<metric>`` and
+        ``average/<metric>`` in the metric's own unit; ``normalised_average`` and
+        ``normalised/<task>``, shares of the experts' (1 = as good); ``seconds/...``,
+        ``peak_mib/...``, ``parameters/...``; and ``record``, the cell's whole file. What
+        a cell does not have is None.
+
+    Raises:
+        ValueError: The folder holds no results, or a damaged file.
+    """
+    return frame_of(Results(folder).existing().records())
+
+
+def frame_of(records: Iterable[Mapping]) -> pd.DataFrame:
+    """The frame of `load_results` from the files' contents."""
+    lines = [_line(record) for record in records]
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    values = [[line.get(name) for name in names] for line in lines]
+    return pd.DataFrame(values, columns=names, dtype=object)
+
+
+def _line(record: Mapping) -> dict[str, object]:
+    error = record["error"] or {}
+    line = {key: record[key] for key in ("id", "label", "method", "seed", "status")}
+    line["error"] = ": ".join(error[key] for key in ("type", "message") if key in error)
+    line |= _flat({**record["tasks"], "average": record["average"]})
+    line["normalised_average"] = record["normalised_average"]
+    line |= _flat(
+        {
+            "seconds": record["seconds"],
+            "peak_mib": record["peak_memory_mib"],
+            "parameters": record["parameters"],
+            "normalised": record["normalised"] or {},
+        }
+    )
+    return line | {"record": record}
+
+
+def _flat(groups: Mapping[str, Mapping]) -> dict[str, object]:
+    return {
+        f"{g}/{name}": v for g, group in groups.items() for name, v in group.items()
+    }
+
+
+@dataclass(eq=False)
+class Row:
+    """One line of every table: a method with its options, over its seeds.
+
+    Attributes:
+        figures: The finished cells of `load_results`, by seed.
+        cells, failures: The files' contents of the finished and of the failed cells.
+        number: Its place by average, counted from 1; names it in the charts.
+    """
+
+    label: str
+    figures: pd.DataFrame
+    cells: list[dict]
+    failures: list[dict]
+    number: int = 0
+
+    @classmethod
+    def of(cls, label: str, cells: pd.DataFrame) -> Row:
+        done, records = cells["status"] == "done", cells["record"]
+        return cls(label, cells[done], list(records[done]), list(records[~done]))
+
+    @property
+    def any_cell(self) -> dict:
+        return (self.cells or self.failures)[0]
+
+    @property
+    def method(self) -> str:
+        return self.any_cell["method"]
+
+    @property
+    def is_reference(self) -> bool:
+        return self.method in REFERENCES
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.figures["seed"])
+
+    def errors(self) -> list[str]:
+        """A line for each failed cell."""
+        errors = [(cell["seed"], cell["error"]) for cell in self.failures]
+        return [f"seed {s}: {error['type']}: {error['message']}" for s, error in errors]
+
+    def over_seeds(self, column: str) -> Spread | None:
+        """Spread of a column over the finished cells."""
+        return Spread.of(self.figures[column]) if column in self.figures else None
+
+    def artifacts(self, name: str) -> list[tuple[int, dict]]:
+        """(seed, artifact) of every finished cell that has one."""
+        found = ((cell["seed"], cell["artifacts"].get(name)) for cell in self.cells)
+        return [(seed, artifact) for seed, artifact in found if artifact]
+
+
+@dataclass
+class Comparison:
+    """A results folder in memory.
+
+    Attributes:
+        about: What ``compare.json`` says.
+        cells: As `load_results` gives them.
+        rows: Best first, failed methods last.
+
+    Raises:
+        ValueError: The cells report different main metrics.
+    """
+
+    about: Mapping
+    cells: pd.DataFrame
+    rows: list[Row] = field(init=False)
+
+    def __post_init__(self) -> None:
+        done = self.cells[self.cells["status"] == "done"]["record"]
+        metrics = {(record["metric"], record["higher_is_better"]) for record in done}
+        if len(metrics) > 1:
+            raise ValueError(
+                f"The cells have different main metrics {sorted(m for m, _ in metrics)};"
+                " give metric=<name> and run them again."
+            )
+        self.metric, self.higher_is_better = next(iter(metrics), ("accuracy", True))
+        self.tasks: list[str] = list(
+            self.about["tasks"] or next((record["tasks"] for record in done), ())
+        )
+        by_label = self.cells.sort_values("seed", kind="stable").groupby("label")
+        self.rows = sorted((Row.of(*found) for found in by_label), key=self._rank)
+        for number, row in enumerate(self.rows, start=1):
+            row.number = number
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike) -> Comparison:
+        """The comparison of a results folder; raises as `load_results` does."""
+        return cls(Results(folder).existing().description(), load_results(folder))
+
+    def _rank(self, row: Row) -> tuple[bool, float, str]:
+        average = self.average(row)
+        known = average is not None and average.finite
+        sign = -1 if self.higher_is_better else 1
+        return not known, sign * average.mean if known else 0.0, row.label
+
+    @property
+    def title(self) -> str:
+        return str(self.about["title"])
+
+    @property
+    def published(self) -> Mapping:
+        return self.about.get("published") or {}
+
+    def listed(self) -> list[Row]:
+        """References first, then as the comparison listed them, then by label."""
+
+        def place(row: Row) -> tuple:
+            others = [row.method != reference for reference in REFERENCES]
+            orders = (cell["order"] for cell in row.cells + row.failures)
+            return all(others), others, min(orders), row.label
+
+        return sorted(self.rows, key=place)
+
+    @property
+    def finished(self) -> list[Row]:
+        return [row for row in self.rows if row.cells]
+
+    @property
+    def failures(self) -> list[tuple[Row, dict]]:
+        return [(row, cell) for row in self.rows for cell in row.failures]
+
+    @cached_property
+    def scale(self) -> Scale:
+        """Percent when higher is better and every value is between 0 and 1."""
+        names = [f"{task}/{self.metric}" for task in self.tasks]
+        found = self.cells[self.cells.columns.intersection(names)].to_numpy().ravel()
+        values = [v for v in found if v is not None and math.isfinite(v)]
+        shares = bool(values) and all(0 <= v <= 1 for v in values)
+        return Scale(self.higher_is_better and shares)
+
+    def average(self, row: Row, metric: str | None = None) -> Spread | None:
+        return row.over_seeds(f"average/{metric or self.metric}")
+
+    def task(self, row: Row, task: str, metric: str | None = None) -> Spread | None:
+        return row.over_seeds(f"{task}/{metric or self.metric}")
+
+    @property
+    def other_metrics(self) -> list[str]:
+        """Further metrics in the order in which the cells name them."""
+        results = (
+            r for row in self.finished for c in row.cells for r in c["tasks"].values()
+        )
+        names = dict.fromkeys(name for result in results for name in result)
+        return [name for name in names if name != self.metric]
+
+    def row(self, method: str) -> Row | None:
+        """The finished row of a reference."""
+        return next((row for row in self.finished if row.method == method), None)
+
+    def best(self) -> Row | None:
+        """The best merged model by average."""
+        merged = (row for row in self.finished if not row.is_reference)
+        averages = ((row, self.average(row)) for row in merged)
+        return next((row for row, mean in averages if mean and mean.finite), None)

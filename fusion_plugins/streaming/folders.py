@@ -1,0 +1,164 @@
+"""What the config and the class of a language model say of the tensors in its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.modeling_utils import PreTrainedModel, no_init_weights
+
+from ..common.logging import get_logger
+from ..modelpool.adapters import is_adapter
+from ..modelpool.names import base_prefix, fitted_names, missing_names
+from ..task_vectors.checkpoint import refuse_quantised
+from ..task_vectors.checks import shown
+
+log = get_logger(__name__)
+
+# Values that change nothing in what a model computes, or that are looked at elsewhere.
+_FREE = re.compile(
+    "_name_or_path|transformers_version|architectures|auto_map|(torch_)?dtype|use_cache"
+    "|vocab_size|tie_word_embeddings|.*_token_id|id2label|label2id|_.*"
+)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with safetensors, and the model it holds.
+
+    Attributes:
+        path: The folder.
+        label: What error messages call it.
+        config: As in its ``config.json``.
+        module: The model without weights (on the meta device).
+    """
+
+    path: Path
+    label: str
+    config: PretrainedConfig
+    module: PreTrainedModel
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of tokens; None if the config does not say."""
+        return getattr(self.config.get_text_config(), "vocab_size", None)
+
+    @property
+    def tied(self) -> list[list[str]]:
+        """Groups of two or more names that the class makes one tensor."""
+        groups: dict[int, list[str]] = {}
+        for name, tensor in self.module.state_dict(keep_vars=True).items():
+            groups.setdefault(id(tensor), []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
+    def loaded_names(self, stored: Iterable[str]) -> dict[str, str]:
+        """Name in the model -> name in the files, of every tensor that loading uses.
+
+        Wrappers' prefixes are taken off, the model's own is put on where it is missing,
+        and buffers that the class computes itself (masks of GPT-2) are left out.
+        """
+        if self._renames:
+            return {name: name for name in stored}
+        saved = self.module.state_dict().keys()
+        computed = {name for name, _ in self.module.named_buffers()} - saved
+        ignored = self.module._keys_to_ignore_on_load_unexpected or []
+        ignored = re.compile("|".join([r"rotary_emb\.inv_freq$", *ignored]))
+        names = fitted_names(stored, saved | computed, (base_prefix(self.module),))
+        model_name = {theirs: ours for ours, theirs in names.items()}
+        named = {model_name.get(name, name): name for name in stored}
+        return {
+            name: theirs
+            for name, theirs in named.items()
+            if name not in computed and not ignored.search(name)
+        }
+
+    @property
+    def _renames(self) -> bool:
+        """Whether the class has names of its own in files."""
+        return bool(getattr(self.module, "_checkpoint_conversion_mapping", None))
+
+    def require_all(self, dtypes: Mapping[str, torch.dtype]) -> None:
+        """Raise ValueError if tensors that the class needs are missing or packed.
+
+        Args:
+            dtypes: Name in the model -> what the files hold.
+        """
+        missing = [] if self._renames else missing_names(self.module, dtypes)
+        floating = {
+            n for n, t in self.module.state_dict().items() if t.is_floating_point()
+        }
+        packed = [
+            name
+            for name, dtype in dtypes.items()
+            if not dtype.is_floating_point and (name in floating or missing)
+        ]
+        if packed:
+            raise ValueError(
+                f"{self.label}: {self.path} holds integers where a"
+                f" {type(self.module).__name__} has weights ({shown(packed)}): it is"
+                " quantised. Dequantise the model and save it in bfloat16, or take the one"
+                " that it was made from."
+            )
+        if missing:
+            raise ValueError(
+                f"{self.label}: {self.path} lacks {len(missing)} tensor(s) of a"
+                f" {type(self.module).__name__}: {shown(missing)}. It holds"
+                f" {shown(list(dtypes))}. Save the model again with"
+                " model.save_pretrained(folder)."
+            )
+
+    def compare_config(self, base: ModelFolder) -> None:
+        """Say which values that change what the model computes are not the base's."""
+        ours, theirs = base.config.to_dict(), self.config.to_dict()
+        for key in sorted({*ours, *theirs}):
+            if ours.get(key) != theirs.get(key) and not _FREE.fullmatch(key):
+                log.warning(
+                    "%s has %s=%r in its config, the base has %r; the merged model"
+                    " computes with the base's.",
+                    self.label,
+                    key,
+                    theirs.get(key),
+                    ours.get(key),
+                )
+
+
+def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> ModelFolder:
+    """A model's config and class; no tensor is read.
+
+    Args:
+        path: The folder.
+        label: What error messages call the model.
+        code_options: Options of ``from_pretrained`` that say what code it is loaded with.
+
+    Raises:
+        ValueError: There is no config, it is damaged, or its weights are quantised.
+    """
+    if is_adapter(path):
+        raise ValueError(
+            f"{label}: {path} is an adapter (LoRA), which has no weights of a whole model."
+            " Merge it with peft's model.merge_and_unload() and save the model, or merge"
+            " in memory with method=awd."
+        )
+    file = path / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{label}: {path} is not a HuggingFace model folder, it has no config.json."
+            " Save the model with model.save_pretrained(folder)."
+        )
+    refuse_quantised(path, label)
+    try:
+        config = AutoConfig.from_pretrained(str(path), **code_options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{label}: {file} cannot be used ({reason}). Download or save it again."
+        ) from error
+    with torch.device("meta"), no_init_weights():  # shapes and names only
+        module = AutoModelForCausalLM.from_config(config, **code_options)
+    module.tie_weights()
+    return ModelFolder(path, label, config, module)

@@ -1,0 +1,159 @@
+"""What image task pools share: own tasks, checked test sets, calibration."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from fusion_bench.tasks.clip_classification import get_classnames
+from lightning.fabric import is_wrapped
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassCalibrationError
+
+from ..common.compat import import_upstream
+from ..common.options import plain, reject_unknown
+from ..merged.model import TintedModel
+from ..pools.clip_tasks import registered_tasks, require_class_names
+from ..pools.image_processing import labelled_images
+from ..pools.samples import Samples, opened
+
+_Upstream: Any = import_upstream(
+    "fusion_bench.taskpool.image_classification"
+).ImageClassificationTaskPool
+_BINS = 15  # of the calibration error, as in the field's tables
+
+
+class CalibratedImages:
+    """A mixin for FusionBench's image task pools.
+
+    Test sets are checked before anything is evaluated. Every task's result and the
+    average get `ece`, the expected calibration error with 15 bins.
+    """
+
+    _test_datasets: Mapping[str, Any]
+
+    @abstractmethod
+    def classes(self, task: str) -> Sequence[str] | int:
+        """A task's classes, by name or how many."""
+
+    def check_samples(self) -> dict[str, Samples]:
+        """The test sets as FusionBench reads them.
+
+        Raises:
+            ValueError: Images or labels are missing or do not fit the task's classes.
+        """
+        for task, listed in self._test_datasets.items():
+            if task not in self._checked:
+                raw, classes = opened(listed), self.classes(task)
+                self._checked[task] = labelled_images(task, raw, classes)
+        return {task: self._checked[task] for task in self._test_datasets}
+
+    @cached_property
+    def _checked(self) -> dict[str, Samples]:
+        return {}
+
+    def evaluate(self, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As upstream's, with ECE."""
+        report = super().evaluate(model, *args, **kwargs)  # type: ignore[misc]
+        errors = [scores["ece"] for scores in report.values() if "ece" in scores]
+        report["average"]["ece"] = sum(errors) / len(errors)
+        tinted = tinted_model(model)
+        if tinted is not None:
+            report["model_info"]["tints"] = tinted.parameter_report()
+        return report
+
+    @torch.no_grad()
+    def _evaluate(
+        self, classifier: Any, test_loader: Any, num_classes: int, task_name: str
+    ) -> dict[str, float]:
+        with self._outputs(classifier, task_name) as outputs:
+            recorder = Recorder(classifier, outputs, num_classes)
+            scores = super()._evaluate(  # type: ignore[misc]
+                recorder, recorder.noting_targets(test_loader), num_classes, task_name
+            )
+        return scores | {"ece": recorder.error.compute().item()}
+
+    @contextmanager
+    def _outputs(self, classifier: Any, task: str) -> Iterator[Callable]:
+        """What the task's layers make of images, as upstream's `_evaluate` expects it."""
+        yield classifier
+
+
+def tinted_model(model: nn.Module) -> TintedModel | None:
+    """The tinted model that is evaluated, also one that a fabric has set up."""
+    inner = model.module if is_wrapped(model) else model
+    return inner if isinstance(inner, TintedModel) else None
+
+
+class Recorder:
+    """Stands for a classifier, and adds what it says to the calibration error."""
+
+    def __init__(self, classifier: nn.Module, outputs: Callable, classes: int):
+        self.eval, self._outputs = classifier.eval, outputs
+        self.error = MulticlassCalibrationError(classes, n_bins=_BINS, norm="l1")
+
+    def noting_targets(self, loader: Iterable) -> Iterator:
+        for inputs, self._targets in loader:
+            yield inputs, self._targets
+
+    def __call__(self, images: Tensor, **kwargs: Any) -> Any:
+        outputs = self._outputs(images, **kwargs)
+        logits = outputs if isinstance(outputs, Tensor) else outputs["logits"]
+        self.error.update(logits.float().softmax(-1).cpu(), self._targets.cpu())
+        return outputs
+
+
+class OwnTasks(CalibratedImages):
+    """Task pools that know tasks by class names, with tasks of the user's.
+
+    Those are registered while they are checked or evaluated, and no longer.
+    """
+
+    _prompts = True
+
+    def __init__(
+        self, test_datasets: Mapping, *, tasks: Mapping | None = None, **options: Any
+    ):
+        known = list(self._config_mapping.values())  # type: ignore[attr-defined]
+        reject_unknown(type(self).__name__, options, known)
+        super().__init__(test_datasets, **options)  # type: ignore[call-arg]
+        self.tasks = plain(tasks)
+        with self._registered():
+            pass  # which finds what is wrong with them
+
+    def _registered(self) -> AbstractContextManager[None]:
+        return registered_tasks(self.tasks, self._prompts)
+
+    def classes(self, task: str) -> Sequence[str]:
+        require_class_names([task], "taskpool.tasks", self._prompts)
+        return get_classnames(task)
+
+    def check_samples(self) -> dict[str, Samples]:
+        with self._registered():
+            return super().check_samples()
+
+    def evaluate(self, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        with self._registered():
+            return super().evaluate(model, *args, **kwargs)
+
+
+class ImageTaskPool(OwnTasks, _Upstream):
+    """FusionBench's ImageClassificationTaskPool with ECE and checked test sets.
+
+    Args:
+        test_datasets: Task -> dataset or its config.
+        tasks: Own task -> ``{classnames: [...]}``.
+        **options: FusionBench's: `processor` and `dataloader_kwargs`.
+    """
+
+    _config_mapping = _Upstream._config_mapping | {"tasks": "tasks"}
+    _prompts = False
+
+    def load_test_dataset(
+        self, dataset_name: str, *args: Any, **kwargs: Any
+    ) -> Samples:
+        return self.check_samples()[dataset_name]
