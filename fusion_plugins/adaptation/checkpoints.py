@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..common.logging import get_logger
-from .identity import META, check_resume, fingerprint, read_meta
+from .identity import FORMAT, META, check_resume, fingerprint, read_meta
 from .interfaces import Callback, StepReport, Training
 
 log = get_logger(__name__)
@@ -142,6 +142,7 @@ class Checkpoints(Callback):
         (partial / _STATE).write_bytes(state)
         extra = {name: owner.state() for name, owner in self.extra.items()}
         meta = {"step": engine.step, "identity": self.identity, "extra": extra}
+        meta["format"] = FORMAT
         meta["sha256"] = _digest(state, meta)
         (partial / META).write_text(json.dumps(meta))
         shutil.rmtree(target, ignore_errors=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 META = "state.json"
+FORMAT = 1
 
 
 def fingerprint(identity: Mapping) -> str:
@@ -61,6 +62,16 @@ def read_meta(path: Path) -> dict[str, Any]:
             " of one step, or 'auto', or 'never'."
         )
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        meta = json.loads(file.read_text())
+        newer = meta.get("format", FORMAT) != FORMAT
+        lacking = {"step", "identity", "extra"} - meta.keys()
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"The checkpoint {path} is damaged: {error}.") from error
+    if newer:
+        raise ValueError(
+            f"The checkpoint {path} has format {meta['format']}, this version reads"
+            f" {FORMAT}. Update the package."
+        )
+    if lacking:
+        raise ValueError(f"The checkpoint {path} is damaged: no {sorted(lacking)}.")
+    return meta

@@ -68,8 +68,11 @@ class MergedWeights:
         return torch.stack(squares).double().sum(0).sqrt().tolist()
 
     def fingerprint(self) -> str:
-        """A short name for the contents of base and task vectors."""
-        return fingerprint([[layer.base, layer.stack] for layer in self._layers])
+        """A short name for base and task vectors, and for what is not merged."""
+        merged = {layer.target.data_ptr() for layer in self._layers}
+        state = self.module.state_dict()
+        rest = {n: v for n, v in state.items() if v.data_ptr() not in merged}
+        return fingerprint([[layer.base, layer.stack] for layer in self._layers], rest)
 
     @property
     def stacks(self) -> list[Tensor]:

@@ -95,7 +95,6 @@ class AWDAlgorithm(
                 progress=self.fabric.is_global_zero,
             )
         self.disentanglement = found
-        report.publish(found, self.fabric, folder)
         weights = linear_weights(method, module, len(task_vectors.tasks))
         with self.profile("merge"):
             if weights is not None:
@@ -106,6 +105,7 @@ class AWDAlgorithm(
         with self.profile("finish"):
             merged = finish(merged, self.fabric.device)
             require_finite(merged, "Use a smaller scaling, or check the experts.")
+        report.publish(found, self.fabric, folder)
         self.print_profile_summary()
         return merged
 

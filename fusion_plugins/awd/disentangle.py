@@ -17,6 +17,9 @@ log = get_logger(__name__)
 
 _GROUPS = 2**13  # descended on at once: their matrices stay in cache
 
+# delta cannot be longer than the task vectors that share it; far more is divergence.
+_LONGEST = 1e4
+
 
 @dataclass(frozen=True)
 class Disentanglement:
@@ -183,14 +186,15 @@ def disentangle_gram(
         torch.cat([part.coefficients for part in parts]),
         _summed([part.losses for part in parts]),
     )
-    if not torch.isfinite(solution.coefficients).all():
+    result = Disentanglement(
+        tuple(tasks), gram, solution, torch.cat(thresholds), settings
+    )
+    # Also where it is NaN.
+    if not result.delta_norm() <= _LONGEST * result.task_vector_norms().sum().item():
         raise ValueError(
             f"AWD diverged: lr={settings.lr:g} is too long for granularity"
             f" '{gram.granularity}'. Use scale_free=true or a smaller lr."
         )
-    result = Disentanglement(
-        tuple(tasks), gram, solution, torch.cat(thresholds), settings
-    )
     _warn_if_stationary(result, scale_free)
     _warn_if_risen(result)
     return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ from .logging import get_logger
 
 log = get_logger(__name__)
 
-# Folders this process writes into, held until it ends.
-_HELD: dict[Path, FileLock] = {}
+# Folders and whose Fabric writes there, until the process ends; a fork has none yet.
+_HELD: dict[tuple[int, Path], tuple[FileLock, weakref.ref[Any]]] = {}
 
 
 def require_folder(name: str, folder: str | Path) -> Path:
@@ -47,8 +49,8 @@ def require_folder(name: str, folder: str | Path) -> Path:
 def results_folder(method: Any) -> Path | None:
     """Where a method writes its results: its logger's folder, or the program's.
 
-    Two runs that began in one second are given one folder by the program; the second one
-    gets a folder beside it.
+    Two programs that began in one second are given one folder; the second one gets a
+    folder beside it.
 
     Args:
         method: A FusionBench algorithm.
@@ -63,13 +65,14 @@ def results_folder(method: Any) -> Path | None:
     if folder is None:
         program = getattr(method, "_program", None)
         folder = (getattr(program, "path", None) or {}).get("log_dir")
-    return None if folder is None else _claimed(Path(folder).resolve())
+    return None if folder is None else _claimed(Path(folder).absolute(), method.fabric)
 
 
-def _claimed(folder: Path) -> Path:
+def _claimed(folder: Path, owner: Any) -> Path:
     for number in count(1):
         path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        if path in _HELD:
+        key = os.getpid(), path
+        if key in _HELD and _HELD[key][1]() is owner:
             return path
         lock = FileLock(require_folder("log folder", path) / ".lock")
         try:
@@ -78,6 +81,6 @@ def _claimed(folder: Path) -> Path:
             continue
         if number > 1:
             log.warning("Another run writes into %s; this one into %s", folder, path)
-        _HELD[path] = lock
+        _HELD[key] = lock, weakref.ref(owner)
         return path
     raise AssertionError  # count() has no end

@@ -45,11 +45,7 @@ class Scores:
 
 
 def read_tasks(report: object) -> Tasks:
-    """The tasks of a report with their numbers; model information and averages left out.
-
-    Raises:
-        ValueError: The report holds no task with a number.
-    """
+    """The tasks of a report with their numbers; model information and averages left out."""
     entries = report.items() if isinstance(report, Mapping) else ()
     tasks = {str(t): _numbers(result) for t, result in entries if t not in _NOT_TASKS}
     tasks = {task: numbers for task, numbers in tasks.items() if numbers}
@@ -74,10 +70,6 @@ def score(tasks: Tasks, metric: str | Mapping | None = None) -> Scores:
     Args:
         tasks: As `read_tasks` gives them.
         metric: A metric's name, a mapping from task to metric, or None to find it.
-
-    Raises:
-        ValueError: A task lacks the metric, its value is not finite, or the tasks' metrics
-            point in different directions.
     """
     main = {t: _main_metric(t, numbers, metric) for t, numbers in tasks.items()}
     for task, name in main.items():
@@ -112,11 +104,7 @@ def _higher_is_better(metric: str) -> bool:
 
 
 def evaluate_experts(modelpool: BaseModelPool, taskpool: object) -> Tasks:
-    """Each expert on its own task, one after the other; tasks without one left out.
-
-    Raises:
-        ValueError: No expert has the name of a task.
-    """
+    """Each expert on its own task, one after the other; tasks without one left out."""
     tasks: Tasks = {}
     seen: Sequence[str] = ()
     for name in modelpool.model_names:

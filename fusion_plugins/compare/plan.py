@@ -60,9 +60,6 @@ class Plan:
         """Work out the cells and check that they fit the results folder.
 
         Args:
-            methods: The rows.
-            seeds: Of every method.
-            results: The results folder; nothing is written to it here.
             surroundings: Top-level keys of the job that method configs may refer to.
             about: Title and published numbers.
             settings: What else decides every cell's result.

@@ -6,14 +6,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from .files import FORMAT, checked_record, flatten, read_json, slug, write_json
 
-if TYPE_CHECKING:  # gathering needs none of what running needs
-    from .cells import Cell
+
+class Cell(Protocol):
+    """What a results folder knows of a cell: the name of its file."""
+
+    @property
+    def id(self) -> str: ...
 
 
 class Results:
@@ -106,15 +110,7 @@ class Results:
         return not retry_failed or all(r["status"] == "done" for r in records)
 
     def retire_changed(self, identities: Mapping, shared: Mapping) -> list[str]:
-        """Move own cells that do not apply any more into ``stale/``.
-
-        Args:
-            identities: Row label -> identity that its cells must have.
-            shared: What the identities of all other rows must have.
-
-        Returns:
-            Ids of the cells moved.
-        """
+        """Move own cells that do not apply any more into ``stale/``; gives their ids."""
         with self.locked():
             stale = [
                 record

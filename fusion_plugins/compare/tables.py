@@ -80,12 +80,7 @@ def table_notes(comparison: Comparison) -> Iterator[str]:
 
 
 def terminal_tables(comparison: Comparison, width: int) -> list[Table]:
-    """Results, then costs, for rich's console.
-
-    Args:
-        comparison: What to show.
-        width: Of the console, in characters; tasks that do not fit are left out.
-    """
+    """Results, then costs, for rich's console; tasks that do not fit are left out."""
     table, notes = text_table(comparison), list(table_notes(comparison))
     results = table.iloc[:, :-_COSTS]
     # Method names may wrap, numbers may not.

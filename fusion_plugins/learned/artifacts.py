@@ -111,14 +111,20 @@ def load_coefficients(path: str | Path) -> SavedCoefficients:
             )
         try:
             names = {name: json.loads(metadata[name]) for name in _NAMES}
-        except ValueError as error:
+            names["meaning"] = dict(names["meaning"])
+            tasks, layers = tuple(names["tasks"]), tuple(names["layers"])
+        except (ValueError, TypeError) as error:
             raise ValueError(f"coefficients: {path} is damaged: {error}.") from error
         tensors = {name: file.get_tensor(name) for name in ("raw", "applied")}
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ValueError(
             f"coefficients: {path} holds NaN or Inf. Use those of a run that went well."
         )
-    tasks, layers = tuple(names["tasks"]), tuple(names["layers"])
+    if tensors["applied"].shape != (len(tasks), len(layers)):
+        raise ValueError(
+            f"coefficients: {path} is damaged: {tuple(tensors['applied'].shape)} numbers"
+            f" for {len(tasks)} tasks and {len(layers)} layers."
+        )
     return SavedCoefficients(tasks, layers, **tensors, meaning=names["meaning"])
 
 

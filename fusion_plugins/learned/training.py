@@ -112,7 +112,8 @@ class Trainer:
         batch_tasks = self._settle_statistics(experts)
         learner = start(weights, experts.coefficients)
         progress = Progress(self.objective.label, options.log_every)
-        checkpoints = self._checkpoints(weights, tasks, learner, progress, guard)
+        identity = _identity(weights, tasks, adapter)
+        checkpoints = self._checkpoints(identity, learner, progress, guard)
         forward = experts.finish.statistics.learning_forward(adapter.features)
         engine = Engine(
             Predictor(weights, learner.tasks, forward, self.fabric),
@@ -166,8 +167,7 @@ class Trainer:
 
     def _checkpoints(
         self,
-        weights: MergedWeights,
-        tasks: list[AdaptationTask],
+        identity: Mapping[str, Any],
         learner: Learner,
         progress: Progress,
         guard: CollapseGuard | None,
@@ -175,7 +175,6 @@ class Trainer:
         options = self.options
         if options.checkpoint_dir is None:
             return None
-        identity = {**self.settings, **_identity(weights, tasks)}
         stateful: dict[str, Callback] = {"history": progress}
         stateful |= {"guard": guard} if guard else {}
         stateful |= {
@@ -184,7 +183,7 @@ class Trainer:
         return self.hold(
             Checkpoints(
                 options.checkpoint_dir,
-                self.fabric.broadcast(identity),
+                self.fabric.broadcast({**self.settings, **identity}),
                 options.checkpoint_every,
                 options.keep_checkpoints,
                 options.resume,
@@ -216,9 +215,12 @@ def _draws(schedule: Schedule, names: tuple[str, ...]) -> dict[str, list[int]]:
     return visited
 
 
-def _identity(weights: MergedWeights, tasks: list[AdaptationTask]) -> dict[str, Any]:
+def _identity(
+    weights: MergedWeights, tasks: list[AdaptationTask], adapter: PoolAdapter
+) -> dict[str, Any]:
     """Experts, samples, heads and versions: what decides a result beside the options."""
     contents = {task.name: task.source.contents() for task in tasks}
+    outer = [getattr(adapter.outer_module, name) for name in adapter.outer_layers]
     known = {} if None in contents.values() else {"all_samples": contents}
     return known | {
         "tasks_in_order": list(weights.tasks),
@@ -228,6 +230,7 @@ def _identity(weights: MergedWeights, tasks: list[AdaptationTask]) -> dict[str, 
         "samples": {task.name: task.source.count for task in tasks},
         "some_samples": {task.name: task.source.fingerprint() for task in tasks},
         "heads": {task.name: fingerprint(_tensors(task.head)) for task in tasks},
+        "outer_layers": fingerprint([_tensors(layer) for layer in outer]),
         "versions": {name: version(name) for name in _VERSIONS},
     }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +64,14 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
         load_model(trunk, str(folder / _WEIGHTS))
     except (RuntimeError, SafetensorError, FileNotFoundError) as error:
         raise ValueError(
-            f"{folder / _WEIGHTS} does not fit a {type(trunk).__name__}: {error}"
+            f"{folder / _WEIGHTS} does not fit a {type(trunk).__name__}:"
+            f" {_one_line(error)}"
         ) from error
     return trunk
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @contextmanager
@@ -74,6 +81,7 @@ def written_beside(folder: Path) -> Iterator[Path]:
     A kill leaves the older model, or the new one, and never a mixture. A folder that holds
     something else than a tinted model is written into.
     """
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX).is_file():
         yield folder
@@ -86,7 +94,24 @@ def written_beside(folder: Path) -> Iterator[Path]:
         yield new
         if folder.exists():
             folder.rename(old)
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+    for left in _beside(folder):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _beside(folder: Path) -> list[Path]:
+    """What killed saves have left."""
+    return list(folder.parent.glob(f".{escape(folder.name)}-*"))
+
+
+def whole_folder(folder: Path) -> Path:
+    """A model's folder, or its older state if a save was killed between two renames."""
+    left = [path / "old" for path in _beside(folder.resolve())]
+    return folder if folder.exists() else next(filter(Path.is_dir, left), folder)
 
 
 def save_tints(
@@ -125,17 +150,22 @@ def read_index(folder: Path) -> dict[str, Any]:
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        known = all(isinstance(index[key], list) for key in ("sites", "tasks"))
+        version = index["format"]
+        known = version != 1 or all(map(_is_names, (index["sites"], index["tasks"])))
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
         raise ValueError(f"{path} is damaged. Copy the folder again, or save it anew.")
-    if index["format"] != 1:
+    if version != 1:
         raise ValueError(
-            f"{path} has format {index['format']}, this version reads 1. Update"
-            " the package."
+            f"{path} has format {version}, this version reads 1. Update the package."
         )
     return index
+
+
+def _is_names(value: Any) -> bool:
+    names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return names and bool(value)
 
 
 def _tint_file(folder: Path, task: str) -> Path:
@@ -187,12 +217,18 @@ def layer_of(
         return _filled_head(head, state)
     if site.is_head:
         return ClassificationHead(state["weight"], state.get("bias"))
-    if not site.in_trunk:  # the layers pools apply after the trunk are linear
-        classes, features = state["weight"].shape
-        layer: nn.Module = nn.Linear(features, classes, bias="bias" in state)
-    else:
-        layer = fitting_copy(trunk.get_submodule(site), state)
-    layer.load_state_dict(dict(state))
+    try:
+        if not site.in_trunk:  # the layers pools apply after the trunk are linear
+            classes, features = state["weight"].shape
+            layer: nn.Module = nn.Linear(features, classes, bias="bias" in state)
+        else:
+            layer = fitting_copy(trunk.get_submodule(site), state)
+        layer.load_state_dict(dict(state))
+    except (AttributeError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{INDEX}: the tensors of '{site}' do not fit a {type(trunk).__name__}:"
+            f" {_one_line(error)}. Give the trunk they were saved with."
+        ) from error
     return layer
 
 

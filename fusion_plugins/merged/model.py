@@ -211,7 +211,7 @@ class TintedModel(SurgeryHook, nn.Module):
             ValueError: Not such a folder, it has no tint for a task, a file of one is
                 missing or damaged, or `trunk` is needed or does not fit.
         """
-        folder = Path(folder)
+        folder = files.whole_folder(Path(folder))
         index = files.read_index(folder)
         tasks = list(index["tasks"]) if tasks is None else list(tasks)
         missing = [task for task in tasks if task not in index["tasks"]]

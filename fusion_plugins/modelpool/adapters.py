@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,8 @@ class Adapter:
             ValueError: The adapter names another model.
         """
         named = self._settings.get("base_model_name_or_path") or None
-        known = named is not None and base is not None
-        if known and Path(named).name.lower() != Path(base).name.lower():
+        ours, theirs = (Path(n).name.lower() if n else None for n in (base, named))
+        if ours and theirs and ours != theirs:
             raise ValueError(
                 f"{self.label} is an adapter of '{named}', but the pool's pretrained model"
                 f" is '{base}'. Use that one as '_pretrained_'; if both are one model,"
@@ -92,7 +93,7 @@ class Adapter:
             tensors = _fitted(base, load_peft_weights(str(self.folder), device="cpu"))
             _resize_heads(base, tensors)
             model = PeftModel(base, PeftConfig.from_pretrained(str(self.folder)))
-            result = set_peft_model_state_dict(model, tensors)
+            result: Any = set_peft_model_state_dict(model, tensors)
         except UNREADABLE as error:
             raise ValueError(
                 f"{self.label}: {where} is damaged or does not {fit}: {one_line(error)}."

@@ -41,14 +41,16 @@ class FolderModelPool(BaseModelPool):
     Those are transformers' classes, and the image encoder of OpenCLIP pools.
     """
 
-    def load_model(self, model_name_or_config: str, *args, **kwargs) -> nn.Module:
+    def load_model(
+        self, model_name_or_config: str, *args: Any, **kwargs: Any
+    ) -> nn.Module:
         config = self._models.get(model_name_or_config)
         if not isinstance(config, str):
             return super().load_model(model_name_or_config, *args, **kwargs)
         return _model_class(Path(config)).from_pretrained(config, *args, **kwargs)
 
 
-def _model_class(folder: Path):
+def _model_class(folder: Path) -> Any:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise ValueError(
@@ -94,7 +96,9 @@ def accounted(
     """
     load = transformers.PreTrainedModel.__dict__["from_pretrained"]
 
-    def checked(cls, pretrained_model_name_or_path, *args, **options):
+    def checked(
+        cls: type, pretrained_model_name_or_path: Any, *args: Any, **options: Any
+    ) -> Any:
         path = pretrained_model_name_or_path
         with_info = options.pop("output_loading_info", False)
         read = partial(load.__get__(None, cls), path, *args, **options)
@@ -108,13 +112,10 @@ def accounted(
         yield
     except (*UNREADABLE, InstantiationException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if str(cause).startswith(label):
-            raise cause from None
-        if not isinstance(cause, UNREADABLE) or isinstance(
-            cause, (KeyError, TypeError)
-        ):
+        if isinstance(cause, KeyError | TypeError) or not isinstance(cause, UNREADABLE):
             raise
-        raise ValueError(f"{label}: {one_line(cause)}") from error
+        said = str(cause).startswith(label)
+        raise ValueError(f"{'' if said else label + ': '}{one_line(cause)}") from error
     finally:
         transformers.PreTrainedModel.from_pretrained = load
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -20,7 +21,9 @@ ConvNextPool = import_upstream(
     _MODULE.format("convnext")
 ).ConvNextForImageClassificationPool
 Dinov2Pool = import_upstream(_MODULE.format("dinov2")).Dinov2ForImageClassificationPool
-_ResNetPool = import_upstream(_MODULE.format("resnet")).ResNetForImageClassificationPool
+_ResNetPool: Any = import_upstream(
+    _MODULE.format("resnet")
+).ResNetForImageClassificationPool
 
 
 class ResNetPool(_ResNetPool):
@@ -32,7 +35,9 @@ class ResNetPool(_ResNetPool):
     dict, as safetensors or as FusionBench saves it (read as weights only).
     """
 
-    def load_model(self, model_name_or_config, *args, **kwargs) -> nn.Module:
+    def load_model(
+        self, model_name_or_config: Any, *args: Any, **kwargs: Any
+    ) -> nn.Module:
         config = model_name_or_config
         if isinstance(config, str) and config in self._models:
             config = self._models[config]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from fusion_bench.modelpool import BaseModelPool, CausalLMPool
@@ -39,7 +40,7 @@ def language_model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
     }
 
 
-def _folder(name: str, config) -> Path:
+def _folder(name: str, config: object) -> Path:
     path = config
     if isinstance(config, (Mapping, DictConfig)):
         path = config.get("pretrained_model_name_or_path")
@@ -75,7 +76,7 @@ def code_options(modelpool: BaseModelPool) -> dict:
     return {name: options[name] for name in _CODE_OPTIONS if name in options}
 
 
-def tokenizer_of(modelpool: BaseModelPool):
+def tokenizer_of(modelpool: BaseModelPool) -> Any:
     """The pool's tokenizer; None where it names none."""
     if getattr(modelpool, "tokenizer", None) is None:
         return None

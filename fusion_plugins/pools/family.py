@@ -131,7 +131,7 @@ class ModelFamily:
 
     @classmethod
     def load_model(
-        cls, modelpool: BaseModelPool, name: str, label: str, *args, **options
+        cls, modelpool: BaseModelPool, name: str, label: str, *args: Any, **options: Any
     ) -> nn.Module:
         """What the pool loads; `label` is what error messages call it."""
         return modelpool.load_model(name, *args, **options)

@@ -7,6 +7,7 @@ from copy import deepcopy
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from fusion_bench.modelpool import BaseModelPool
@@ -28,10 +29,7 @@ from ..task_vectors import (
     StateDictCheckpoint,
     TaskVectors,
 )
-from ..task_vectors.checkpoint import (
-    SpilledCheckpoint,
-    module_checkpoint,
-)
+from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
 from ..task_vectors.checks import unplaced_names
 from ..task_vectors.files import read_folder, read_tensors, refuse_quantised
 from .family import PRETRAINED, as_modelpool, family_of, label_of
@@ -58,7 +56,9 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
     return family_of(modelpool).adopt(model)
 
 
-def load_model(modelpool: BaseModelPool, name: str, *args, **options) -> nn.Module:
+def load_model(
+    modelpool: BaseModelPool, name: str, *args: Any, **options: Any
+) -> nn.Module:
     """A model as the pool gives it, but with every tensor of its files accounted for.
 
     An expert that is a LoRA adapter is merged into the pool's pretrained model.
@@ -101,7 +101,12 @@ def _adapter_folder(modelpool: BaseModelPool, name: str) -> Path | None:
 
 
 def _load(
-    modelpool: BaseModelPool, name: str, label: str, new_head: bool, args, options
+    modelpool: BaseModelPool,
+    name: str,
+    label: str,
+    new_head: bool,
+    args: Any,
+    options: Any,
 ) -> nn.Module:
     family = family_of(modelpool)
     with accounted(label, family.head_site, new_head):
@@ -138,7 +143,7 @@ def is_instance(modelpool: BaseModelPool, name: str) -> bool:
 
 
 def load_task_vectors(
-    models, keep: Sequence[str] = ()
+    models: Any, keep: Sequence[str] = ()
 ) -> tuple[nn.Module, TaskVectors]:
     """A fresh base module, and the pool's experts as task vectors relative to it.
 

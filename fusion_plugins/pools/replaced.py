@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy, deepcopy
+from typing import Any
 
 from fusion_bench.modelpool import BaseModelPool
 from torch import nn
@@ -24,10 +25,12 @@ def with_experts(
         modelpool: The pool to look through.
         make_expert: Expert name -> a new module, called at every load.
     """
-    kind = type(modelpool)
+    kind: Any = type(modelpool)
 
     class View(kind):
-        def load_model(self, model_name_or_config, *args, **kwargs):
+        def load_model(
+            self, model_name_or_config: Any, *args: Any, **kwargs: Any
+        ) -> Any:
             name = model_name_or_config
             if not isinstance(name, str) or name not in modelpool._models:
                 return modelpool.load_model(name, *args, **kwargs)

@@ -223,13 +223,20 @@ def check_class_order(task: str, raw: Any, class_names: Sequence[str]) -> None:
     listed = [getattr(features.get(name), "names", None) for name in columns]
     listed += [getattr(raw, name, None) for name in ("class_names", "classes")]
     theirs = _places(next((x for x in listed if isinstance(x, (list, tuple))), ()))
-    for name, place in _places(class_names).items():
-        if theirs.get(name, place) != place:
-            raise ValueError(
-                f"Task '{task}': class {place} is '{class_names[place]}' by its class"
-                f" names, but class {theirs[name]} by its data set. Give class names in"
-                " the data set's order."
-            )
+    moved = {
+        name: place
+        for name, place in _places(class_names).items()
+        if theirs.get(name, place) != place
+    }
+    # One of many names may just mean another class there, as in lists of ImageNet's.
+    chained = {theirs[name] for name in moved} & set(moved.values())
+    if chained or 10 * len(moved) > len(class_names):
+        name, place = next(iter(moved.items()))
+        raise ValueError(
+            f"Task '{task}': class {place} is '{class_names[place]}' by its class names,"
+            f" but class {theirs[name]} by its data set. Give class names in the data"
+            " set's order."
+        )
 
 
 def _places(names: Sequence[str]) -> dict[str, int]:

@@ -26,7 +26,7 @@ from ..pools.causal_lm_files import (
     pool_dtype,
     tokenizer_source,
 )
-from ..pools.loading import PRETRAINED, as_modelpool
+from ..pools.loading import PRETRAINED, as_modelpool, label_of
 from ..task_vectors import GramMatrices, TaskVectors, gram_matrices
 from .checkpoints import VOCABULARIES, open_task_vectors
 from .companions import companion_files, copy_companions, require_rows
@@ -126,20 +126,17 @@ class StreamingAWDAlgorithm(
     ) -> None:
         dtype = parse_dtype(self.options.dtype) or pool_dtype(modelpool)
         with self.profile("open files"):
-            files = input_files(folders)
+            models = {
+                name: read_folder(folder, label_of(name), code_options(modelpool))
+                for name, folder in folders.items()
+            }
+            files = input_files(models)
             check_apart(path, files)
             inputs = identities(files)
-            base, *experts = (
-                read_folder(folder, label_of(name), code_options(modelpool))
-                for name, folder in folders.items()
-            )
+            base = models.pop(PRETRAINED)
             keep = (*self.options.keep, *untouched(method))
-            task_vectors = open_task_vectors(
-                base,
-                dict(zip(list(folders)[1:], experts, strict=True)),
-                self.options.vocabulary,
-                keep,
-            )
+            vocabulary = self.options.vocabulary
+            task_vectors = open_task_vectors(base, models, vocabulary, keep)
             tokenizer = tokenizer_source(modelpool)
             beside = companion_files(folders[PRETRAINED], tokenizer)
             require_rows(beside, tokenizer, base.vocabulary)
@@ -159,7 +156,9 @@ class StreamingAWDAlgorithm(
             output.complete(shards)
         log.info("Merged %d models into %s.", len(task_vectors.tasks), path)
 
-    def _determining_options(self, method: BaseAlgorithm, dtype) -> dict:
+    def _determining_options(
+        self, method: BaseAlgorithm, dtype: torch.dtype | None
+    ) -> dict:
         """Everything that decides the result's numbers or files, as plain values."""
         options = asdict(replace(self.options, base=None))
         del options["output"], options["overwrite"]

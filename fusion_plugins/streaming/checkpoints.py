@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ def open_task_vectors(
     """
     ours = FolderCheckpoint(base)
     base.require_all({name: spec.dtype for name, spec in ours.specs.items()})
-    theirs = {}
+    theirs: dict[str, Checkpoint] = {}
     for task, folder in experts.items():
         folder.compare_config(base)
         expert = FolderCheckpoint(folder)
@@ -103,9 +104,9 @@ def open_task_vectors(
         differing = _vocabulary_tensors(base, ours, folder, expert)
         if differing and vocabulary != "common_rows":
             _refuse_vocabulary(ours, expert, differing)
-        if differing:
-            expert = CommonRowsCheckpoint(expert, ours, differing)
-        theirs[task] = expert
+        theirs[task] = (
+            CommonRowsCheckpoint(expert, ours, differing) if differing else expert
+        )
     return TaskVectors(ours, theirs, keep)
 
 
@@ -138,7 +139,9 @@ def _vocabulary_tensors(
     return tuple(found)
 
 
-def _refuse_vocabulary(base: Checkpoint, expert: Checkpoint, names: Sequence[str]):
+def _refuse_vocabulary(
+    base: Checkpoint, expert: Checkpoint, names: Sequence[str]
+) -> NoReturn:
     ours, theirs = base.specs[names[0]].shape[0], expert.specs[names[0]].shape[0]
     raise ValueError(
         f"{expert.label} has a vocabulary of {theirs} tokens, {base.label} one of {ours}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ _TOKENIZER = (
 _MODEL = ("config.json", "generation_config.json", "*.py")
 
 
-def companion_files(base: Path, tokenizer: object = None) -> dict[str, Path]:
+def companion_files(base: Path, tokenizer: Any = None) -> dict[str, Path]:
     """What goes beside the merged weights: path in the merged model -> file to copy.
 
     Args:
@@ -66,7 +67,7 @@ def copy_companions(
     files: dict[str, Path],
     output: OutputFolder,
     dtype: torch.dtype | None,
-    tokenizer: object = None,
+    tokenizer: Any = None,
 ) -> None:
     """Make a folder of merged weights a model that loads by itself.
 
@@ -94,7 +95,7 @@ def _with_dtype(content: bytes, dtype: torch.dtype) -> bytes:
     return (json.dumps(config, indent=2) + "\n").encode()
 
 
-def require_rows(files: dict[str, Path], tokenizer: object, rows: int | None) -> None:
+def require_rows(files: dict[str, Path], tokenizer: Any, rows: int | None) -> None:
     """Raise ValueError if the tokenizer has tokens beyond the model's rows.
 
     Args:
@@ -138,9 +139,13 @@ def _ids_of_tokenizer(content: dict) -> list[int]:
     return [*ids, *(token["id"] for token in content.get("added_tokens") or ())]
 
 
-_IDS = {
+def _ids_of_config(content: dict) -> Iterable:
+    return content.get("added_tokens_decoder", {})
+
+
+_IDS: dict[str, Callable[[dict], Iterable]] = {
     "tokenizer.json": _ids_of_tokenizer,
-    "tokenizer_config.json": lambda content: content.get("added_tokens_decoder", {}),
+    "tokenizer_config.json": _ids_of_config,
     "vocab.json": dict.values,
     "added_tokens.json": dict.values,
 }

@@ -13,10 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel, no_init_weights
 
 from ..common.logging import get_logger
-from ..modelpool.adapters import is_adapter
-from ..modelpool.names import base_prefix, fitted_names, missing_names
-from ..task_vectors.checkpoint import refuse_quantised
-from ..task_vectors.checks import shown
+from ..modelpool.folders import ADAPTER_CONFIG
+from ..task_vectors.checks import base_prefix, fitted_names, missing_names, shown
+from ..task_vectors.files import refuse_quantised
 
 log = get_logger(__name__)
 
@@ -138,7 +137,7 @@ def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> Mode
     Raises:
         ValueError: There is no config, it is damaged, or its weights are quantised.
     """
-    if is_adapter(path):
+    if (path / ADAPTER_CONFIG).is_file():
         raise ValueError(
             f"{label}: {path} is an adapter (LoRA), which has no weights of a whole model."
             " Merge it with peft's model.merge_and_unload() and save the model, or merge"

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..task_vectors.files import file_identity, safetensors_files
+from .folders import ModelFolder
 
 
-def input_files(models: Mapping[str, Path]) -> dict[str, list[Path]]:
+def input_files(models: Mapping[str, ModelFolder]) -> dict[str, list[Path]]:
     """Model name -> the files that it is merged from."""
     return {
-        name: [*safetensors_files(path, f"model '{name}'"), path / "config.json"]
-        for name, path in models.items()
+        name: [*safetensors_files(m.path, m.label), m.path / "config.json"]
+        for name, m in models.items()
     }
 
 

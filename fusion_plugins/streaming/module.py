@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -29,10 +30,12 @@ def load_mapped(folder: Path, options: Mapping) -> PreTrainedModel:
     module = AutoModelForCausalLM.from_pretrained(
         str(folder), torch_dtype="auto", **options
     )
-    kind = type(module)
+    kind: Any = type(module)
 
     class Mapped(kind):
-        def save_pretrained(self, save_directory, *args, **kwargs):
+        def save_pretrained(
+            self, save_directory: Any, *args: Any, **kwargs: Any
+        ) -> Any:
             if Path(save_directory).resolve() != folder.resolve():
                 return super().save_pretrained(save_directory, *args, **kwargs)
             _require_unchanged(self, folder)

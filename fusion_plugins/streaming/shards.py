@@ -78,7 +78,7 @@ class ShardWriter:
         self._remaining = shard.nbytes
         self._lock = threading.Lock()
         self._stream = path.open("wb", buffering=0)
-        self._write_at(0, header)
+        self._write_at(0, memoryview(header))
 
     @property
     def is_full(self) -> bool:
@@ -97,11 +97,11 @@ class ShardWriter:
         if first_row:
             start += first_row * spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
         with self._lock:
-            self._write_at(start, memoryview(content))
+            self._write_at(start, memoryview(content.data))
             self._remaining -= content.nbytes
             return self.is_full
 
-    def _write_at(self, start: int, content) -> None:
+    def _write_at(self, start: int, content: memoryview) -> None:
         try:
             self._stream.seek(start)
             written = 0
@@ -131,7 +131,9 @@ def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
     """The file's first bytes, and where each tensor starts."""
     # Wide entries first: every tensor then starts at a multiple of its entry's size.
     ordered = sorted(specs.items(), key=lambda item: -item[1].dtype.itemsize)
-    entries, starts, position = {"__metadata__": {"format": "pt"}}, {}, 0
+    entries: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    starts: dict[str, int] = {}
+    position = 0
     for name, spec in ordered:
         starts[name], end = position, position + spec_bytes(spec)
         entries[name] = {

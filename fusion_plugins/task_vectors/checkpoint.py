@@ -163,7 +163,7 @@ class SpilledCheckpoint(_FileCheckpoint):
                 continue
             places[name] = (None, stream.tell())
             flat = held.read(name).cpu().reshape(-1).view(torch.uint8)
-            content = memoryview(flat.numpy())
+            content = memoryview(flat.numpy().data)
             while content:  # one call takes 2 GiB at most
                 content = content[stream.write(content) :]
         super().__init__(label, held.specs, places)

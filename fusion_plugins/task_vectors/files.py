@@ -32,8 +32,10 @@ _DTYPES = {
 }
 _HEADER_BYTES = 2**16  # of most models; more is read as needed
 # What reading a damaged file may raise.
-UNREADABLE = (EOFError, OSError, RuntimeError, ValueError, SafetensorError)
-UNREADABLE += (KeyError, TypeError, pickle.UnpicklingError)
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
 _SAMPLES, _SAMPLE_BYTES = 64, 2**12  # of a file's content, for its identity
 DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -174,14 +176,7 @@ def read_folder(folder: Path, label: str) -> dict[str, Tensor]:
         ValueError: A file is damaged or missing.
     """
     for index in folder.glob("*.index.json"):
-        try:
-            json.loads(index.read_bytes())["weight_map"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise ValueError(
-                f"{label}: {index} is damaged or not an index of shards, it has no"
-                " weight_map. Download or save it again; a git-lfs pointer needs `git lfs"
-                " pull`."
-            ) from error
+        _indexed_files(index, label)
     files = sorted(folder.glob("pytorch_model*.bin"))
     if any(folder.glob("*.safetensors")) or not files:
         files = safetensors_files(folder, label)

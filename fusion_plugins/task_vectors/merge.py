@@ -149,8 +149,9 @@ def require_finite(module: nn.Module, advice: str) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float32)))
+    # A NaN or Inf anywhere makes the sum one; cheaper than a mask. So may large numbers.
+    total = tensor.sum(dtype=torch.float32)
+    return bool(torch.isfinite(total) or torch.isfinite(tensor).all())
 
 
 def check_coefficients(

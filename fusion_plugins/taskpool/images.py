@@ -110,7 +110,8 @@ class Recorder:
 class OwnTasks(CalibratedImages):
     """Task pools that know tasks by class names, with tasks of the user's.
 
-    Those are registered while they are checked or evaluated, and no longer.
+    Those are registered while they are checked or evaluated, and no longer. Unknown
+    options are refused; `base_model` stands in FusionBench's configs for others to name.
     """
 
     _prompts = True
@@ -118,7 +119,7 @@ class OwnTasks(CalibratedImages):
     def __init__(
         self, test_datasets: Mapping, *, tasks: Mapping | None = None, **options: Any
     ):
-        known = list(self._config_mapping.values())  # type: ignore[attr-defined]
+        known = [*self._config_mapping.values(), "base_model"]  # type: ignore[attr-defined]
         reject_unknown(type(self).__name__, options, known)
         super().__init__(test_datasets, **options)  # type: ignore[call-arg]
         self.tasks = plain(tasks)

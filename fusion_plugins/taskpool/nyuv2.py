@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fusion_bench.models.nyuv2.lightning_module import NYUv2MTLModule
 from fusion_bench.taskpool.nyuv2_taskpool import NYUv2TaskPool as _NYUv2TaskPool
@@ -63,5 +64,6 @@ class NYUv2TaskPool(_NYUv2TaskPool):
         return dict(self.trainer.validate(module, loader)[0])
 
     def _decoder(self, task: str) -> nn.Module:
-        modelpool = self._program.modelpool
-        return load_model(modelpool, task, encoder_only=False).decoders[task]
+        pool = self._program.modelpool
+        model: Any = load_model(pool, task, encoder_only=False)
+        return model.decoders[task]

@@ -204,6 +204,7 @@ def test_of_two_label_columns_the_one_with_so_many_classes_is_taken():
         arrow([0], datasets.ClassLabel(names=["Cat", "cow", "dog"])),
         SimpleNamespace(class_names=["cat", "cow", "dog"]),
         SimpleNamespace(classes=("cat", "Cow", "dog")),
+        SimpleNamespace(classes=["cat", "ox", "dog"]),
     ],
 )
 def test_another_order_of_classes_is_refused(raw):
@@ -226,6 +227,16 @@ def test_another_order_of_classes_is_refused(raw):
 def test_other_names_say_nothing_of_the_order(names):
     ours = ["cat", "cat", "dog"] if names.count("cat") == 2 else NAMES
     check_class_order("pets", SimpleNamespace(classes=names), ours)
+
+
+def test_one_of_many_names_in_another_place_may_mean_another_class():
+    ours = [f"class {i}" for i in range(20)]
+    theirs = [*ours[:10], "another", ours[3], *ours[12:]]
+    theirs[3] = "third"
+    check_class_order("pets", SimpleNamespace(classes=theirs), ours)
+    theirs[3] = ours[11]  # two have changed places
+    with pytest.raises(ValueError, match="class 3 is 'class 3' .* but class 11 by its"):
+        check_class_order("pets", SimpleNamespace(classes=theirs), ours)
 
 
 # -- data sets ------------------------------------------------------------------------

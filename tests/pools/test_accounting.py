@@ -513,7 +513,7 @@ def test_a_damaged_index_of_shards_is_named(bert):
     index = root / "bb" / "model.safetensors.index.json"
     (root / "bb" / "model.safetensors").unlink(missing_ok=True)
     load_model(pool, "bb")
-    for content in ("{", "{}"):
+    for content in ("{", "[]", "{}"):
         index.write_text(content)
         message = rf"^expert 'bb'[^\n]*{re.escape(str(index))}[^\n]*again[^\n]*$"
         with pytest.raises(ValueError, match=message):

@@ -24,8 +24,8 @@ from test_accounting import (
 )
 from torch import nn
 
+from fusion_plugins.pools.family import family_of
 from fusion_plugins.pools.loading import load_model, load_own_head
-from fusion_plugins.pools.registry import family_of
 
 # Family -> the layers that are adapted.
 TARGETS = {

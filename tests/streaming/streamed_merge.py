@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from fusion_bench.method import TiesMergingAlgorithm
 
-from fusion_plugins.pools import causal_lm_files
 from fusion_plugins.streaming import StreamingAWDAlgorithm, module
+from fusion_plugins.streaming.folders import read_folder
 from fusion_plugins.streaming.output import OutputFolder
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         kill_after(count)
     # Load the classes first: their code is no part of what a merge adds.
     base = Path(folders(root)["_pretrained_"])
-    causal_lm_files.tied_names(base, None)
+    read_folder(base, "the base", {})
     module.load_mapped(base, {})
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")

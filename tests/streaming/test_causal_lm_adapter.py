@@ -112,7 +112,7 @@ def features(
     folders: dict[str, str], adapter: CausalLMAdapter, samples
 ) -> torch.Tensor:
     module = AutoModelForCausalLM.from_pretrained(folders["_pretrained_"]).eval()
-    inputs = torch.stack([adapter._encode_prompt("math", s) for s in samples])
+    inputs = torch.stack([adapter.read("math", s) for s in samples])
     return adapter.features(module, inputs)
 
 

@@ -1,8 +1,10 @@
 """What an interrupted run keeps, and what is never mixed; full disks."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from fusion_plugins.streaming import algorithm as streaming_algorithm
 from fusion_plugins.streaming import merge as streaming_merge
 from fusion_plugins.streaming.output import INDEX, OutputFolder
 from fusion_plugins.streaming.shards import Shard, ShardWriter, plan_shards
-from fusion_plugins.task_vectors.files import TensorSpec
+from fusion_plugins.task_vectors.files import TensorSpec, file_identity
 
 AWD = {"alpha": 1e-3, "lr": 0.1, "iterations": 30}
 
@@ -74,13 +76,117 @@ def test_a_complete_merge_is_not_repeated(llamas, tmp_path, monkeypatch):
     assert [file.stat().st_mtime_ns for file in shard_files(tmp_path)] == before
 
 
-def test_a_damaged_shard_is_written_again(llamas, tmp_path):
+@pytest.mark.parametrize("damage", ["truncated", "one bit"])
+def test_a_damaged_shard_is_written_again(llamas, tmp_path, caplog, damage):
     merge(llamas, tmp_path, iterations=0)
     file = shard_files(tmp_path)[1]
     content = file.read_bytes()
-    file.write_bytes(content[:-8])
-    merge(llamas, tmp_path, iterations=0)
+    file.write_bytes(content[:-8] if damage == "truncated" else flipped(content))
+    with caplog.at_level(logging.WARNING, "fusion_plugins"):
+        merge(llamas, tmp_path, iterations=0)
+    assert f"{file} has changed since it was written; it is made again." in caplog.text
     assert file.read_bytes() == content
+
+
+def flipped(content: bytes) -> bytes:
+    """With another last bit: the smallest change of the last number."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("name", ["gram", "ties"])
+def test_damaged_statistics_are_counted_again(llamas, tmp_path, monkeypatch, name):
+    from fusion_bench.method import TiesMergingAlgorithm
+
+    options = AWD | {"base": TiesMergingAlgorithm(0.3, 20, [], "sum")}
+    merge(llamas, tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(Interrupted):
+            merge(llamas, tmp_path / "parts", **options)
+    file = tmp_path / "parts" / ".merge" / f"{name}.safetensors"
+    file.write_bytes(flipped(file.read_bytes()))
+    merge(llamas, tmp_path / "parts", **options)
+    for file in shard_files(tmp_path / "whole"):
+        assert (tmp_path / "parts" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_an_interrupted_merge_goes_on_with_the_same_models_only(
+    llamas, tmp_path, monkeypatch
+):
+    """In another order the inner products would be those of other tasks."""
+    folders = {name: str(tmp_path / name) for name in llamas}
+    for name, folder in llamas.items():
+        shutil.copytree(folder, folders[name])
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(Interrupted):
+            merge(folders, tmp_path / "out", **AWD)
+    order = ["_pretrained_", "code", "math", "chat"]
+    message = (
+        "other inputs .order of models: .*'math', 'code'.* there, .*'code', 'math'"
+    )
+    with pytest.raises(ValueError, match=message):
+        merge({name: folders[name] for name in order}, tmp_path / "out", **AWD)
+    swapped = folders | {"math": folders["code"], "code": folders["math"]}
+    with pytest.raises(ValueError, match="other inputs .(code|math): "):
+        merge(swapped, tmp_path / "out", **AWD)
+    merge(folders, tmp_path / "out", **AWD)
+
+
+@pytest.mark.parametrize("name", ["_pretrained_", "math"])
+@pytest.mark.parametrize("what", ["weights", "config"])
+def test_models_changed_in_place_are_noticed(llamas, tmp_path, name, what):
+    """Same names, same sizes, same times of change."""
+    folders = {name: str(tmp_path / name) for name in llamas}
+    for copied, folder in llamas.items():
+        shutil.copytree(folder, folders[copied])
+    merge(folders, tmp_path / "out", iterations=0)
+    file = Path(folders[name]) / "config.json"
+    file = file if what == "config" else shard_files(Path(folders[name]))[0]
+    stat, content = file.stat(), file.read_bytes()
+    file.write_bytes(
+        content.replace(b"silu", b"gelu") if what == "config" else flipped(content)
+    )
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert file.stat().st_size == stat.st_size and file.read_bytes() != content
+    with pytest.raises(ValueError, match=f"a merge with other inputs .{name}: "):
+        merge(folders, tmp_path / "out", iterations=0)
+
+
+def test_a_file_is_known_by_its_content_where_times_say_nothing(llamas, monkeypatch):
+    file, real = shard_files(Path(llamas["math"]))[0], Path.stat
+    times = {"st_mtime_ns": 0, "st_ctime_ns": 0}
+
+    def timeless(self, **options):
+        size = real(self, **options).st_size
+        return SimpleNamespace(st_size=size, **times)
+
+    monkeypatch.setattr(Path, "stat", timeless)
+    before, content = file_identity(file), file.read_bytes()
+    try:
+        file.write_bytes(flipped(content))
+        assert file_identity(file) != before
+    finally:
+        file.write_bytes(content)
+    assert file_identity(file) == before
+
+
+def test_models_that_change_while_they_merge_give_no_result(
+    llamas, tmp_path, monkeypatch
+):
+    folders = llamas | {"math": str(tmp_path / "math")}
+    shutil.copytree(llamas["math"], folders["math"])
+    real = streaming_algorithm.write_shards
+
+    def changing(*args):
+        real(*args)
+        file = shard_files(tmp_path / "math")[0]
+        file.write_bytes(flipped(file.read_bytes()))
+
+    monkeypatch.setattr(streaming_algorithm, "write_shards", changing)
+    with pytest.raises(ValueError, match="files of model 'math' changed while"):
+        merge(folders, tmp_path / "out", iterations=0)
+    assert not (tmp_path / "out" / INDEX).exists()
 
 
 @pytest.mark.parametrize("what", ["options", "inputs"])

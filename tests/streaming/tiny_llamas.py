@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -72,3 +72,10 @@ def merged_files(folder: Path) -> dict[str, Tensor]:
 def shard_files(folder: Path) -> list[Path]:
     """The finished weight files in a folder."""
     return sorted(Path(folder).glob("*.safetensors"))
+
+
+def replace_weights(folder: str | Path, tensors: dict[str, Tensor]) -> None:
+    """Leave one file of weights in a folder."""
+    for file in (*shard_files(folder), *Path(folder).glob("*.index.json")):
+        file.unlink()
+    save_file(tensors, f"{folder}/model.safetensors", {"format": "pt"})

@@ -243,8 +243,44 @@ def broken_header(folder: Path) -> Path:
     return file
 
 
+def cut_short(folder: Path) -> Path:
+    file = folder / "model.safetensors"
+    save_file({"a": torch.ones(9)}, file)
+    file.write_bytes(file.read_bytes()[:-1])
+    return folder
+
+
+def git_lfs_pointer(folder: Path) -> Path:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / "model.safetensors").write_text(pointer)
+    return folder
+
+
 def broken_index(folder: Path) -> Path:
     (folder / "model.safetensors.index.json").write_text('{"weights": {}}')
+    return folder
+
+
+def index_cut_short(folder: Path) -> Path:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": ')
+    return folder
+
+
+def index_that_is_a_list(folder: Path) -> Path:
+    (folder / "model.safetensors.index.json").write_text("[]")
+    return folder
+
+
+def quantised_folder(folder: Path) -> Path:
+    save_file({"a": torch.ones(2, dtype=torch.int32)}, folder / "model.safetensors")
+    config = '{"quantization_config": {"quant_method": "awq"}}'
+    (folder / "config.json").write_text(config)
+    return folder
+
+
+def broken_config(folder: Path) -> Path:
+    save_file({"a": torch.ones(2)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{")
     return folder
 
 
@@ -255,10 +291,17 @@ FILE_ERRORS = {
     pickle_file: r"expected model.safetensors .*found \['pytorch_model.bin'\]. Convert",
     two_indices: "expected model.safetensors or one .*index.json.*found .*other",
     missing_shard: r"index.json lists \['model-00001-of-00002.safetensors'\], which are"
-    " not in .*Download the checkpoint again",
+    " not in .*Download or save it again",
     unknown_dtype: "tensor 'a' in .*model.safetensors has dtype C64, known are",
-    broken_header: "expert 'a': .*model.safetensors is not a safetensors file.*again",
-    broken_index: "expert 'a': .*index.json is not an index.*again",
+    broken_header: "expert 'a': .*model.safetensors is truncated or no safetensors file.*"
+    "again",
+    cut_short: "expert 'a': .*model.safetensors is truncated or no .*save it again",
+    git_lfs_pointer: "expert 'a': .*model.safetensors is truncated .*`git lfs pull`",
+    broken_index: "expert 'a': .*index.json is damaged or not an index.*again",
+    index_cut_short: "expert 'a': .*index.json is damaged or not an index.*again",
+    index_that_is_a_list: "expert 'a': .*index.json is damaged or not an index.*again",
+    quantised_folder: r"expert 'a': .* is quantised \(awq\).*dequantise it and save it",
+    broken_config: "expert 'a': .*config.json is damaged .*save it again",
 }
 
 

@@ -2,8 +2,10 @@
 
 import itertools
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
+import fusion_bench
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from fusion_bench.tasks.clip_classification import (
     CLIPTemplateFactory,
     get_classnames_and_templates,
 )
+from fusion_bench.utils import instantiate
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -122,6 +126,22 @@ def test_a_misspelt_option_and_an_unknown_task_say_what_to_do(make, digits):
         ValueError, match=r"for the task\(s\) \['mine'\].*taskpool.tasks="
     ):
         make({"mine": digits}).check_samples()
+
+
+CONFIGS = sorted(
+    (Path(__file__).parents[2] / "config/taskpool").glob("clip-vit-*.yaml")
+)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS])
+def test_shipped_task_pools_have_known_options(name):
+    site = Path(fusion_bench.__file__).parents[1]
+    folders = (site / "fusion_bench_config", site / "config")
+    folder = next(path for path in folders if path.is_dir())
+    with initialize_config_dir(str(folder), version_base=None):
+        config = compose("fabric_model_fusion", overrides=[f"taskpool={name}"])
+    taskpool = instantiate(config.taskpool, _recursive_=False)
+    assert type(taskpool) is CLIPTaskPool and len(taskpool._test_datasets) >= 8
 
 
 def test_class_names_that_repeat_give_a_warning(caplog):

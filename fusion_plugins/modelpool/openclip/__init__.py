@@ -4,6 +4,7 @@
 """
 
 import importlib
+from typing import Any
 
 # Public name -> module that defines it; loaded on first use, because open_clip is slow.
 _EXPORTS = {
@@ -17,7 +18,7 @@ _EXPORTS = {
 __all__ = sorted(_EXPORTS)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -33,7 +33,7 @@ class Architecture:
     model: Mapping
     preprocess: Mapping = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         own_text = [k for k in _OWN_TEXT if self.model.get(k)]
         if own_text or self.model["text_cfg"].get("hf_model_name"):
             raise ValueError(

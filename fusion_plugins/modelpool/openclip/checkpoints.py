@@ -12,14 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .architecture import Architecture, inferred_architecture, named_architecture
-from .encoder import OpenCLIPImageEncoder
+from .encoder import CLASSIFIER, OpenCLIPImageEncoder
 from .trust import Content, as_metadata, converted, read
 from .unpickle import Record
 
 _CONFIG = "open_clip_config"  # metadata of a converted encoder
-_NOTHING = MappingProxyType({})
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _PREFIX = "model."  # of an encoder's tensors
-_CLASSIFIER = "image_encoder."  # of an encoder inside FusionBench's ImageClassifier
 
 
 def load_encoder(
@@ -59,11 +58,11 @@ def encoder_from(
 
 def _encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """With names as in FusionBench's ImageEncoder."""
-    if any(name.startswith(_CLASSIFIER) for name in tensors):
+    if any(name.startswith(CLASSIFIER) for name in tensors):
         tensors = {
-            name.removeprefix(_CLASSIFIER): value
+            name.removeprefix(CLASSIFIER): value
             for name, value in tensors.items()
-            if name.startswith(_CLASSIFIER)
+            if name.startswith(CLASSIFIER)
         }
     if any(name.startswith("visual.") for name in tensors):  # open_clip's own
         return {_PREFIX + name: value for name, value in tensors.items()}
@@ -85,7 +84,9 @@ def _architecture(
     )
 
 
-def _recorded_architecture(record: Record, tensors) -> Architecture:
+def _recorded_architecture(
+    record: Record, tensors: Mapping[str, Tensor]
+) -> Architecture:
     encoder = record.child("image_encoder") or record
     inside = [part for part in encoder.walk() if "num_heads" in part.__dict__]
     kinds = {part.kind for part in encoder.walk()}
@@ -115,7 +116,7 @@ def save_encoder(
     """One safetensors file that tells its architecture, and what it was made from."""
     tensors = {k: v.detach().contiguous() for k, v in encoder.state_dict().items()}
     metadata = {_CONFIG: encoder.architecture.to_json(), "format": "pt"}
-    save_file(tensors, path, metadata=metadata | made_from)
+    save_file(tensors, path, metadata={**metadata, **made_from})
 
 
 def load_head(path: str | Path, trust_pickle: bool = False) -> ClassificationHead:
@@ -169,4 +170,4 @@ def save_head(
     """One safetensors file that tells whether its inputs are normalised."""
     tensors = {k: v.detach().contiguous() for k, v in head.state_dict().items()}
     metadata = as_metadata(normalize=bool(head.normalize)) | {"format": "pt"}
-    save_file(tensors, path, metadata=metadata | made_from)
+    save_file(tensors, path, metadata={**metadata, **made_from})

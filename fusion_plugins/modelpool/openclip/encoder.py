@@ -18,7 +18,7 @@ log = get_logger(__name__)
 
 CONFIG_FILE = CONFIG_FILES[0]
 WEIGHTS_FILE = "model.safetensors"
-_CLASSIFIER = "image_encoder."  # of an encoder inside FusionBench's ImageClassifier
+CLASSIFIER = "image_encoder."  # of an encoder inside FusionBench's ImageClassifier
 _UNUSED = ("transformer.", "attn_mask")  # of the text tower
 
 
@@ -45,7 +45,7 @@ class OpenCLIPImageEncoder(ImageEncoder):
         self.model = architecture.build()
         self.train_preprocess, self.val_preprocess = architecture.transforms()
         wanted = self.state_dict()
-        names = fitted_names(tensors, wanted, ("model.", _CLASSIFIER))
+        names = fitted_names(tensors, wanted, ("model.", CLASSIFIER))
         given = {stored: name for name, stored in names.items()}
         kept = {
             given.get(k, k): _float32(v)
@@ -87,7 +87,7 @@ class OpenCLIPImageEncoder(ImageEncoder):
 
 
 def _is_unused(name: str) -> bool:
-    return bare_name(bare_name(name).removeprefix(_CLASSIFIER)).startswith(_UNUSED)
+    return bare_name(bare_name(name).removeprefix(CLASSIFIER)).startswith(_UNUSED)
 
 
 def _float32(tensor: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fusion_bench.models.open_clip import ClassificationHead, ImageEncoder
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from ...common.compat import import_upstream
 from .checkpoints import load_encoder, load_head
@@ -15,7 +15,7 @@ from .encoder import WEIGHTS_FILE
 from .trust import SAFE_SUFFIX, converted
 
 _upstream = import_upstream("fusion_bench.modelpool.openclip_vision.modelpool")
-OpenCLIPVisionModelPool = _upstream.OpenCLIPVisionModelPool
+OpenCLIPVisionModelPool: Any = _upstream.OpenCLIPVisionModelPool
 _PATH_KEYS = ("state_dict_path", "pickle_path")  # upstream's; either may be any kind
 
 
@@ -46,10 +46,10 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
 
     def __init__(
         self,
-        models,
+        models: Any,
         classification_heads: Mapping | None = None,
         trust_pickle: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         if not isinstance(trust_pickle, bool):
             raise ValueError(
@@ -58,7 +58,9 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
         super().__init__(models, classification_heads=classification_heads, **kwargs)
         self.trust_pickle = trust_pickle
 
-    def load_model(self, model_name_or_config, *args, **kwargs) -> ImageEncoder:
+    def load_model(
+        self, model_name_or_config: Any, *args: Any, **kwargs: Any
+    ) -> ImageEncoder:
         """A model by its name in the pool, or by a config in one of the forms above.
 
         Raises:
@@ -76,7 +78,7 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
         return encoder
 
     def load_classification_head(
-        self, model_name_or_config, *args, **kwargs
+        self, model_name_or_config: Any, *args: Any, **kwargs: Any
     ) -> ClassificationHead:
         """A task's head, by the task's name or by a config.
 
@@ -91,7 +93,7 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
             return load_head(config, self.trust_pickle)
         return super().load_classification_head(model_name_or_config, *args, **kwargs)
 
-    def save_model(self, model: nn.Module, path: str, *args, **kwargs) -> None:
+    def save_model(self, model: Any, path: str, *args: Any, **kwargs: Any) -> None:
         """Write a folder if the model knows how; else its state dict, as upstream."""
         if hasattr(model, "save_pretrained"):
             model.save_pretrained(path)
@@ -107,7 +109,7 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
         is_safe = source.suffix == SAFE_SUFFIX and source.is_file()
         return source if is_safe or (source / WEIGHTS_FILE).is_file() else None
 
-    def _plain(self, model_name_or_config) -> object:
+    def _plain(self, model_name_or_config: Any) -> object:
         config = model_name_or_config
         if isinstance(config, str) and config in self._models:
             config = self._models[config]

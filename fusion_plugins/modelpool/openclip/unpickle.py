@@ -10,8 +10,10 @@ from __future__ import annotations
 import collections
 import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -37,15 +39,17 @@ _INERT_NAMES = {("builtins", "getattr"), ("__builtin__", "getattr")}  # of enume
 class Record:
     """What a pickle says of an object: its class's name, its arguments, its state."""
 
-    def __new__(cls, *args, **kwargs):
+    arguments: tuple[Any, ...]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Record:
         record = super().__new__(cls)
         record.arguments = args
         return record
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         pass
 
-    def __setstate__(self, state) -> None:
+    def __setstate__(self, state: Any) -> None:
         parts = state if isinstance(state, tuple) else (state,)
         for part in parts:
             self.__dict__.update(part if isinstance(part, dict) else {})
@@ -55,7 +59,7 @@ class Record:
         """The name of the class, without its module."""
         return type(self).__name__
 
-    def walk(self):
+    def walk(self) -> Iterator[Record]:
         """This module and every module inside it."""
         yield self
         for child in self.__dict__.get("_modules", {}).values():
@@ -71,7 +75,7 @@ class Record:
         return dict(_tensors(self, ""))
 
 
-def _tensors(record: Record, prefix: str):
+def _tensors(record: Record, prefix: str) -> Iterator[tuple[str, Tensor]]:
     state = record.__dict__
     transient = state.get("_non_persistent_buffers_set", ())
     buffers = {
@@ -87,7 +91,7 @@ def _tensors(record: Record, prefix: str):
             yield from _tensors(child, f"{prefix}{name}.")
 
 
-def _storage_from_bytes(content: bytes):
+def _storage_from_bytes(content: bytes) -> Any:
     """torch's own function of this name would unpickle anything."""
     stream = io.BytesIO(content)
     return torch.load(stream, map_location="cpu", weights_only=True)
@@ -112,7 +116,7 @@ _REAL = {
 class _InertUnpickler(pickle.Unpickler):
     """Finds rebuilt tensors, containers and records; nothing that could do harm."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _REAL:
             return _REAL[module, name]
         inert = module.partition(".")[0] in _INERT_PACKAGES
@@ -123,7 +127,7 @@ class _InertUnpickler(pickle.Unpickler):
         )
 
 
-def _load(stream, **kwargs):
+def _load(stream: IO[bytes], **kwargs: Any) -> Any:
     return _InertUnpickler(stream, **kwargs).load()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 
 from ..causal_lm_files import local_folder, tokenizer_of
@@ -35,7 +36,7 @@ class CausalLMAdapter(TextAdapter):
     heads_are_layers = False
 
     @classmethod
-    def files(cls, modelpool, name: str) -> Path | None:
+    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
         return local_folder(modelpool, name)
 
     def prepare(self, device: torch.device) -> None:
@@ -93,7 +94,7 @@ class _NoTokenizer:
     model_input_names = ("input_ids", "attention_mask")
     model_max_length = LONGEST
 
-    def __call__(self, *texts, **options):
+    def __call__(self, *texts: Any, **options: Any) -> Any:
         raise ValueError(
             "The samples hold text, but the pool has no tokenizer. Set modelpool.tokenizer"
             " to the model's folder or hub name, or give samples with input_ids."

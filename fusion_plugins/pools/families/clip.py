@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import CLIPVisionModelPool
 from fusion_bench.models.hf_clip import HFCLIPClassifier
 from fusion_bench.tasks.clip_classification import get_classnames_and_templates
@@ -31,7 +33,7 @@ class CLIPAdapter(ImageAdapter):
         ValueError: A task has no class names, or the pool cannot give a full CLIP model.
     """
 
-    def __init__(self, modelpool, task_info=None):
+    def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         super().__init__(modelpool, task_info)
         register_clip_tasks(self.task_info)
         require_class_names(self.tasks, "method.tasks")
@@ -45,7 +47,7 @@ class CLIPAdapter(ImageAdapter):
             check_class_order(task, self._raw(task, split), names)
 
     @classmethod
-    def files(cls, modelpool, name: str) -> Path | None:
+    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
         config = modelpool._models[name]
         # A subclass may change what is loaded.
         if type(modelpool) is not CLIPVisionModelPool or not isinstance(config, str):
@@ -82,7 +84,7 @@ class CLIPAdapter(ImageAdapter):
         embeddings = self._clip.visual_projection(module(inputs)[1])
         return embeddings / embeddings.norm(dim=-1, keepdim=True)
 
-    def heads(self) -> dict[str, ClassificationHead]:
+    def heads(self) -> dict[str, nn.Module]:
         """Text embeddings of the class names, times exp(logit_scale).
 
         :meth:`prepare` computes them. They are cheap beside the adaptation, and a cache
@@ -91,10 +93,10 @@ class CLIPAdapter(ImageAdapter):
         return self._heads
 
     @torch.no_grad()
-    def _text_heads(self) -> dict[str, ClassificationHead]:
+    def _text_heads(self) -> dict[str, nn.Module]:
         classifier = HFCLIPClassifier(self._clip, self._processor)
         scale = self._clip.logit_scale.exp()
-        heads = {}
+        heads: dict[str, nn.Module] = {}
         for task in self.tasks:
             classifier.set_classification_task(*get_classnames_and_templates(task))
             heads[task] = ClassificationHead(classifier.zeroshot_weights * scale)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import torch
+from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import GPT2ForSequenceClassificationPool
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ class GPT2Adapter(TextAdapter):
     """
 
     @classmethod
-    def files(cls, modelpool, name: str) -> Path | None:
+    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
         return local_folder(modelpool, name, GPT2ForSequenceClassificationPool)
 
     @classmethod
@@ -38,13 +40,14 @@ class GPT2Adapter(TextAdapter):
         """The classifiers have one; the trunks that are merged do not."""
         return "score" if hasattr(module, "score") else None
 
-    def heads(self) -> dict[str, ClassificationHead]:
+    def heads(self) -> dict[str, nn.Module]:
         """The classifiers' score layers; one classifier at a time is loaded.
 
         Raises:
             ValueError: An expert has no classifier, or one with a single output.
         """
-        heads, classifiers = {}, copy(self.modelpool)
+        heads: dict[str, nn.Module] = {}
+        classifiers = copy(self.modelpool)
         classifiers._models = {
             name: {**config, "_target_": _CLASSIFIER}
             for name, config in self.modelpool._models.items()
@@ -58,7 +61,7 @@ class GPT2Adapter(TextAdapter):
                     " load its classifier. Give the folder or hub name of the expert's"
                     " GPT2ForSequenceClassification."
                 )
-            score = load_own_head(classifiers, task, "score")
+            score: Any = load_own_head(classifiers, task, "score")
             require_classes(task, score.out_features)
             heads[task] = ClassificationHead(score.weight, score.bias).to(self.device)
         return heads

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 
 from ..clip_tasks import register_clip_tasks
@@ -41,12 +43,12 @@ class ImageClassificationAdapter(ImageAdapter, OwnHeadsAdapter):
 
     head_names = ("classifier", "fc")
 
-    def __init__(self, modelpool, task_info=None):
+    def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         super().__init__(modelpool, task_info)
         register_clip_tasks(self.task_info, prompts=False)
 
     @classmethod
-    def files(cls, modelpool, name: str) -> Path | None:
+    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
         config = modelpool._models[name]
         known = type(modelpool).__name__ in _KNOWN and _is_upstream(modelpool)
         torchvision = getattr(modelpool, "type", None) == "torchvision"
@@ -62,7 +64,7 @@ class ImageClassificationAdapter(ImageAdapter, OwnHeadsAdapter):
         return module
 
     @classmethod
-    def load_head(cls, modelpool, task: str, site: str) -> nn.Module:
+    def load_head(cls, modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
         config = modelpool._models[task]
         described = isinstance(config, Mapping) and config.get("dataset_name")
         transformers = getattr(modelpool, "type", "transformers") == "transformers"
@@ -75,12 +77,15 @@ class ImageClassificationAdapter(ImageAdapter, OwnHeadsAdapter):
         return super().load_head(modelpool, task, site)
 
     @classmethod
-    def save_model(cls, modelpool, module: nn.Module, path: Path) -> None:
+    def save_model(
+        cls, modelpool: BaseModelPool, module: nn.Module, path: Path
+    ) -> None:
         """As the pool does, but a torchvision model as safetensors in a folder."""
         if not hasattr(module, "save_pretrained"):
             super().save_model(modelpool, module, path)
             return
-        module.save_pretrained(path)
+        saved: Any = module  # a model of transformers
+        saved.save_pretrained(path)
         processor = load_processor(modelpool)
         if hasattr(processor, "save_pretrained"):
             processor.save_pretrained(path)
@@ -94,7 +99,7 @@ class ImageClassificationAdapter(ImageAdapter, OwnHeadsAdapter):
         return outputs if isinstance(outputs, Tensor) else outputs.logits
 
 
-def load_processor(modelpool):
+def load_processor(modelpool: BaseModelPool) -> Any:
     """The pool's image processor; also where FusionBench itself cannot find it.
 
     FusionBench 0.2.33 expects ``_pretrained_: {config_path: ...}``, but some of its own
@@ -108,7 +113,7 @@ def load_processor(modelpool):
     return modelpool.load_processor()
 
 
-def _is_upstream(modelpool) -> bool:
+def _is_upstream(modelpool: BaseModelPool) -> bool:
     # A subclass may change what is loaded; ours does so for torchvision models alone.
     ours = __name__.partition(".")[0]
     return type(modelpool).__module__.startswith(("fusion_bench.", f"{ours}."))

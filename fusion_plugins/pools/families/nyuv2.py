@@ -48,7 +48,7 @@ class NYUv2Adapter(SampledAdapter):
 
     @classmethod
     def load_model(
-        cls, modelpool, name: str, label: str, encoder_only: bool = True
+        cls, modelpool: Any, name: str, label: str, encoder_only: bool = True
     ) -> nn.Module:
         """FusionBench itself leaves random what a checkpoint lacks.
 
@@ -87,15 +87,15 @@ class NYUv2Adapter(SampledAdapter):
     def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
         return module(inputs)
 
-    def heads(self) -> dict[str, DenseHead]:
+    def heads(self) -> dict[str, nn.Module]:
         """Each expert's own decoder.
 
         Raises:
             ValueError: An expert has none for its task.
         """
-        found = {}
+        found: dict[str, nn.Module] = {}
         for task in self.tasks:
-            model = load_model(self.modelpool, task, encoder_only=False)
+            model: Any = load_model(self.modelpool, task, encoder_only=False)
             if task not in model.decoders:
                 raise ValueError(
                     f"expert '{task}' has decoders for {list(model.decoders)}, not for"

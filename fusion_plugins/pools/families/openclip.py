@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 
 from ...merged.heads import ClassificationHead
@@ -21,7 +23,7 @@ class OpenCLIPAdapter(ImageAdapter):
             normalise what they are given.
     """
 
-    def __init__(self, modelpool, task_info=None):
+    def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         super().__init__(modelpool, task_info)
         if self.task_info:
             raise ValueError(
@@ -37,7 +39,7 @@ class OpenCLIPAdapter(ImageAdapter):
             )
 
     @classmethod
-    def files(cls, modelpool, name: str) -> Path | None:
+    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
         from ...modelpool.openclip.modelpool import OpenCLIPModelPool
 
         # A subclass may change what is loaded; upstream's pool reads no safetensors.
@@ -61,7 +63,7 @@ class OpenCLIPAdapter(ImageAdapter):
             return embeddings
         return embeddings / embeddings.norm(dim=-1, keepdim=True)
 
-    def heads(self) -> dict[str, ClassificationHead]:
+    def heads(self) -> dict[str, nn.Module]:
         """The pool's heads; their weights hold the temperature already."""
         found = {t: self.modelpool.load_classification_head(t) for t in self.tasks}
         kinds = {task: bool(head.normalize) for task, head in found.items()}

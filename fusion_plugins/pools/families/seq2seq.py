@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import Seq2SeqLMPool
 from torch import Tensor, nn
 
@@ -26,10 +28,10 @@ class Seq2SeqAdapter(TextAdapter):
     heads_are_layers = False
 
     @classmethod
-    def files(cls, modelpool, name: str) -> Path | None:
+    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
         return local_folder(modelpool, name, Seq2SeqLMPool)
 
-    def check_base(self, base: nn.Module, tokenizer) -> None:
+    def check_base(self, base: nn.Module, tokenizer: Any) -> None:
         config = getattr(base, "config", None)
         if not getattr(config, "is_encoder_decoder", False):
             raise ValueError(

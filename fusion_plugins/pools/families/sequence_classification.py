@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import SequenceClassificationModelPool
 from torch import Tensor, nn
 
@@ -26,14 +28,15 @@ class SequenceClassificationAdapter(TextAdapter, OwnHeadsAdapter):
     head_names = ("classifier", "score", "classification_head", "logits_proj")
 
     @classmethod
-    def files(cls, modelpool, name: str) -> Path | None:
+    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
         return local_folder(modelpool, name, SequenceClassificationModelPool)
 
-    def check_base(self, base: nn.Module, tokenizer) -> None:
+    def check_base(self, base: nn.Module, tokenizer: Any) -> None:
         """Decoders look for the last token that is not padding, by the model's config."""
         if self.head_site(base) != "score":
             return
-        theirs, ours = base.config.pad_token_id, tokenizer.pad_token_id
+        config: Any = base.config
+        theirs, ours = config.pad_token_id, tokenizer.pad_token_id
         if theirs != ours:
             raise ValueError(
                 f"The pretrained model's config has pad_token_id {theirs}, but the"

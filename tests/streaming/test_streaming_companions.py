@@ -1,0 +1,216 @@
+"""Names of tensors, configs and tokenizers: as in memory, or said."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from fusion_bench.modelpool import CausalLMPool
+from tiny_llamas import merge, merged_files, replace_weights
+from tokenizers import Tokenizer, models
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
+
+from fusion_plugins import AWDAlgorithm
+
+
+@pytest.fixture
+def folders(llamas, tmp_path) -> dict[str, str]:
+    """A copy that may be written into."""
+    for name, folder in llamas.items():
+        shutil.copytree(folder, tmp_path / "models" / name)
+    return {name: str(tmp_path / "models" / name) for name in llamas}
+
+
+# Names
+
+
+def hub_style(tensors: dict, prefix: str, masks: bool) -> dict:
+    """As old files on hubs: other prefixes, and buffers that the class computes."""
+    renamed = {}
+    for name, value in tensors.items():
+        renamed[name.replace("transformer.", prefix, 1)] = value
+    if masks:
+        for layer in range(2):
+            mask = torch.ones(1, 1, 32, 32, dtype=torch.uint8).tril()
+            renamed[f"{prefix}h.{layer}.attn.bias"] = mask
+            renamed[f"{prefix}h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    return renamed
+
+
+@pytest.mark.parametrize(
+    "base, expert",
+    [("", "transformer."), ("transformer.", ""), ("", ""), ("transformer.",) * 2],
+)
+@pytest.mark.parametrize("masks", [(True, False), (False, True), (True, True)])
+def test_gpt2_files_are_streamed_as_they_merge_in_memory(tmp_path, base, expert, masks):
+    config = GPT2Config(vocab_size=40, n_positions=32, n_embd=8, n_layer=2, n_head=2)
+    pool = {}
+    for seed, name in enumerate(["_pretrained_", "math", "code"]):
+        torch.manual_seed(seed)
+        pool[name] = str(tmp_path / name)
+        GPT2LMHeadModel(config).save_pretrained(pool[name])
+        of_base = name == "_pretrained_"
+        prefix, with_masks = (base if of_base else expert), masks[not of_base]
+        tensors = hub_style(merged_files(pool[name]), prefix, with_masks)
+        replace_weights(pool[name], tensors)
+    got = merge(pool, tmp_path / "out", alpha=1e-3, iterations=30).state_dict()
+    want = AWDAlgorithm(alpha=1e-3, iterations=30).run(
+        CausalLMPool(pool, tokenizer=None)
+    )
+    assert set(got) == set(want.state_dict())
+    assert all(torch.equal(got[n], v) for n, v in want.state_dict().items())
+    names = set(merged_files(tmp_path / "out"))
+    assert names == set(want.state_dict()) - {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_wrappers_leave_no_trace(folders, tmp_path, prefix):
+    want = merge(folders, tmp_path / "plain", iterations=0).state_dict()
+    for name in ("_pretrained_", "code"):
+        tensors = merged_files(folders[name])
+        replace_weights(folders[name], {prefix + n: t for n, t in tensors.items()})
+    got = merge(folders, tmp_path / "wrapped", iterations=0).state_dict()
+    assert all(torch.equal(got[name], value) for name, value in want.items())
+
+
+# Configs
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        (
+            {"rope_theta": 5e5},
+            "rope_theta=500000.0 in its config, the base has 10000.0",
+        ),
+        (
+            {"rms_norm_eps": 1e-5},
+            "rms_norm_eps=1e-05 in its config, the base has 1e-06",
+        ),
+        (
+            {"hidden_act": "gelu"},
+            "hidden_act='gelu' in its config, the base has 'silu'",
+        ),
+        ({"_name_or_path": "x", "eos_token_id": 5, "torch_dtype": "bfloat16"}, None),
+    ],
+)
+def test_config_values_that_differ_are_said(folders, tmp_path, caplog, values, said):
+    file = Path(folders["math"]) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    with caplog.at_level(logging.WARNING, "fusion_plugins"):
+        merge(folders, tmp_path / "out", iterations=0)
+    found = [
+        r.getMessage() for r in caplog.records if "in its config" in r.getMessage()
+    ]
+    want = f"expert 'math' has {said}; the merged model computes with the base's."
+    assert found == ([want] if said else [])
+
+
+# Tokenizers
+
+
+def save_tokenizer(folder: str | Path, words: int, added: int = 0) -> None:
+    vocabulary = {f"w{number}": number for number in range(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.add_tokens([f"added{number}" for number in range(added)])
+    assert len(fast) == words + added
+    fast.save_pretrained(folder)
+
+
+def unigram(folder: str, words: int) -> None:
+    pieces = [[f"w{number}", -1.0] for number in range(words)]
+    content = {"model": {"type": "Unigram", "vocab": pieces}}
+    (Path(folder) / "tokenizer.json").write_text(json.dumps(content))
+
+
+def slow(folder: str, words: int) -> None:
+    vocabulary = {f"w{number}": number for number in range(words - 1)}
+    (Path(folder) / "vocab.json").write_text(json.dumps(vocabulary))
+    (Path(folder) / "added_tokens.json").write_text(json.dumps({"x": words - 1}))
+
+
+@pytest.mark.parametrize("save", [save_tokenizer, unigram, slow])
+def test_a_tokenizer_longer_than_the_model_is_refused(folders, tmp_path, save):
+    save(folders["_pretrained_"], 64)
+    merge(folders, tmp_path / "fits", iterations=0)
+    save(folders["_pretrained_"], 66)
+    message = "has 66 tokens, the merged model 64 rows.*modelpool.tokenizer=FOLDER"
+    with pytest.raises(ValueError, match=message):
+        merge(folders, tmp_path / "out", iterations=0)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+def test_added_tokens_and_the_pools_tokenizer_count(folders, tmp_path, as_object):
+    save_tokenizer(tmp_path / "longer", 63, added=3)
+    pool = CausalLMPool(folders, tokenizer=str(tmp_path / "longer"))
+    if as_object:
+        pool.tokenizer = {
+            "_target_": "transformers.AutoTokenizer.from_pretrained",
+            "pretrained_model_name_or_path": str(tmp_path / "longer"),
+        }
+    with pytest.raises(ValueError, match="has 66 tokens, the merged model 64 rows"):
+        merge(pool, tmp_path / "out", iterations=0)
+
+
+def test_a_damaged_tokenizer_is_named(folders, tmp_path):
+    file = Path(folders["_pretrained_"]) / "tokenizer.json"
+    file.write_text("{")
+    with pytest.raises(
+        ValueError, match=f"{file} is damaged.*save the tokenizer again"
+    ):
+        merge(folders, tmp_path / "out", iterations=0)
+
+
+def test_all_chat_templates_are_copied(folders, tmp_path):
+    base = Path(folders["_pretrained_"])
+    (base / "chat_template.jinja").write_text("default")
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tools.jinja").write_text("tools")
+    (base / "checkpoint-3").mkdir()
+    (base / "checkpoint-3" / "tokenizer.json").write_text("no companion")
+    merge(folders, tmp_path / "out", iterations=0)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "default"
+    template = tmp_path / "out" / "additional_chat_templates" / "tools.jinja"
+    assert template.read_text() == "tools"
+    assert not (tmp_path / "out" / "checkpoint-3").exists()
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "generation_config.json", "code.py"])
+@pytest.mark.parametrize("through_folder", [False, True])
+def test_links_bring_nothing_from_outside(folders, tmp_path, name, through_folder):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "tools.jinja").write_text("secret")
+    link = Path(folders["_pretrained_"]) / name
+    if through_folder:
+        link = link.with_name("additional_chat_templates")
+    link.unlink(missing_ok=True)
+    link.symlink_to(secret if through_folder else secret / "tools.jinja")
+    with pytest.raises(ValueError, match="is a link to .*secret.*, outside its model"):
+        merge(folders, tmp_path / "out", iterations=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_hubs_cache_is_made_of_links(folders, tmp_path):
+    """Its models are links from snapshots to blobs beside them."""
+    model = tmp_path / "models--owner--base"
+    snapshot = model / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (model / "blobs").mkdir()
+    for number, file in enumerate(Path(folders["_pretrained_"]).iterdir()):
+        shutil.copy(file, model / "blobs" / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    pool = folders | {"_pretrained_": str(snapshot)}
+    merge(pool, tmp_path / "out", iterations=0)
+    assert "_pretrained_" in (tmp_path / "out" / "tokenizer_config.json").read_text()
+    assert not any(file.is_symlink() for file in (tmp_path / "out").rglob("*"))
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")

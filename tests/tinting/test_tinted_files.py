@@ -1,0 +1,206 @@
+"""A saved tinted model is the old one or the new one, or says which file is wrong."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from toy_tinting import BLOCK, TASKS, ToyAdapter, ToyNet, make, tint, toy_pool
+
+from fusion_plugins import TintedModel
+from fusion_plugins.adaptation import AdaptationDiverged
+from fusion_plugins.merged import files
+from fusion_plugins.pools import as_modelpool
+
+
+def filled(value: float) -> TintedModel:
+    """A model all of whose numbers are `value`."""
+    trunk = ToyNet()
+    layers = {task: torch.nn.Linear(8, 8) for task in TASKS}
+    model = TintedModel(trunk, {"blocks.1.mix": layers})
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, value)
+    (plain,) = model._plain["blocks.1.mix"]
+    for parameter in plain.parameters():
+        torch.nn.init.constant_(parameter, value)
+    return model
+
+
+def loaded(folder: Path) -> set[float]:
+    model = TintedModel.from_pretrained(folder, trunk=ToyNet())
+    return {number for p in model.parameters() for number in p.flatten().tolist()}
+
+
+# Every call that writes or moves something, in their order: 0 to 7.
+WRITES = [
+    (files, "save_model"),
+    (files, "save_file"),
+    (Path, "write_text"),
+    (Path, "rename"),
+]
+
+
+def stop_before(call: int, stop) -> None:
+    """Call `stop` in place of the given write."""
+    seen = []
+
+    def counted(write):
+        def instead(*arguments, **options):
+            seen.append(write)
+            if len(seen) == call + 1:
+                stop()
+            return write(*arguments, **options)
+
+        return instead
+
+    for owner, name in WRITES:
+        setattr(owner, name, counted(getattr(owner, name)))
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail() -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("stop", [die, fail])
+@pytest.mark.parametrize("call", range(9))
+def test_a_save_that_ends_early_leaves_the_old_model_or_the_new(call, stop, tmp_path):
+    folder = tmp_path / "model"
+    filled(1.0).save_pretrained(folder)
+    child = os.fork()
+    if not child:
+        try:
+            stop_before(call, stop)
+            filled(2.0).save_pretrained(folder)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) == (stop is die and call < 8)
+    assert loaded(folder) == ({1.0} if call < 8 else {2.0})
+    filled(3.0).save_pretrained(folder)
+    assert loaded(folder) == {3.0} and os.listdir(tmp_path) == ["model"]
+
+
+def test_a_folder_with_something_else_is_written_into(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    filled(1.0).save_pretrained(tmp_path)
+    assert loaded(tmp_path) == {1.0} and (tmp_path / "notes.txt").exists()
+
+
+def index_with(**changes) -> bytes:
+    index = {"format": 1, "sites": ["blocks.1.mix"], "tasks": list(TASKS)} | changes
+    return json.dumps({k: v for k, v in index.items() if v is not None}).encode()
+
+
+DAMAGED = {
+    "tinted.json is damaged": [
+        b"",
+        b"{",
+        b"[1, 2]",
+        b"null",
+        b"\xff\xfe",
+        index_with(sites=None),
+        index_with(format=None),
+        index_with(sites=[]),
+        index_with(tasks=[]),
+        index_with(tasks=[3]),
+        index_with(sites="head"),
+    ],
+    "tinted.json has format 2, this version reads 1. Update": [
+        index_with(format=2),
+        index_with(format=2, sites={"a": 1}),
+    ],
+    r"aa.safetensors holds no tensors of 'blocks.7.mix'": [
+        index_with(sites=["blocks.7.mix"])
+    ],
+    r"lists the task 'zz', but there is no .*zz.safetensors": [
+        index_with(tasks=["zz"])
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "message, content", [(m, c) for m, contents in DAMAGED.items() for c in contents]
+)
+def test_a_damaged_index_is_named(message, content, tmp_path):
+    filled(1.0).save_pretrained(tmp_path)
+    (tmp_path / "tinted.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        loaded(tmp_path)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0, 5, 200])
+def test_a_truncated_tint_is_named(length, tmp_path):
+    filled(1.0).save_pretrained(tmp_path)
+    path = tmp_path / "tints" / "bb.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=f"{path} is damaged .*Copy it again") as error:
+        loaded(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_trunk_that_does_not_fit_is_named_in_one_line(tmp_path):
+    filled(1.0).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match="model.safetensors does not fit a Linear"
+    ) as e:
+        TintedModel.from_pretrained(tmp_path, trunk=torch.nn.Linear(2, 2))
+    assert "\n" not in str(e.value)
+
+
+# -- what is refused before a dataset is read ------------------------------------------
+
+
+class Unread(ToyAdapter):
+    def dataset(self, task: str, split: str):
+        pytest.fail("a dataset was read")
+
+
+NAMES = ["", "training", "keys", "type", "a.b", "a" * 300, ("a/b", "a_b")]
+
+
+@pytest.mark.parametrize("names", NAMES, ids=str)
+def test_task_names_are_refused_before_a_dataset_is_read(names):
+    experts = list(toy_pool().values())
+    names = (names, "other") if isinstance(names, str) else names
+    pool = as_modelpool(dict(zip(("_pretrained_", *names), experts, strict=False)))
+    with pytest.raises(ValueError, match="a task has the name .*Rename it") as error:
+        make().run(pool, Unread(pool))
+    assert len(str(error.value)) < 250
+
+
+def test_a_diverged_tint_is_refused():
+    with pytest.raises((AdaptationDiverged, ValueError), match="NaN or Inf"):
+        tint(make(tint_lr=1e30, rounds=8, tint=BLOCK))
+
+
+# -- checkpoints know the layer after the trunk ----------------------------------------
+
+
+class OtherProjection(ToyAdapter):
+    def projection(self):
+        layer = super().projection()
+        layer.weight.data.mul_(-1)
+        return layer
+
+
+def test_a_checkpoint_made_with_another_projection_is_not_continued(tmp_path):
+    def method():
+        return make(rounds=2, checkpoint_every=2, checkpoint_dir=str(tmp_path))
+
+    broken, pool = method(), as_modelpool(toy_pool())
+    broken.watch.stop_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        broken.run(pool, ToyAdapter(pool))
+    anew = method()
+    anew.run(pool, OtherProjection(pool))
+    assert [report.step for report in anew.watch.reports] == list(range(6))
+    again = method()
+    again.run(pool, ToyAdapter(pool))
+    assert again.watch.reports[0].step in (2, 4)
