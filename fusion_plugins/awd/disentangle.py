@@ -188,7 +188,7 @@ def disentangle_gram(
     # Also where it is NaN.
     if not result.delta_norm() <= _LONGEST * result.task_vector_norms().sum().item():
         raise ValueError(
-            f"AWD diverged: lr={settings.lr:g} is too long for granularity"
+            f"AWD diverged: lr={settings.lr:g} is too long a step for granularity"
             f" '{gram.granularity}'. Use scale_free=true or a smaller lr."
         )
     _warn_if_stationary(result, scale_free)
