@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a tiny pool, trained once per session."""
+"""Shared by all tests: one thread, and a tiny pool that is trained once per session."""
 
 import pytest
 import torch

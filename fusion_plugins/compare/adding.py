@@ -13,11 +13,7 @@ log = get_logger(__name__)
 
 
 def read_added(folders: object, results: Results) -> list[Results]:
-    """The results folders that `add` names.
-
-    Raises:
-        ValueError: Not a list, a folder without results, or the results folder itself.
-    """
+    """The results folders that `add` names."""
     plain = as_plain(folders) or []
     if not isinstance(plain, list) or not all(isinstance(f, str) for f in plain):
         raise ValueError(
@@ -42,7 +38,7 @@ def read_added(folders: object, results: Results) -> list[Results]:
 def check_tasks(added: Sequence[Results], tasks: Sequence[str] | None) -> None:
     """Raise unless added results are on the same tasks."""
     for earlier in added:
-        theirs = earlier.description()["tasks"]
+        theirs = earlier.described()["tasks"]
         if tasks and theirs and set(tasks) != set(theirs):
             raise ValueError(
                 f"add: {earlier.folder} is on the tasks {theirs}, this comparison on"
@@ -56,12 +52,6 @@ def add_results(
     """Copy cells of other folders; those run with other settings become rows of their own.
 
     A cell that this folder ran itself is left as it is.
-
-    Args:
-        results: Where to.
-        added: Where from.
-        identities: Row label -> identity of this comparison's rows.
-        shared: What all identities of this comparison share.
     """
     for earlier in added:
         name, renamed = earlier.folder.resolve().name, False

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from fusion_bench import BaseModelPool
 from torch import nn
@@ -45,11 +46,7 @@ class Scores:
 
 
 def read_tasks(report: object) -> Tasks:
-    """The tasks of a report with their numbers; model information and averages left out.
-
-    Raises:
-        ValueError: The report holds no task with a number.
-    """
+    """The tasks of a report with their numbers; model information and averages left out."""
     entries = report.items() if isinstance(report, Mapping) else ()
     tasks = {str(t): _numbers(result) for t, result in entries if t not in _NOT_TASKS}
     tasks = {task: numbers for task, numbers in tasks.items() if numbers}
@@ -74,10 +71,6 @@ def score(tasks: Tasks, metric: str | Mapping | None = None) -> Scores:
     Args:
         tasks: As `read_tasks` gives them.
         metric: A metric's name, a mapping from task to metric, or None to find it.
-
-    Raises:
-        ValueError: A task lacks the metric, its value is not finite, or the tasks' metrics
-            point in different directions.
     """
     main = {t: _main_metric(t, numbers, metric) for t, numbers in tasks.items()}
     for task, name in main.items():
@@ -111,12 +104,8 @@ def _higher_is_better(metric: str) -> bool:
     return _LOWER_IS_BETTER.isdisjoint(metric.lower().replace("-", "_").split("_"))
 
 
-def evaluate_experts(modelpool: BaseModelPool, taskpool: object) -> Tasks:
-    """Each expert on its own task, one after the other; tasks without one left out.
-
-    Raises:
-        ValueError: No expert has the name of a task.
-    """
+def evaluate_experts(modelpool: BaseModelPool, taskpool: Any) -> Tasks:
+    """Each expert on its own task, one after the other; tasks without one left out."""
     tasks: Tasks = {}
     seen: Sequence[str] = ()
     for name in modelpool.model_names:
@@ -136,19 +125,19 @@ def evaluate_experts(modelpool: BaseModelPool, taskpool: object) -> Tasks:
     return tasks
 
 
-def evaluate_model(model: nn.Module, taskpool: object) -> Tasks:
+def evaluate_model(model: nn.Module, taskpool: Any) -> Tasks:
     """One model on every task."""
     return read_tasks(taskpool.evaluate(model))
 
 
-def task_names(taskpool: object) -> list[str] | None:
+def task_names(taskpool: Any) -> list[str] | None:
     """The pool's tasks before any evaluation; None where it does not say."""
     datasets = getattr(taskpool, "_test_datasets", None)
     return list(map(str, datasets)) if isinstance(datasets, Mapping) else None
 
 
 @contextlib.contextmanager
-def only_task(taskpool: object, task: str) -> Iterator[None]:
+def only_task(taskpool: Any, task: str) -> Iterator[None]:
     """Let the pool evaluate one task only, where it keeps its tasks in mappings.
 
     Other pools evaluate all their tasks as ever, which costs time but no result.

@@ -65,11 +65,7 @@ def _finite(value: object) -> object:
 
 
 def read_json(path: Path) -> dict:
-    """A file of a results folder.
-
-    Raises:
-        ValueError: It is damaged or of another format.
-    """
+    """A file of a results folder."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["format"]

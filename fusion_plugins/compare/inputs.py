@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from fusion_bench import BaseModelPool
 from fusion_bench.tasks.clip_classification import (
@@ -20,8 +19,11 @@ from ..common.identity import (
     fingerprint,
     folder_fingerprint,
 )
+from ..common.logging import get_logger
 from .environment import versions
 from .methods import as_plain
+
+log = get_logger(__name__)
 
 _NOT_READ = ("cache_dir", "output_dir", "log_dir")  # where things go, not come from
 _HELD = ("_models", "_train_datasets", "_val_datasets", "_test_datasets")
@@ -62,28 +64,29 @@ def references(value: object, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _fingerprint(value: object) -> str | None:
-    if isinstance(value, nn.Module):
-        return fingerprint(value.state_dict())
     if isinstance(value, (str, os.PathLike)):
-        return _of_path(Path(value)) if str(value) else None
-    if hasattr(value, "_fingerprint"):  # of the library datasets
-        return str(value._fingerprint)
-    if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
-        return data_fingerprint(value, range(len(value)))
+        return _of_path(os.fspath(value)) if str(value) else None
+    try:
+        if isinstance(value, nn.Module):
+            return fingerprint(value.state_dict())
+        if hasattr(value, "_fingerprint"):  # of the library datasets
+            return str(value._fingerprint)
+        if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+            return data_fingerprint(value, range(len(value)))
+    except TypeError as error:
+        log.warning("Changes of a %s are not noticed: %s", type(value).__name__, error)
     return None
 
 
-def _of_path(path: Path) -> str | None:
-    if path.is_dir():
+def _of_path(path: str) -> str | None:
+    if os.path.isdir(path):
         return folder_fingerprint(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return file_fingerprint(path)
-    name = path.as_posix().replace("/", "--")  # of a repository in the hub's cache
-    heads = [
-        Path(HF_HUB_CACHE, f"{kind}s--{name}", "refs/main")
-        for kind in ("model", "dataset")
-    ]
-    return next((head.read_text() for head in heads if head.is_file()), None)
+    name = path.replace("/", "--")  # of a repository in the hub's cache
+    kinds = ("models", "datasets")
+    heads = [os.path.join(HF_HUB_CACHE, f"{k}--{name}", "refs", "main") for k in kinds]
+    return next((file_fingerprint(h) for h in heads if os.path.isfile(h)), None)
 
 
 def _classes(task: str) -> list[list[str]]:

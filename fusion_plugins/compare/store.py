@@ -43,6 +43,10 @@ class Results:
         """What ``compare.json`` says; None if there is none."""
         return read_json(self.summary) if self.summary.is_file() else None
 
+    def described(self) -> dict:
+        """What ``compare.json`` says; it must be there."""
+        return read_json(self.summary)
+
     def check(self, description: Mapping) -> None:
         """Raise unless this folder is free or holds results on the same pools."""
         known = self.description()
@@ -110,15 +114,7 @@ class Results:
         return not retry_failed or all(r["status"] == "done" for r in records)
 
     def retire_changed(self, identities: Mapping, shared: Mapping) -> list[str]:
-        """Move own cells that do not apply any more into ``stale/``.
-
-        Args:
-            identities: Row label -> identity that its cells must have.
-            shared: What the identities of all other rows must have.
-
-        Returns:
-            Ids of the cells moved.
-        """
+        """Move own cells that do not apply any more into ``stale/``; gives their ids."""
         with self.locked():
             stale = [
                 record

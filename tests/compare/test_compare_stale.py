@@ -9,6 +9,7 @@ import sys
 from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from running import run_toy, toy_modelpool
 from sample_results import write_sample
@@ -59,6 +60,43 @@ def test_models_in_memory_count_by_their_weights(monkeypatch, tmp_path):
     second = run_toy(monkeypatch, tmp_path, "experts")
     assert accuracy(first, "experts-seed0") == 1.0
     assert accuracy(second, "experts-seed0") == 0.625
+
+
+def test_files_samples_and_hub_revisions_count_and_other_text_does_not(
+    monkeypatch, tmp_path
+):
+    head = tmp_path / "hub/datasets--ylecun--mnist/refs/main"
+    head.parent.mkdir(parents=True)
+    monkeypatch.setattr(inputs, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    config = {
+        "path": "ylecun/mnist",
+        "file": str(tmp_path / "labels.csv"),
+        "samples": Samples(),
+        "prompt": "a photo of {}" * 100,
+        "cache_dir": str(tmp_path),
+    }
+    assert set(dict(inputs.references(config))) == {".samples"}
+    head.write_text("first")
+    (tmp_path / "labels.csv").write_text("cat")
+    before = dict(inputs.references(config))
+    assert set(before) == {".path", ".file", ".samples"}
+    head.write_text("other")
+    (tmp_path / "labels.csv").write_text("dog")
+    Samples.value = 2
+    after = dict(inputs.references(config))
+    assert all(before[place] != after[place] for place in before)
+
+
+class Samples:
+    """A data set in memory."""
+
+    value = 1
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {"image": np.full((2, 2), self.value), "label": index}
 
 
 def test_versions_count(monkeypatch, tmp_path):

@@ -2,10 +2,11 @@
 
 A block without a mark is run. `<!-- needs: hub -->` or `<!-- needs: gpu -->` on the line
 before it marks one that cannot be run everywhere: its fusion_bench commands must still
-compose, as must those on pools of which there is no tiny one here; each of these families has
-tests of its own that run it. Commands are run as written, but for four reductions: pools are replaced by a tiny
-one of the same kind, learned methods take two steps, comparisons are dry runs, and
-benchmarks only read their options.
+compose, as must those on pools of which there is no tiny one here; each of these families
+has tests of its own that run it. Commands are run as written, but for four reductions:
+pools are replaced by a tiny one of the same kind, learned methods take two steps,
+comparisons are dry runs, and other programs only parse their arguments. So do commands
+inside a sentence.
 """
 
 import re
@@ -20,6 +21,10 @@ NEEDS = ("hub", "gpu")
 _FENCE = re.compile(
     r"(?:<!-- needs: (?P<needs>[\w, ]+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
+)
+
+_INLINE = re.compile(
+    r"`((?:fusion-plugins|make|python benchmarks/|python -m (?:fusion_plugins|tools))[^`]*)`"
 )
 
 
@@ -61,3 +66,12 @@ def languages() -> set[str]:
         for page in PAGES
         for match in _FENCE.finditer(page.read_text())
     }
+
+
+def inline_commands() -> list[list[str]]:
+    """Our programs' command lines inside sentences, each once."""
+    texts = [_FENCE.sub("", page.read_text()) for page in PAGES]
+    found = (
+        shlex.split(command) for text in texts for command in _INLINE.findall(text)
+    )
+    return [list(words) for words in dict.fromkeys(map(tuple, found)) if len(words) > 1]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from documented import REPOSITORY
 from given import given
 from hydra.core.global_hydra import GlobalHydra
+
+from fusion_plugins.cli import main
 
 _INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 
@@ -27,9 +31,9 @@ REDUCTIONS = {
 
 # Programs that are run, with what makes them short; the others must accept their options.
 SHORT_PROGRAMS = {
-    ("demo", "run"): ["--methods", "awd", "--root", "POOL"],
-    ("pools",): [],
-    ("cite",): [],
+    ("fusion-plugins", "demo", "run"): ["--methods", "awd", "--root", "POOL"],
+    ("fusion-plugins", "pools"): [],
+    ("fusion-plugins", "cite"): [],
 }
 
 # Stands for the file that a page tells its readers to write.
@@ -102,23 +106,39 @@ class Sandbox:
     # -- shell ----------------------------------------------------------------------
 
     def run_command(self, words: list[str], needs: str | None) -> None:
-        program = words[0]
-        if program == "fusion_bench":
+        if words[0] == "fusion_bench":
             self._fusion_bench(words[1:], needs)
-        elif needs is not None or words[:2] == ["pip", "install"]:
-            return  # cannot be tried here without what it needs
-        elif program == "make":
-            _dry_run_make(words)
-        elif program in ("cd", "export") or words[:2] == ["git", "clone"]:
-            return
-        elif program == "python" and words[1] == "-m":
-            self._module(words[2], words[3:])
-        elif program == "fusion-plugins":
-            self._fusion_plugins(words[1:])
-        elif program == "python":
-            _parse_only(REPOSITORY / words[1], words[2:])
-        else:
-            raise AssertionError(f"no test knows how to run: {' '.join(words)}")
+        elif needs is not None or not self._run_short(words):
+            self.accept(words)
+
+    def accept(self, words: list[str]) -> None:
+        """Let the program judge its arguments, without doing what they say."""
+        match words:
+            case ["cd" | "export", *_] | ["pip", "install", *_] | ["git", "clone", *_]:
+                pass
+            case ["make", *targets]:
+                _dry_run_make(targets)
+            case ["fusion-plugins", *arguments]:
+                _parse_only(lambda: main(arguments), words)
+            case ["python", "-m", module, *_]:
+                run = partial(runpy.run_module, module, run_name="__main__")
+                _parse_only(run, words[2:])
+            case ["python", script, *_]:
+                path = str(REPOSITORY / script)
+                _parse_only(
+                    partial(runpy.run_path, path, run_name="__main__"), words[1:]
+                )
+            case _:
+                raise AssertionError(f"no test knows how to run: {' '.join(words)}")
+
+    def _run_short(self, words: list[str]) -> bool:
+        """Run a command for which a reduction is known; of a repeated option the last wins."""
+        for known, reduction in SHORT_PROGRAMS.items():
+            if tuple(words[: len(known)]) == known:
+                own = [self._own(f"={w}")[1:] for w in [*words[1:], *reduction]]
+                assert main(own) == 0
+                return True
+        return False
 
     def _fusion_bench(self, arguments: list[str], needs: str | None) -> None:
         from fusion_bench.scripts.cli import _hydra_main
@@ -157,28 +177,6 @@ class Sandbox:
                 extra += options
         return extra
 
-    def _module(self, module: str, arguments: list[str]) -> None:
-        """Let the parser judge; it exits before anything is done."""
-        with _monkeypatch() as patch:
-            patch.setattr(sys, "argv", [module, *arguments, "--help"])
-            try:
-                runpy.run_module(module, run_name="__main__", alter_sys=True)
-            except SystemExit as end:
-                assert not end.code, f"{module} {arguments} ended with {end.code}"
-
-    def _fusion_plugins(self, arguments: list[str]) -> None:
-        """Run where a reduction is known, else let the parser judge the arguments."""
-        from fusion_plugins.cli import main
-        from fusion_plugins.cli.program import make_parser
-
-        for known, reduction in SHORT_PROGRAMS.items():
-            if tuple(arguments[: len(known)]) == known:  # a repeated option's last wins
-                words = [self._own(f"={w}")[1:] for w in [*arguments, *reduction]]
-                assert main(words) == 0
-                return
-        if "--help" not in arguments:
-            make_parser().parse_args(arguments)
-
     def _in_process(self, main, arguments: list[str]) -> None:
         threads = torch.get_num_threads()
         with _monkeypatch() as patch:
@@ -199,23 +197,40 @@ def _monkeypatch():
         yield patch
 
 
-def _dry_run_make(words: list[str]) -> None:
+def _dry_run_make(targets: list[str]) -> None:
     if shutil.which("make") is None:
         return
     done = subprocess.run(
-        ["make", "-n", *words[1:]], cwd=REPOSITORY, capture_output=True, text=True
+        ["make", "-n", *targets], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 
 
-def _parse_only(script: Path, arguments: list[str]) -> None:
-    """A script's own parser must accept the options; what it measures takes minutes."""
-    assert script.is_file(), f"{script} does not exist"
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments, "--help"],
-        cwd=REPOSITORY,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+class _Parsed(BaseException):
+    """The arguments were accepted."""
+
+
+def _parse_only(run: Callable[[], object], words: list[str]) -> None:
+    """Run a program until its own parser has accepted its arguments.
+
+    ``--help`` would not do: argparse prints it before it looks at the other options.
+    """
+    parse = ArgumentParser.parse_args
+
+    def parse_and_stop(parser, *arguments, **named):
+        parse(parser, *arguments, **named)
+        raise _Parsed
+
+    with _monkeypatch() as patch:
+        patch.setattr(ArgumentParser, "parse_args", parse_and_stop)
+        patch.setattr(sys, "argv", words)
+        patch.syspath_prepend((REPOSITORY / words[0]).parent)  # as python does
+        try:
+            run()
+        except _Parsed:
+            return
+        except SystemExit as end:
+            asked = end.code in (None, 0) and "--help" in words
+            assert asked, f"{' '.join(words)} ended with {end.code}"
+            return
+    raise AssertionError(f"{' '.join(words)} does not look at its arguments")

@@ -6,7 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from documented import NEEDS, PAGES, REPOSITORY, examples, languages
+from documented import (
+    NEEDS,
+    PAGES,
+    REPOSITORY,
+    examples,
+    inline_commands,
+    languages,
+)
 from sandbox import Sandbox
 
 pytestmark = pytest.mark.slow
@@ -23,7 +30,7 @@ def sandbox(tmp_path_factory, tiny_pool_root):
 
 
 def test_blocks_are_found_and_in_known_languages():
-    assert len(SHELL) >= 15 and len(PYTHON) > 5
+    assert len(SHELL) >= 15 and len(PYTHON) > 5 and len(inline_commands()) > 5
     # Anything else would escape these tests unseen.
     assert languages() <= {"bash", "python", "yaml", "text", "bibtex", "json"}
     assert all(example.needs in (None, *NEEDS) for example in SHELL + PYTHON)
@@ -33,6 +40,28 @@ def test_blocks_are_found_and_in_known_languages():
 def test_commands_work(example, sandbox):
     for command in example.commands:
         sandbox.run_command(command, example.needs)
+
+
+@pytest.mark.parametrize("words", inline_commands(), ids=" ".join)
+def test_commands_in_sentences_are_accepted(words, sandbox):
+    sandbox.accept(words)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make chekc",
+        "fusion-plugins demo build --otu NEW",
+        "fusion-plugins demo build-text --data DATA --out NEW",
+        "python benchmarks/awd.py --repaets 2",
+        "python benchmarks/awd.py --repeats two",
+        "python -m tools.upstream CHECKOUT --method awdd",
+        "python benchmarks/common.py",
+    ],
+)
+def test_a_misspelt_command_is_not(command, sandbox):
+    with pytest.raises(AssertionError):
+        sandbox.accept(command.split())
 
 
 @pytest.mark.parametrize("page", sorted({e.page for e in PYTHON}), ids=lambda p: p.stem)

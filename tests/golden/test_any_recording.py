@@ -1,27 +1,29 @@
-"""The tests of this folder hold for recordings of any shape, not for one of them."""
+"""The replays hold for other recordings of the same form, given as their folder."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from recordings import FOLDER
+from made_recordings import write_recordings
 
-HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
+
+REPLAYS = ("test_adamerging.py", "test_awd.py", "test_tinting.py")
 
 
-@pytest.mark.slow
-def test_recordings_of_another_shape_are_replayed_too(tmp_path):
-    if FOLDER != HERE / "data":
-        pytest.skip("other recordings are under test already")
-    subprocess.run([sys.executable, str(HERE / "record.py"), str(tmp_path)], check=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE]
+def test_other_tasks_classes_widths_and_schedules_are_replayed(tmp_path):
+    write_recordings(tmp_path)
+    files = [Path(__file__).with_name(name) for name in REPLAYS]
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=-q", *map(str, files)]
     run = subprocess.run(
-        [*command, "-rs", "-k", "not another_shape"],
-        env=os.environ | {"FUSION_PLUGINS_GOLDEN": str(tmp_path)},
+        [*command, "-p", "no:cacheprovider"],
+        env={**os.environ, "FUSION_PLUGINS_GOLDEN": str(tmp_path)},
         capture_output=True,
         text=True,
+        timeout=300,
     )
-    assert run.returncode == 0, run.stdout[-3000:]
-    assert "no recording" not in run.stdout and "skipped" not in run.stdout
+    last = run.stdout.splitlines()[-1]
+    assert re.fullmatch(r"\d+ passed in .*", last), run.stdout[-3000:]

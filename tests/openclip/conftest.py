@@ -1,10 +1,6 @@
-"""Settings and a tiny pool shared by the tests of this folder."""
+"""A tiny OpenCLIP pool, made once, and no way to download another."""
 
 import pytest
-import torch
-
-# Thousands of tiny operations: threads only get in each other's way.
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

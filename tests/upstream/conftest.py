@@ -1,4 +1,4 @@
-"""Settings shared by the tests of this folder."""
+"""A checkout of FusionBench in small."""
 
 import pytest
 from release_copy import small_release
