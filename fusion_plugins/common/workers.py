@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -51,13 +51,14 @@ class Workers:
         ends = [left.pop if both_ends and n % 2 else left.popleft for n in numbers]
         results = [pool.submit(_work_on, work, end) for end in ends]
         try:
-            for result in results:
-                result.result()
+            wait(results, return_when=FIRST_EXCEPTION)
         finally:
             left.clear()  # after an error nothing goes on behind the caller's back
             wait(results)
             # A thread that starts sets what all later threads would take over.
             torch.set_num_threads(threads)
+        for result in results:
+            result.result()
 
     def _started(self, count: int) -> ThreadPoolExecutor:
         if self._pool is None or self._count != count:

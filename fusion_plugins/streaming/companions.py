@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -67,13 +68,15 @@ class Companions:
             output: The folder.
             dtype: Of the weights, for the config; None leaves it as in the base.
         """
-        for name, file in self._files.items():
-            content = file.read_bytes()
-            if name == "config.json" and dtype is not None:
-                content = _with_dtype(content, dtype)
-            output.put(name, content)
+        contents = {name: file.read_bytes() for name, file in self._files.items()}
+        if dtype is not None:
+            contents["config.json"] = _with_dtype(contents["config.json"], dtype)
         if self._tokenizer is not None:
-            self._tokenizer.save_pretrained(str(output.path))
+            with tempfile.TemporaryDirectory() as folder:
+                self._tokenizer.save_pretrained(folder)
+                saved = dict(_matching(Path(folder), _TOKENIZER))
+                contents |= {name: file.read_bytes() for name, file in saved.items()}
+        output.put_beside(contents)
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:

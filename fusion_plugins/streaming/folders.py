@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class ModelFolder:
             groups.setdefault(id(tensor), []).append(name)
         return [names for names in groups.values() if len(names) > 1]
 
-    def loaded_names(self, stored: Iterable[str]) -> dict[str, str]:
+    def loaded_names(self, stored: Collection[str]) -> dict[str, str]:
         """Name in the model -> name in the files, of every tensor that loading uses.
 
         Wrappers' prefixes are taken off, the model's own is put on where it is missing,
@@ -70,6 +70,11 @@ class ModelFolder:
         names = fitted_names(stored, saved | computed, (base_prefix(self.module),))
         model_name = {theirs: ours for ours, theirs in names.items()}
         named = {model_name.get(name, name): name for name in stored}
+        renamed = [theirs for ours, theirs in named.items() if ours != theirs]
+        if renamed:
+            log.info(
+                "%s: put or took off the prefix of %s.", self.label, shown(renamed)
+            )
         return {
             name: theirs
             for name, theirs in named.items()

@@ -60,6 +60,7 @@ class OutputFolder:
             "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
             "shards": {},  # file name -> hash
             "statistics": {},
+            "companions": [],  # names of the files beside the weights
         }
         self._guard = filelock.FileLock(str(self._private / "lock"))
         self._own = threading.Lock()
@@ -85,6 +86,7 @@ class OutputFolder:
 
     def _take_over(self) -> None:
         held = self._read_manifest()
+        self._state["companions"] = held.get("companions", [])
         if held.get("fingerprint") == self._state["fingerprint"]:
             self._state["shards"] = _whole(self.path, held["shards"])
             self._state["statistics"] = _whole(
@@ -145,11 +147,17 @@ class OutputFolder:
             if file not in map(Path, kept):
                 file.unlink()
 
-    def put(self, name: str, content: bytes) -> None:
-        """Write a file beside the weights; its name may name a folder too."""
-        target = self.path / name
-        target.parent.mkdir(exist_ok=True)
-        self._write(target, content)
+    def put_beside(self, contents: Mapping[str, bytes]) -> None:
+        """Write the files beside the weights, in place of those of earlier runs."""
+        for name in {*self._state["companions"]} - contents.keys():
+            file = self.path / name
+            if file.resolve().is_relative_to(self.path.resolve()):
+                file.unlink(missing_ok=True)
+        self._state["companions"] = list(contents)
+        self._write_manifest()
+        for name, content in contents.items():
+            (self.path / name).parent.mkdir(exist_ok=True)
+            self._write(self.path / name, content)
 
     # Shards
 
@@ -186,7 +194,8 @@ class OutputFolder:
 
     def complete(self, shards: list[Shard]) -> None:
         """Write the index, which makes the folder a model, and drop what was kept."""
-        self.put(INDEX, json.dumps(index_of(shards), indent=2).encode())
+        content = json.dumps(index_of(shards), indent=2).encode()
+        self._write(self.path / INDEX, content)
         self._clear(self._manifest, self._guard.lock_file)
 
     # Statistics of the task vectors, which cost a walk over all files each

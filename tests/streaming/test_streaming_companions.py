@@ -196,6 +196,27 @@ def test_all_chat_templates_are_copied(folders, tmp_path):
     assert not (tmp_path / "out" / "checkpoint-3").exists()
 
 
+@pytest.mark.parametrize("as_object", [False, True])
+def test_no_tokenizer_of_an_earlier_merge_is_left(folders, tmp_path, as_object):
+    base, out = Path(folders["_pretrained_"]), tmp_path / "out"
+    for name in ("added_tokens.json", "merges.txt", "old.py"):
+        (base / name).write_text("{}")
+    merge(folders, out, iterations=0)
+    (out / "README.md").write_text("mine")
+    save_tokenizer(tmp_path / "own", 30)
+    (base / "old.py").unlink()
+    pool = CausalLMPool(folders, tokenizer=str(tmp_path / "own"))
+    if as_object:
+        pool.tokenizer = {
+            "_target_": "transformers.AutoTokenizer.from_pretrained",
+            "pretrained_model_name_or_path": str(tmp_path / "own"),
+        }
+    merge(pool, out, iterations=0, overwrite=True)
+    names = {file.name for file in out.iterdir()}
+    assert {"tokenizer.json", "config.json", "README.md"} < names
+    assert names.isdisjoint({"added_tokens.json", "merges.txt", "old.py"})
+
+
 @pytest.mark.parametrize("name", ["vocab.txt", "generation_config.json", "code.py"])
 @pytest.mark.parametrize("through_folder", [False, True])
 def test_links_bring_nothing_from_outside(folders, tmp_path, name, through_folder):

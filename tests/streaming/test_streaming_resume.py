@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -284,3 +285,27 @@ def test_a_shard_that_misses_rows_is_never_given_its_name(
     with pytest.raises(RuntimeError, match="lacks rows although all were merged"):
         merge(llamas, tmp_path, iterations=0)
     assert not (tmp_path / INDEX).exists()
+
+
+def test_after_an_error_no_thread_works_on(llamas, tmp_path, monkeypatch):
+    """Behind the caller's back it would write into a folder that others may use."""
+    real, seen = ShardWriter.write, []
+
+    def failing(self, name, first_row, rows):
+        seen.append(name)
+        if len(seen) == 2:
+            raise Interrupted
+        time.sleep(0.05 if len(seen) > 2 else 0)  # room to hear of the error
+        return real(self, name, first_row, rows)
+
+    monkeypatch.setattr(ShardWriter, "write", failing)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(Interrupted):
+            merge(llamas, tmp_path, iterations=0)
+    finally:
+        torch.set_num_threads(1)
+    count = len(seen)
+    assert count < 6, "the other thread went on"
+    time.sleep(0.2)
+    assert len(seen) == count
