@@ -16,9 +16,7 @@ from .functional import Descent, Solution
 log = get_logger(__name__)
 
 _GROUPS = 2**13  # descended on at once: their matrices stay in cache
-
-# delta cannot be longer than the task vectors that share it; far more is divergence.
-_LONGEST = 1e4
+_LONGEST = 1e4  # times the task vectors that share delta: beyond it has diverged
 
 
 @dataclass(frozen=True)
@@ -177,22 +175,20 @@ def disentangle_gram(
     values = functional.scale_free(gram.values) if scale_free else gram.values
     parts, thresholds = [], []
     for part, weight in _parts(gram, values):
-        part_settings = replace(
-            settings, orthogonality_weight=settings.orthogonality_weight * weight
-        )
-        parts.append(functional.solve(part, part_settings, on_step))
-        thresholds.append(functional.stationary_threshold(part, part_settings))
+        weight = settings.orthogonality_weight * weight
+        own = replace(settings, orthogonality_weight=weight)
+        parts.append(functional.solve(part, own, on_step))
+        thresholds.append(functional.stationary_threshold(part, own))
     solution = Solution(
         torch.cat([part.coefficients for part in parts]),
         _summed([part.losses for part in parts]),
     )
-    result = Disentanglement(
-        tuple(tasks), gram, solution, torch.cat(thresholds), settings
-    )
+    alphas = torch.cat(thresholds)
+    result = Disentanglement(tuple(tasks), gram, solution, alphas, settings)
     # Also where it is NaN.
     if not result.delta_norm() <= _LONGEST * result.task_vector_norms().sum().item():
         raise ValueError(
-            f"AWD diverged: lr={settings.lr:g} is too long for granularity"
+            f"AWD diverged: lr={settings.lr:g} is too long a step for granularity"
             f" '{gram.granularity}'. Use scale_free=true or a smaller lr."
         )
     _warn_if_stationary(result, scale_free)

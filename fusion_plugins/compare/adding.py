@@ -38,7 +38,7 @@ def read_added(folders: object, results: Results) -> list[Results]:
 def check_tasks(added: Sequence[Results], tasks: Sequence[str] | None) -> None:
     """Raise unless added results are on the same tasks."""
     for earlier in added:
-        theirs = earlier.description()["tasks"]
+        theirs = earlier.described()["tasks"]
         if tasks and theirs and set(tasks) != set(theirs):
             raise ValueError(
                 f"add: {earlier.folder} is on the tasks {theirs}, this comparison on"

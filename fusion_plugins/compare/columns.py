@@ -56,8 +56,8 @@ class Added(Column):
     def mean(self, row: Row) -> str:
         added, whole = self.spread(row), row.over_seeds("parameters/model")
         base = whole.mean - added.mean if added and whole else 0
-        share = f" ({100 * added.mean / base:.2f} %)" if base and added.mean else ""
-        return super().mean(row) + share
+        share = f" ({100 * added.mean / base:.2f} %)" if added and base else ""
+        return super().mean(row) + (share if added and added.mean else "")
 
 
 class Seeds(Column):

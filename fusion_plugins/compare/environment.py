@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +26,12 @@ def versions() -> dict[str, str]:
 def git_commit(folder: str | Path = ".") -> str | None:
     """The commit checked out in a folder, "-dirty" if changed; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 30}
+    options: dict[str, Any] = {
+        "cwd": folder,
+        "capture_output": True,
+        "text": True,
+        "timeout": 30,
+    }
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         run = subprocess.run(command, check=False, **options)
         return run.stdout.strip() or None

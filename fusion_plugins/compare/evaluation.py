@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from fusion_bench import BaseModelPool
 from torch import nn
@@ -103,7 +104,7 @@ def _higher_is_better(metric: str) -> bool:
     return _LOWER_IS_BETTER.isdisjoint(metric.lower().replace("-", "_").split("_"))
 
 
-def evaluate_experts(modelpool: BaseModelPool, taskpool: object) -> Tasks:
+def evaluate_experts(modelpool: BaseModelPool, taskpool: Any) -> Tasks:
     """Each expert on its own task, one after the other; tasks without one left out."""
     tasks: Tasks = {}
     seen: Sequence[str] = ()
@@ -124,19 +125,19 @@ def evaluate_experts(modelpool: BaseModelPool, taskpool: object) -> Tasks:
     return tasks
 
 
-def evaluate_model(model: nn.Module, taskpool: object) -> Tasks:
+def evaluate_model(model: nn.Module, taskpool: Any) -> Tasks:
     """One model on every task."""
     return read_tasks(taskpool.evaluate(model))
 
 
-def task_names(taskpool: object) -> list[str] | None:
+def task_names(taskpool: Any) -> list[str] | None:
     """The pool's tasks before any evaluation; None where it does not say."""
     datasets = getattr(taskpool, "_test_datasets", None)
     return list(map(str, datasets)) if isinstance(datasets, Mapping) else None
 
 
 @contextlib.contextmanager
-def only_task(taskpool: object, task: str) -> Iterator[None]:
+def only_task(taskpool: Any, task: str) -> Iterator[None]:
     """Let the pool evaluate one task only, where it keeps its tasks in mappings.
 
     Other pools evaluate all their tasks as ever, which costs time but no result.

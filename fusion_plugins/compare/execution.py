@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 import lightning as L
 import torch
@@ -44,7 +45,7 @@ class Bench:
     """
 
     modelpool: BaseModelPool
-    taskpool: object
+    taskpool: Any
     build: Callable[[Cell], tuple[BaseAlgorithm, DictConfig]]
     metric: str | Mapping | None = None
     device: str = "cpu"
@@ -126,7 +127,8 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[dict]:
         yield _measure_experts(cell, bench)
         return
     start = time.perf_counter()
-    method, config = None, {}
+    method: Any = None
+    config: Any = {}
     if cell.method.name == PRETRAINED:
         result = bench.view(own_method=True).load_pretrained_model()
     else:
@@ -156,8 +158,9 @@ def _measure_experts(cell: Cell, bench: Bench) -> dict:
     scores = score(evaluate_experts(pool, bench.taskpool), bench.metric)
     seconds = {"merge": 0.0, "evaluate": _seconds_since(start)}
     size = bench.base_parameters
-    total = None if size is None else size * len(pool.model_names)
-    parameters = {"model": total, "added": None if size is None else total - size}
+    extra = None if size is None else size * (len(pool.model_names) - 1)
+    total = None if size is None or extra is None else size + extra
+    parameters = {"model": total, "added": extra}
     return new_record(cell, **scored(scores), seconds=seconds, parameters=parameters)
 
 
@@ -165,7 +168,7 @@ def named_models(result: object) -> list[tuple[str | None, nn.Module]]:
     """The models a method returned; the name is None where there is just one."""
     if isinstance(result, nn.Module):
         return [(None, result)]
-    found = list(_walk(result))
+    found: list[tuple[str | None, nn.Module]] = list(_walk(result))
     if not found:
         raise TypeError(
             f"The method returned {type(result).__name__}, expected a model, or models in"
@@ -190,8 +193,8 @@ def _numel(model: nn.Module) -> int:
 
 def _parameters(model: nn.Module, base: int | None) -> dict[str, int | None]:
     total = _numel(model)
-    if hasattr(model, "parameter_report"):  # some tints replace a layer, some add one
-        added = int(model.parameter_report()["tints"])
-    else:
-        added = None if base is None else max(total - base, 0)
+    report: Any = getattr(model, "parameter_report", None)
+    if report is not None:  # some tints replace a layer, some add one
+        return {"model": total, "added": int(report()["tints"])}
+    added = None if base is None else max(total - base, 0)
     return {"model": total, "added": added}

@@ -30,7 +30,7 @@ def gather(folder: str | os.PathLike) -> Comparison:
         for old, new in zip(records, filled, strict=True):
             if old != new:
                 write_json(results.path(new), new)
-        comparison = Comparison(results.description(), frame_of(filled))
+        comparison = Comparison(results.described(), frame_of(filled))
         for name, text in (
             ("results.csv", rows_csv(comparison)),
             ("cells.csv", cells_csv(comparison)),
@@ -68,9 +68,11 @@ def _measured_on(record: Mapping) -> tuple:
 
 def _shares(record: Mapping, experts: Mapping | None) -> dict:
     metric, found = record["metric"], {}
-    comparable = experts is not None and metric == experts["metric"]
-    for task, numbers in record["tasks"].items() if comparable else ():
-        pair = numbers[metric], experts["tasks"].get(task, {}).get(metric)
+    theirs: Mapping = {}
+    if experts is not None and metric == experts["metric"]:
+        theirs = experts["tasks"]
+    for task, numbers in record["tasks"].items() if theirs else ():
+        pair = numbers[metric], theirs.get(task, {}).get(metric)
         above, below = pair if record["higher_is_better"] else reversed(pair)
         if None not in pair and below:
             found[task] = above / below

@@ -65,7 +65,7 @@ def references(value: object, place: str = "") -> Iterator[tuple[str, str]]:
 
 def _fingerprint(value: object) -> str | None:
     if isinstance(value, (str, os.PathLike)):
-        return _of_path(Path(value)) if str(value) else None
+        return _of_path(os.fspath(value)) if str(value) else None
     try:
         if isinstance(value, nn.Module):
             return fingerprint(value.state_dict())

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -82,7 +83,7 @@ def read_methods(listed: object, common: object = None) -> list[Method]:
     return methods
 
 
-def as_plain(value: object) -> object:
+def as_plain(value: object) -> Any:
     """Lists and mappings of OmegaConf, and tuples, as lists and dictionaries."""
     if OmegaConf.is_config(value):
         return OmegaConf.to_container(value, resolve=True)
@@ -90,7 +91,8 @@ def as_plain(value: object) -> object:
 
 
 def _merged(*options: Mapping) -> dict:
-    return OmegaConf.to_container(OmegaConf.merge(*options))
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(*options))
+    return merged
 
 
 def _nested(options: Mapping) -> dict:
@@ -98,7 +100,8 @@ def _nested(options: Mapping) -> dict:
     nested = OmegaConf.create()
     for name, value in flatten(options):
         OmegaConf.update(nested, name, value)
-    return OmegaConf.to_container(nested)
+    plain: Any = OmegaConf.to_container(nested)
+    return plain
 
 
 def _name_and_options(entry: object) -> tuple[str, dict]:
@@ -147,14 +150,15 @@ def _method(name: str, overrides: dict) -> Method:
     config = compose_method(name, chosen) if chosen else config
     changes = {key: value for key, value in overrides.items() if key not in chosen}
     _check_options(name, config, changes)
-    return Method(name, overrides, OmegaConf.merge(config, changes))
+    changed: Any = OmegaConf.merge(config, changes)
+    return Method(name, overrides, changed)
 
 
 def _chosen_methods(
     name: str, config: DictConfig, overrides: Mapping, known: Sequence[str]
 ) -> dict[str, str]:
     """Options that hold a whole method and are given another one by name."""
-    plain = OmegaConf.to_container(config)  # not resolved
+    plain: Any = OmegaConf.to_container(config)  # not resolved
     parts = {k for k, v in plain.items() if isinstance(v, dict) and "_target_" in v}
     chosen = {
         key: value
@@ -184,6 +188,7 @@ def _check_options(name: str, node: Mapping, changes: Mapping, path: str = "") -
                 f"{name} has no option '{path}{key}'.{did_you_mean(str(key), known, path)}"
                 f" Options: {', '.join(path + k for k in known)}."
             )
-        below = OmegaConf.to_container(node)[key]  # not resolved
+        whole: Any = OmegaConf.to_container(node)  # not resolved
+        below = whole[key]
         if isinstance(value, Mapping) and isinstance(below, dict) and below:
             _check_options(name, node[key], value, f"{path}{key}.")

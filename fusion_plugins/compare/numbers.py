@@ -24,8 +24,9 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
         """None unless every seed has the figure: seeds must not drop out silently."""
-        found = list(values)
-        if not found or any(value is None for value in found):
+        given = list(values)
+        found = [value for value in given if value is not None]
+        if not found or len(found) < len(given):
             return None
         if not all(map(math.isfinite, found)):
             return cls(math.nan)
@@ -61,7 +62,7 @@ class Scale:
     def spread(self, spread: Spread | None) -> str:
         """`88.0 ± 0.4`, `88.0` for one seed, a dash for none."""
         if spread is None or spread.deviation is None:
-            return self.text(spread and spread.mean)
+            return self.text(None if spread is None else spread.mean)
         return f"{self.text(spread.mean)} ± {self.text(spread.deviation)}"
 
 

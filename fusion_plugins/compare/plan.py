@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from fusion_bench import BaseModelPool
 from omegaconf import DictConfig, OmegaConf
@@ -24,10 +25,10 @@ def resolve_method(
 ) -> DictConfig:
     """The method's config, what it says of the job around it and ``${seed}`` filled in."""
     job = OmegaConf.create({**surroundings, "seed": seed, "method": method.config})
-    return OmegaConf.create(OmegaConf.to_container(job.method, resolve=True))
+    return DictConfig(OmegaConf.to_container(job.method, resolve=True))
 
 
-def plain_config(config: object, log_dir: str | None = None) -> object:
+def plain_config(config: object, log_dir: str | None = None) -> Any:
     """A resolved config as plain values, without the run folder that changes each time."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
@@ -60,6 +61,9 @@ class Plan:
         """Work out the cells and check that they fit the results folder.
 
         Args:
+            methods: The rows.
+            seeds: Each gives every row one cell.
+            results: Where cells are kept.
             surroundings: Top-level keys of the job that method configs may refer to.
             about: Title and published numbers.
             settings: What else decides every cell's result.

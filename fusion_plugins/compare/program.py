@@ -188,7 +188,7 @@ class CompareProgram(FabricModelFusionProgram):
         """The algorithm as FusionBench sets it up, with files in the cell's own folder."""
         folder = str(plan.work_folder(cell))
         path = {**as_plain(self.path or {}), "output_dir": folder, "log_dir": folder}
-        around = plan.surroundings | {"path": path}
+        around = {**plan.surroundings, "path": path}
         config = resolve_method(cell.method, around, cell.seed)
         # Where a config does not ask for the program's; save_models is for all methods.
         for option, value in (("seed", cell.seed), ("save_model", False)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from datetime import datetime, timezone
+from typing import Any
 
 from .cells import Cell
 from .environment import git_commit, versions
@@ -71,7 +72,7 @@ def artifacts(method: object) -> dict[str, dict | None]:
     }
 
 
-def _coefficients(saved: object) -> dict | None:
+def _coefficients(saved: Any) -> dict | None:
     """Rows are tasks, columns are layers."""
     if not all(hasattr(saved, name) for name in ("tasks", "layers", "applied")):
         return None
@@ -79,7 +80,7 @@ def _coefficients(saved: object) -> dict | None:
     return {"tasks": list(saved.tasks), "keys": list(saved.layers), "values": values}
 
 
-def _cosines(result: object) -> dict | None:
+def _cosines(result: Any) -> dict | None:
     if not hasattr(result, "cosines"):
         return None
     before, after = (matrix.tolist() for matrix in result.cosines())

@@ -137,6 +137,8 @@ class Comparison:
     about: Mapping
     cells: pd.DataFrame
     rows: list[Row] = field(init=False)
+    metric: str = field(init=False)
+    higher_is_better: bool = field(init=False)
 
     def __post_init__(self) -> None:
         done = self.cells[self.cells["status"] == "done"]["record"]
@@ -158,13 +160,14 @@ class Comparison:
     @classmethod
     def read(cls, folder: str | os.PathLike) -> Comparison:
         """The comparison of a results folder; raises as `load_results` does."""
-        return cls(Results(folder).existing().description(), load_results(folder))
+        return cls(Results(folder).existing().described(), load_results(folder))
 
     def _rank(self, row: Row) -> tuple[bool, float, str]:
         average = self.average(row)
-        known = average is not None and average.finite
         sign = -1 if self.higher_is_better else 1
-        return not known, sign * average.mean if known else 0.0, row.label
+        if average is None or not average.finite:
+            return True, 0.0, row.label
+        return False, sign * average.mean, row.label
 
     @property
     def title(self) -> str:

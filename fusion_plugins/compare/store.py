@@ -43,6 +43,10 @@ class Results:
         """What ``compare.json`` says; None if there is none."""
         return read_json(self.summary) if self.summary.is_file() else None
 
+    def described(self) -> dict:
+        """What ``compare.json`` says; it must be there."""
+        return read_json(self.summary)
+
     def check(self, description: Mapping) -> None:
         """Raise unless this folder is free or holds results on the same pools."""
         known = self.description()

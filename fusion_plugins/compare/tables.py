@@ -19,7 +19,7 @@ from .columns import (
     main_columns,
     memory_columns,
 )
-from .numbers import MISSING, Spread
+from .numbers import MISSING
 from .results import Comparison, Row
 
 _NOTHING, FAILED = "-", "failed"
@@ -112,7 +112,7 @@ def markdown_table(comparison: Comparison) -> str:
     """A table of GitHub's Markdown, notes as a list."""
     table = text_table(comparison)
     rule = ["---"] + ["---:"] * (table.shape[1] - 1)
-    lines = [map(_markdown, line) for line in [table.columns, *table.to_numpy()]]
+    lines = [list(map(_markdown, line)) for line in [table.columns, *table.to_numpy()]]
     lines.insert(1, rule)
     return "\n".join(
         [
@@ -151,8 +151,9 @@ def rows_csv(comparison: Comparison) -> str:
             "added_parameters": next(iter(row.figures["parameters/added"]), None),
         }
         for name, column in numbers.items():
-            spread = column.spread(row) or Spread(None)
-            line |= {name: spread.mean, f"{name}_std": spread.deviation}
+            spread = column.spread(row)
+            line[name] = spread.mean if spread else None
+            line[f"{name}_std"] = spread.deviation if spread else None
         lines.append(line)
     return _csv(pd.DataFrame(lines, dtype=object))
 

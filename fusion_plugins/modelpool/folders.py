@@ -26,11 +26,11 @@ from ..task_vectors.checks import (
 from ..task_vectors.files import UNREADABLE, one_line, read_folder, refuse_quantised
 
 log = get_logger(__name__)
+_UNREADABLE: tuple[type[Exception], ...] = (*UNREADABLE, InstantiationException)
 
 ADAPTER_CONFIG = "adapter_config.json"  # a folder with it holds a LoRA adapter
 
-# Architectures that transformers lacks -> where they are defined.
-_OWN = {"OpenCLIPImageEncoder": ".openclip"}
+_OWN = {"OpenCLIPImageEncoder": ".openclip"}  # what transformers lacks -> where it is
 HeadSite = Callable[[nn.Module], "str | None"]
 _QUANTISED = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
@@ -41,9 +41,7 @@ class FolderModelPool(BaseModelPool):
     Those are transformers' classes, and the image encoder of OpenCLIP pools.
     """
 
-    def load_model(
-        self, model_name_or_config: str, *args: Any, **kwargs: Any
-    ) -> nn.Module:
+    def load_model(self, model_name_or_config: str, *args: Any, **kwargs: Any) -> Any:
         config = self._models.get(model_name_or_config)
         if not isinstance(config, str):
             return super().load_model(model_name_or_config, *args, **kwargs)
@@ -101,8 +99,9 @@ def accounted(
     ) -> Any:
         path = pretrained_model_name_or_path
         with_info = options.pop("output_loading_info", False)
-        read = partial(load.__get__(None, cls), path, *args, **options)
-        model, info, complete = _read(read, path, label)
+        model, info, complete = _read(
+            partial(load.__get__(None, cls), path, *args, **options), path, label
+        )
         head = _new_prefix(model, head_site)
         _complete(model, info, label, path, head, new_head and complete)
         return (model, info) if with_info else model
@@ -110,7 +109,7 @@ def accounted(
     transformers.PreTrainedModel.from_pretrained = classmethod(checked)
     try:
         yield
-    except (*UNREADABLE, InstantiationException) as error:
+    except _UNREADABLE as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, KeyError | TypeError) or not isinstance(cause, UNREADABLE):
             raise

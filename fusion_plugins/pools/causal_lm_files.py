@@ -11,9 +11,8 @@ from fusion_bench.modelpool import BaseModelPool, CausalLMPool
 from fusion_bench.modelpool.causal_lm import CausalLMBackbonePool
 from fusion_bench.utils import parse_dtype
 from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
-from omegaconf import DictConfig
 
-from ..modelpool.folders import FolderModelPool
+from ..modelpool.folders import FolderModelPool, source_of
 from .loading import PRETRAINED
 
 # Options of `from_pretrained` that say what class or code a folder is loaded as.
@@ -40,23 +39,21 @@ def language_model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
     }
 
 
-def _folder(name: str, config: object) -> Path:
-    path = config
-    if isinstance(config, (Mapping, DictConfig)):
-        path = config.get("pretrained_model_name_or_path")
-    if not isinstance(path, str):
+def _folder(name: str, config: Any) -> Path:
+    path, options = source_of(config), config if isinstance(config, Mapping) else {}
+    if path is None:
         raise ValueError(
             f"model '{name}' is {config!r}, expected a folder, a hub name, or a mapping"
-            " with pretrained_model_name_or_path. Adapters (LoRA) must be merged into"
-            " their model and saved first."
+            " with pretrained_model_name_or_path."
         )
     try:
-        return Path(resolve_checkpoint_path(path))
+        folder = resolve_checkpoint_path(path, hf_revision=options.get("revision"))
     except FileNotFoundError as error:
         raise ValueError(
             f"model '{name}': {path} is neither a folder nor a model that can be"
             f" downloaded. {error}"
         ) from error
+    return Path(folder, options.get("subfolder") or "")
 
 
 def pool_dtype(modelpool: BaseModelPool) -> torch.dtype | None:

@@ -29,13 +29,14 @@ from ..pools.causal_lm_files import (
 from ..pools.loading import PRETRAINED, as_modelpool, label_of
 from ..task_vectors import GramMatrices, TaskVectors, gram_matrices
 from .checkpoints import VOCABULARIES, open_task_vectors
-from .companions import companion_files, copy_companions, require_rows
-from .folders import read_folder
+from .companions import Companions
+from .folders import ModelFolder, read_folder
 from .inputs import check_apart, check_unchanged, identities, input_files, output_path
 from .merge import result_shards, write_shards
 from .module import load_mapped
 from .output import OutputFolder
 from .rules import build_rule, check_base_method, untouched
+from .shards import Shard
 
 log = get_logger(__name__)
 
@@ -125,6 +126,7 @@ class StreamingAWDAlgorithm(
         path: Path,
     ) -> None:
         dtype = parse_dtype(self.options.dtype) or pool_dtype(modelpool)
+        options = self._determining_options(method, dtype)
         with self.profile("open files"):
             models = {
                 name: read_folder(folder, label_of(name), code_options(modelpool))
@@ -133,28 +135,40 @@ class StreamingAWDAlgorithm(
             files = input_files(models)
             check_apart(path, files)
             inputs = identities(files)
-            base = models.pop(PRETRAINED)
-            keep = (*self.options.keep, *untouched(method))
-            vocabulary = self.options.vocabulary
-            task_vectors = open_task_vectors(base, models, vocabulary, keep)
-            tokenizer = tokenizer_source(modelpool)
-            beside = companion_files(folders[PRETRAINED], tokenizer)
-            require_rows(beside, tokenizer, base.vocabulary)
-        options = self._determining_options(method, dtype)
+            companions = Companions(folders[PRETRAINED], tokenizer_source(modelpool))
+            companions.require_rows(models[PRETRAINED].vocabulary)
+            task_vectors = self._open(models, method)
         with OutputFolder(path, options, inputs, self.options.overwrite) as output:
-            shards = result_shards(
-                task_vectors, dtype, int(self.options.shard_gb * 1e9)
-            )
+            limit = int(self.options.shard_gb * 1e9)
+            shards = result_shards(task_vectors, dtype, limit)
             if not all(map(output.is_done, shards)):
-                with self.profile("statistics"):
-                    redundant = self._redundant(task_vectors, output)
-                    rule = build_rule(method, task_vectors, redundant, output, True)
-                with self.profile("merge"):
-                    write_shards(task_vectors, rule, shards, output, True)
+                self._write(task_vectors, method, shards, output)
             check_unchanged(files, inputs)
-            copy_companions(beside, output, dtype, tokenizer)
+            companions.copy(output, dtype)
             output.complete(shards)
         log.info("Merged %d models into %s.", len(task_vectors.tasks), path)
+
+    def _open(
+        self, models: dict[str, ModelFolder], method: BaseAlgorithm
+    ) -> TaskVectors:
+        experts = {name: m for name, m in models.items() if name != PRETRAINED}
+        keep = (*self.options.keep, *untouched(method))
+        return open_task_vectors(
+            models[PRETRAINED], experts, self.options.vocabulary, keep
+        )
+
+    def _write(
+        self,
+        task_vectors: TaskVectors,
+        method: BaseAlgorithm,
+        shards: list[Shard],
+        output: OutputFolder,
+    ) -> None:
+        with self.profile("statistics"):
+            redundant = self._redundant(task_vectors, output)
+            rule = build_rule(method, task_vectors, redundant, output, progress=True)
+        with self.profile("merge"):
+            write_shards(task_vectors, rule, shards, output, progress=True)
 
     def _determining_options(
         self, method: BaseAlgorithm, dtype: torch.dtype | None

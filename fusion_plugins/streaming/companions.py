@@ -26,8 +26,8 @@ _TOKENIZER = (
 _MODEL = ("config.json", "generation_config.json", "*.py")
 
 
-def companion_files(base: Path, tokenizer: Any = None) -> dict[str, Path]:
-    """What goes beside the merged weights: path in the merged model -> file to copy.
+class Companions:
+    """The files beside the weights of a merge.
 
     Args:
         base: The pretrained model's folder; its config describes the merged model.
@@ -37,10 +37,43 @@ def companion_files(base: Path, tokenizer: Any = None) -> dict[str, Path]:
     Raises:
         ValueError: A link leads out of its model's folder.
     """
-    files = dict(_matching(base, _MODEL))
-    if tokenizer is None or isinstance(tokenizer, Path):
-        files |= dict(_matching(tokenizer or base, _TOKENIZER))
-    return files
+
+    def __init__(self, base: Path, tokenizer: Any = None):
+        self._files = dict(_matching(base, _MODEL))
+        self._tokenizer, self._source = tokenizer, "of the pool"
+        if tokenizer is None or isinstance(tokenizer, Path):
+            folder = tokenizer or base
+            self._tokenizer, self._source = None, f"in {folder}"
+            self._files |= dict(_matching(folder, _TOKENIZER))
+
+    def require_rows(self, rows: int | None) -> None:
+        """Raise ValueError if the tokenizer has more tokens than the merged model rows."""
+        if self._tokenizer is not None:
+            tokens = len(self._tokenizer)
+        else:
+            tokens = max(map(_tokens_in, self._files.values()), default=0)
+        if rows is not None and tokens > rows:
+            raise ValueError(
+                f"The tokenizer {self._source} has {tokens} tokens, the merged model"
+                f" {rows} rows: the last tokens would have no embedding. Name one that fits"
+                " with modelpool.tokenizer=FOLDER, or resize the embeddings of the"
+                " pretrained model and save it."
+            )
+
+    def copy(self, output: OutputFolder, dtype: torch.dtype | None) -> None:
+        """Make a folder of merged weights a model that loads by itself.
+
+        Args:
+            output: The folder.
+            dtype: Of the weights, for the config; None leaves it as in the base.
+        """
+        for name, file in self._files.items():
+            content = file.read_bytes()
+            if name == "config.json" and dtype is not None:
+                content = _with_dtype(content, dtype)
+            output.put(name, content)
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(str(output.path))
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:
@@ -63,29 +96,6 @@ def _fits(name: str, pattern: str) -> bool:
     return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
 
 
-def copy_companions(
-    files: dict[str, Path],
-    output: OutputFolder,
-    dtype: torch.dtype | None,
-    tokenizer: Any = None,
-) -> None:
-    """Make a folder of merged weights a model that loads by itself.
-
-    Args:
-        files: As from :func:`companion_files`.
-        output: Folder of the merged weights.
-        dtype: Of the merged weights, for the config; None leaves it as in the base.
-        tokenizer: One to save into the folder; None or a folder: it is among the files.
-    """
-    for name, file in files.items():
-        content = file.read_bytes()
-        if name == "config.json" and dtype is not None:
-            content = _with_dtype(content, dtype)
-        output.put(name, content)
-    if tokenizer is not None and not isinstance(tokenizer, Path):
-        tokenizer.save_pretrained(str(output.path))
-
-
 def _with_dtype(content: bytes, dtype: torch.dtype) -> bytes:
     config = json.loads(content)
     name = str(dtype).removeprefix("torch.")
@@ -93,28 +103,6 @@ def _with_dtype(content: bytes, dtype: torch.dtype) -> bytes:
     names = [key for key in ("torch_dtype", "dtype") if key in config]
     config |= dict.fromkeys(names or ["torch_dtype"], name)
     return (json.dumps(config, indent=2) + "\n").encode()
-
-
-def require_rows(files: dict[str, Path], tokenizer: Any, rows: int | None) -> None:
-    """Raise ValueError if the tokenizer has tokens beyond the model's rows.
-
-    Args:
-        files: As from :func:`companion_files`.
-        tokenizer: As there.
-        rows: Tokens of the merged model; None if unknown.
-    """
-    if tokenizer is None or isinstance(tokenizer, Path):
-        tokens = max((_tokens_in(file) for file in files.values()), default=0)
-        source = next((f.parent for n, f in files.items() if n.startswith("token")), "")
-    else:
-        tokens, source = len(tokenizer), "the pool"
-    if rows is not None and tokens > rows:
-        raise ValueError(
-            f"The tokenizer of {source} has {tokens} tokens, the merged model {rows} rows:"
-            " the last tokens would have no embedding. Name a tokenizer that fits with"
-            " modelpool.tokenizer=FOLDER, or resize the embeddings of the pretrained model"
-            " and save it."
-        )
 
 
 def _tokens_in(file: Path) -> int:

@@ -118,7 +118,6 @@ def apply_rule(
 
 
 def _rounded(task_vectors: TaskVectors, block: Block, merged: Tensor) -> Tensor:
-    """Merged rows in the base's dtype."""
     rounded = merged.to(task_vectors.dtype(block.key))
     if rounded.dtype == torch.float16 and not _is_finite(rounded):
         raise ValueError(
@@ -135,12 +134,7 @@ def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
 
 
 def require_finite(module: nn.Module, advice: str) -> None:
-    """Raise ValueError if a merged model holds NaN or Inf.
-
-    Args:
-        module: The merged model.
-        advice: What to do about it.
-    """
+    """Raise ValueError, with this advice, if a merged model holds NaN or Inf."""
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise ValueError(
@@ -160,8 +154,7 @@ def check_coefficients(
     """Raise ValueError unless `values` is (tasks,) or (tasks, rows) of the tensor."""
     if values is None:
         raise ValueError(
-            f"There are no coefficients for tensor '{key}'. as_coefficients() spreads"
-            " task-wise or layer-wise ones over all tensors."
+            f"There are no coefficients for '{key}': use as_coefficients()."
         )
     tasks, shape = len(task_vectors.tasks), task_vectors.shape(key)
     rows = shape[0] if len(shape) > 1 else 1

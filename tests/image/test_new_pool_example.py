@@ -17,6 +17,7 @@ QUIET |= {"guard_every": 2, "guard_samples": 8, "batch_size": 8, "seed": 0}
 
 @pytest.fixture(scope="module")
 def example():
+    families.import_families()
     known = dict(families.ADAPTERS)
     path = DOCS / "examples" / "new_pool.py"
     spec = importlib.util.spec_from_file_location("new_pool_example", path)

@@ -80,6 +80,18 @@ def test_wrappers_leave_no_trace(folders, tmp_path, prefix):
     assert all(torch.equal(got[name], value) for name, value in want.items())
 
 
+def test_a_subfolder_is_the_one_that_is_merged(folders, tmp_path):
+    nested = Path(folders["math"]).rename(tmp_path / "math").parent / "nested"
+    nested.mkdir()
+    (tmp_path / "math").rename(nested / "step-9")
+    source = {"pretrained_model_name_or_path": str(nested), "subfolder": "step-9"}
+    pool = CausalLMPool(folders | {"math": source}, tokenizer=None)
+    got = merge(pool, tmp_path / "out", iterations=0).state_dict()
+    plain = folders | {"math": str(nested / "step-9")}
+    want = merge(plain, tmp_path / "plain", iterations=0).state_dict()
+    assert all(torch.equal(got[name], value) for name, value in want.items())
+
+
 # Configs
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from fusion_bench.method import TaskArithmeticAlgorithm, TiesMergingAlgorithm
-from safetensors.torch import save_file
 from tiny_llamas import merge, merged_files, replace_weights, shard_files
 
 from fusion_plugins.streaming import StreamingAWDAlgorithm

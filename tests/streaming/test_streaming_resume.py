@@ -178,8 +178,8 @@ def test_models_that_change_while_they_merge_give_no_result(
     shutil.copytree(llamas["math"], folders["math"])
     real = streaming_algorithm.write_shards
 
-    def changing(*args):
-        real(*args)
+    def changing(*args, **options):
+        real(*args, **options)
         file = shard_files(tmp_path / "math")[0]
         file.write_bytes(flipped(file.read_bytes()))
 

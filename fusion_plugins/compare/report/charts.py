@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 from ..columns import MERGE
 from ..numbers import Spread
@@ -57,11 +58,16 @@ def _bar(row: Row, spread: Spread, axis: Axis, comparison: Comparison) -> dict:
 
 def time_chart(comparison: Comparison) -> dict | None:
     """Average against seconds to merge; pretrained and experts are level lines."""
-    levels, dots = [], []
+    levels: list[dict[str, Any]] = []
+    dots: list[dict[str, Any]] = []
     for row, average in _averages(comparison):
         seconds = MERGE.spread(row)
         value = average.mean * comparison.scale.factor
-        place = {"row": row, "value": value, "text": comparison.scale.spread(average)}
+        place: dict[str, Any] = {
+            "row": row,
+            "value": value,
+            "text": comparison.scale.spread(average),
+        }
         if row.is_reference:
             levels.append(place)
         elif seconds is not None and seconds.finite:
@@ -86,7 +92,7 @@ def time_chart(comparison: Comparison) -> dict | None:
 
 
 # Offsets (px) of a label's centre from its dot, nicest first.
-_OFFSETS = sorted(
+_OFFSETS: list[tuple[int, ...]] = sorted(
     product((0, 15, -15, 28, -28), repeat=2), key=lambda o: o[0] ** 2 + o[1] ** 2
 )[1:]
 _NARROW = (270, 300)  # px, the plot on a phone: what fits there fits anywhere
@@ -99,7 +105,7 @@ def place_labels(dots: list[dict]) -> None:
     taken: list[tuple[float, float]] = []
     for dot, (x, y) in zip(dots, spots, strict=True):
 
-        def crowding(offset: tuple[int, int], x: float = x, y: float = y) -> int:
+        def crowding(offset: tuple[int, ...], x: float = x, y: float = y) -> int:
             at = (x + offset[0], y + offset[1])
             outside = not (8 < at[0] < width - 8 and 8 < at[1] < height - 8)
             near_dots = sum(_near(at, spot, 13, 13) for spot in spots)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -24,7 +25,14 @@ from .tables import metric_tables, results_table, share_table
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = 6  # --c0 to --c5 in page.css; dashes tell further methods apart
 # What the templates show of a comparison, by the functions' names.
-_PARTS = (summary, failures, results_table, share_table, metric_tables, published)
+_PARTS: tuple[Callable, ...] = (
+    summary,
+    failures,
+    results_table,
+    share_table,
+    metric_tables,
+    published,
+)
 _PARTS += (bar_chart, radar_chart, time_chart)
 _PARTS += (coefficient_maps, cosine_tables, training_curves)
 

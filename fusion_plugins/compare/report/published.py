@@ -50,7 +50,7 @@ def _row(entry: dict, tasks: list[str], comparison: Comparison) -> dict:
         "label": entry["label"],
         "measured_label": row and row.label,
         "figures": [
-            _figure(value, row and comparison.task(row, name), comparison)
+            _figure(value, comparison.task(row, name) if row else None, comparison)
             for name, value in values.items()
         ],
     }
@@ -59,12 +59,12 @@ def _row(entry: dict, tasks: list[str], comparison: Comparison) -> dict:
 def _figure(
     published: float | None, measured: Spread | None, comparison: Comparison
 ) -> dict:
-    percent = measured and measured.mean * comparison.scale.factor
-    known = percent is not None and published is not None
+    percent = None if measured is None else measured.mean * comparison.scale.factor
+    difference = None
+    if percent is not None and published is not None:
+        difference = f"{percent - published:+.1f}".replace("-", "−")
     return {
         "published": MISSING if published is None else f"{published:.1f}",
         "measured": MISSING if percent is None else f"{percent:.1f}",
-        "difference": (
-            f"{percent - published:+.1f}".replace("-", "−") if known else None
-        ),
+        "difference": difference,
     }

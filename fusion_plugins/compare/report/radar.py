@@ -40,9 +40,8 @@ def radar_chart(comparison: Comparison) -> dict | None:
 
 def _values(row: Row, comparison: Comparison) -> list[float] | None:
     spreads = [comparison.task(row, task) for task in comparison.tasks]
-    if any(spread is None or not spread.finite for spread in spreads):
-        return None
-    return [spread.mean for spread in spreads]
+    means = [spread.mean for spread in spreads if spread is not None and spread.finite]
+    return means if len(means) == len(spreads) else None
 
 
 def _outline(row: Row, values: list[float], axis: Axis, comparison: Comparison) -> dict:

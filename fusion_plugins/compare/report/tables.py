@@ -70,7 +70,7 @@ def share_table(comparison: Comparison) -> Table | None:
 
 def metric_tables(comparison: Comparison) -> list[Table]:
     """One table for every further metric, e.g. loss and calibration error."""
-    tables = []
+    tables: list[Table] = []
     for metric in comparison.other_metrics:
         columns = metric_columns(comparison, metric, PLAIN)
         name, caption = f"metric-{len(tables) + 1}", f"{heading_text(metric)} per task"

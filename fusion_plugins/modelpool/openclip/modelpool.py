@@ -71,10 +71,12 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
         if path is None:
             return super().load_model(model_name_or_config, *args, **kwargs)
         encoder = load_encoder(path, model_name, self.trust_pickle)
-        if self._train_processor is None:
-            self._train_processor = encoder.train_preprocess
-        if self._test_processor is None:
-            self._test_processor = encoder.val_preprocess
+        for name, own in (
+            ("_train_processor", encoder.train_preprocess),
+            ("_test_processor", encoder.val_preprocess),
+        ):
+            if getattr(self, name) is None:
+                setattr(self, name, own)
         return encoder
 
     def load_classification_head(
