@@ -134,7 +134,7 @@ def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
 
 
 def require_finite(module: nn.Module, advice: str) -> None:
-    """Raise ValueError, with this advice, if a merged model holds NaN or Inf."""
+    """Raise ValueError, with this `advice`, if a merged `module` holds NaN or Inf."""
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise ValueError(
