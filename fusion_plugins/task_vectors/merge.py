@@ -154,7 +154,7 @@ def check_coefficients(
     """Raise ValueError unless `values` is (tasks,) or (tasks, rows) of the tensor."""
     if values is None:
         raise ValueError(
-            f"There are no coefficients for '{key}': use as_coefficients()."
+            f"There are no coefficients for tensor '{key}': use as_coefficients()."
         )
     tasks, shape = len(task_vectors.tasks), task_vectors.shape(key)
     rows = shape[0] if len(shape) > 1 else 1
