@@ -38,7 +38,7 @@ log = get_logger(__name__)
 
 
 def load_base(modelpool: BaseModelPool) -> nn.Module:
-    """The pretrained model as a module of the caller's own; see :func:`load_module`."""
+    """A `modelpool`'s pretrained model, the caller's own; see :func:`load_module`."""
     return load_module(modelpool, PRETRAINED)
 
 
@@ -167,7 +167,7 @@ def load_task_vectors(
 
 
 def head_site(modelpool: BaseModelPool, module: nn.Module) -> str | None:
-    """Where in the module every expert has a head of its own, if its family has such."""
+    """Where in a `modelpool`'s module every expert has a head of its own, if it has."""
     return family_of(modelpool).head_site(module)
 
 

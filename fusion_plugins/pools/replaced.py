@@ -47,7 +47,7 @@ def with_experts(
 
 
 def with_shared_heads(modelpool: BaseModelPool) -> BaseModelPool:
-    """The same pool, whose experts all have the pretrained model's head.
+    """The same `modelpool`, whose experts all have the pretrained model's head.
 
     Methods that merge every tensor can then merge experts whose own heads differ in
     shape. A pool without such heads is returned as it is.

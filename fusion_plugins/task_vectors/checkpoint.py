@@ -57,7 +57,7 @@ class Checkpoint:
 
 
 class StateDictCheckpoint(Checkpoint):
-    """A state dict already in memory (or FusionBench's lazy one)."""
+    """A `state_dict` in memory, or FusionBench's lazy one; errors call it `label`."""
 
     def __init__(self, state_dict: Mapping[str, Tensor], label: str):
         specs = {k: TensorSpec(tuple(v.shape), v.dtype) for k, v in state_dict.items()}
@@ -117,6 +117,10 @@ class _FileCheckpoint(Checkpoint):
 
 class SafetensorsCheckpoint(_FileCheckpoint):
     """A ``.safetensors`` file, or a folder with one file or an index of shards.
+
+    Args:
+        path: The file or folder.
+        label: What errors call it.
 
     Raises:
         ValueError: The path holds no safetensors, or quantised weights; the message says

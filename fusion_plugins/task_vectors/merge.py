@@ -134,7 +134,7 @@ def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
 
 
 def require_finite(module: nn.Module, advice: str) -> None:
-    """Raise ValueError, with this advice, if a merged model holds NaN or Inf."""
+    """Raise ValueError, with this `advice`, if a merged `module` holds NaN or Inf."""
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise ValueError(
@@ -154,7 +154,7 @@ def check_coefficients(
     """Raise ValueError unless `values` is (tasks,) or (tasks, rows) of the tensor."""
     if values is None:
         raise ValueError(
-            f"There are no coefficients for '{key}': use as_coefficients()."
+            f"There are no coefficients for tensor '{key}': use as_coefficients()."
         )
     tasks, shape = len(task_vectors.tasks), task_vectors.shape(key)
     rows = shape[0] if len(shape) > 1 else 1

@@ -38,7 +38,7 @@ _PARTS += (coefficient_maps, cosine_tables, training_curves)
 
 
 def render(comparison: Comparison) -> str:
-    """The page as text.
+    """The page of a `comparison`, as text.
 
     The page is one file: styles, script and pictures are inside, nothing is loaded. All
     text from the results is escaped, and a content security policy lets only the page's
