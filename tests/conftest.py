@@ -1,5 +1,8 @@
 """Shared by all tests: one thread, and a tiny pool that is trained once per session."""
 
+import signal
+import threading
+
 import pytest
 import torch
 
@@ -7,6 +10,10 @@ from fusion_plugins.demo.recipe import DemoRecipe
 
 # Thousands of tiny operations: threads only get in each other's way.
 torch.set_num_threads(1)
+
+# A shell's background jobs, and so their children, ignore Ctrl-C; kill tests need it.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_RECIPE = DemoRecipe(
     tasks=("digits", "textures", "colours"),

@@ -29,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Those of the command line; None for the process's own.
 
     Returns:
-        The exit status: 2 after a user's mistake, which is then said in one line.
+        The exit status: 2 after a user's mistake or a failed run, said in one line.
         With ``HYDRA_FULL_ERROR=1`` the error is raised instead.
     """
     options = make_parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         if os.environ.get("HYDRA_FULL_ERROR", "0") != "0":
             raise
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")

@@ -84,7 +84,7 @@ class LearnedOptions(FinishOptions):
 
     granularity: str = choice("layer", GRANULARITIES)
     init: float = number(0.3, -10, 10)
-    lr: float = number(1e-3, open_low=True)
+    lr: float = number(1e-3, high=1e30, open_low=True)
     batch_size: int = integer(16, low=1)
     trim: float | None = number(None, high=1, open_low=True)
     disentangle: dict[str, Any] | None = option(None, _check_disentangle)

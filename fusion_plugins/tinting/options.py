@@ -55,7 +55,7 @@ class TintingOptions(LearnedOptions):
     sampling: str = choice("none", ("none", "confidence_gap", "top_p"))
     top_p: float = number(0.5, high=1, open_low=True)
     clamp: bool = flag(True)
-    tint_lr: float | None = number(None, open_low=True)
+    tint_lr: float | None = number(None, high=1e30, open_low=True)
     learn_coefficients: bool = flag(True)
     learn_tints: bool = flag(True)
     lr: float = like(LearnedOptions, "lr", 1e-2)

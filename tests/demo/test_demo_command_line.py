@@ -185,6 +185,7 @@ def test_a_damaged_pool_is_named(tiny_pool_root, tmp_path, capsys):
     shutil.copytree(tiny_pool_root, root)
     (root / "data" / "digits.npz").write_bytes(b"PK")
     methods = ["--methods", "pretrained", "--out", str(tmp_path / "out")]
-    main(["demo", "run", "--root", str(root), *methods])
-    said = capsys.readouterr()
-    assert "digits.npz: not a .npz file" in said.out + said.err
+    assert main(["demo", "run", "--root", str(root), *methods]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: All 1 cells failed; the first: pretrained-seed0: ")
+    assert "digits.npz: not a .npz file" in said

@@ -11,8 +11,6 @@ from start_program import FUSION_BENCH, REPOSITORY, start
 pytestmark = pytest.mark.slow
 
 JOB = ["method=awd", "modelpool=clip-vit-b32_TA8", "taskpool=clip-vit-b32_TA8"]
-# What the hub's client raises, and what FusionBench and transformers turn it into.
-HUB_ERRORS = r"(FileNotFoundError|OSError|huggingface_hub\.errors\.\w+)"
 
 
 def composed(command: list[str | Path], folder: Path) -> dict:
@@ -59,11 +57,9 @@ def test_without_a_hub_it_stops_with_the_hubs_error(tmp_path: Path) -> None:
         HF_HOME=str(tmp_path / "hub"),
     )
     assert run.returncode != 0
-    assert "HF_HUB_OFFLINE" in run.stderr
-    assert "outgoing traffic has been disabled" in run.stderr
-
-    # The report ends with the error that stopped the run.
-    last_error = re.findall(r"^([\w.]+): .*", run.stderr, flags=re.MULTILINE)[-1]
-    assert re.fullmatch(HUB_ERRORS, last_error), last_error
-    last_frame = Path(re.findall(r'File "([^"]+)", line', run.stderr)[-1])
-    assert REPOSITORY / "fusion_plugins" not in last_frame.parents
+    # The report ends with the error that stopped the run, and names the model.
+    last_error = re.findall(r"^[\w.]+: .*", run.stderr, flags=re.MULTILINE)[-1]
+    assert last_error.startswith("ValueError: the base ('_pretrained_'): ")
+    assert "openai/clip-vit-base-patch32" in last_error
+    assert "outgoing traffic has been disabled" in last_error
+    assert "HF_HUB_OFFLINE" in last_error
