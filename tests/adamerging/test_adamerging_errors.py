@@ -24,7 +24,7 @@ BAD_OPTIONS = [
     ({"entropy_eps": 2}, "entropy_eps is 2, expected a number in [0, 1]"),
     ({"granularity": "row"}, "granularity is 'row', expected one of ['layer', 'task']"),
     ({"init": "0.3"}, "init is '0.3', expected a number in [-10, 10]"),
-    ({"lr": 0}, "lr is 0, expected a number in (0, inf)"),
+    ({"lr": 0}, "lr is 0, expected a number in (0, 1e+30]"),
     ({"lr": float("nan")}, "lr is nan, expected a number"),
     ({"batch_size": 0}, "batch_size is 0, expected a whole number >= 1"),
     ({"trim": 20}, "trim is 20, expected a number in (0, 1]"),
