@@ -10,6 +10,8 @@ import torch
 
 SCRIPT = Path(__file__).with_name("killed_merge.py")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tiny_pool_root, tmp_path_factory):

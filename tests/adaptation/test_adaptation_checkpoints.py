@@ -33,6 +33,7 @@ def without_timings(history: list[dict]) -> list[dict]:
     ]
 
 
+@pytest.mark.slow
 def test_the_runs_were_killed_and_continued(killed):
     report, *_ = killed
     assert [run["killed"] for run in report] == [True] * 7 + [False]
@@ -44,6 +45,7 @@ def test_the_runs_were_killed_and_continued(killed):
     assert report[-1]["last"] == 60 and report[-1]["left"] == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_half_written_is_never_read(killed):
     report, *_ = killed
     interrupted, after = report[5], report[6]
@@ -53,6 +55,7 @@ def test_a_checkpoint_half_written_is_never_read(killed):
     assert not any(name.startswith(".partial_") for name in report[-1]["left"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_half_removed_is_never_read(killed):
     report, *_ = killed
     cleared, after = report[6], report[7]
@@ -63,6 +66,7 @@ def test_a_checkpoint_half_removed_is_never_read(killed):
     assert after["first"] == 57  # the newest had lost its tensors
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_unbroken_bit_for_bit(killed):
     _, unbroken, resumed = killed
     assert (unbroken["raw"] - 0.3).abs().max() > 0.1
@@ -74,6 +78,7 @@ def test_killed_and_resumed_equals_unbroken_bit_for_bit(killed):
         assert torch.equal(*states), name
 
 
+@pytest.mark.slow
 def test_history_and_guard_are_whole_after_a_kill(killed):
     _, unbroken, resumed = killed
     assert [entry["step"] for entry in resumed["history"]] == list(range(60))

@@ -11,6 +11,8 @@ from toy_engine import cpu_fabric
 
 SCRIPT = Path(two_processes.__file__)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):

@@ -22,6 +22,7 @@ def test_the_recipes_that_the_guide_lists():
     assert len(RECIPES) == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_dry_runs(name, tmp_path, capsys):
     program = make_program(tmp_path, f"recipe={name}", "dry_run=true")
@@ -31,6 +32,7 @@ def test_every_recipe_dry_runs(name, tmp_path, capsys):
     assert program.title.startswith(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_names_the_published_numbers_and_what_differs(name):
     job = composed(name)

@@ -282,6 +282,7 @@ def test_a_reloaded_model_gives_the_same_logits(kind, saved):
         assert torch.equal(again._reference[task], weight)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_logits(saved, tmp_path):
     out = tmp_path / "logits.safetensors"
     here = str(Path(__file__).parent)

@@ -143,6 +143,7 @@ def ranks(tmp_path_factory) -> list[dict]:
     return [torch.load(Path(folder) / f"rank{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", tinting_cases.CASES)
 def test_two_processes_equal_one(case, ranks):
     fabric = Fabric(accelerator="cpu", devices=1)
