@@ -6,7 +6,7 @@ from .coefficients import Coefficients
 from .data import Batch, BatchSource, EncodedDataset, TaskSamples
 from .engine import Engine
 from .guards import CollapseGuard, expert_predictions
-from .identity import check_resume, fingerprint
+from .identity import check_resume
 from .interfaces import (
     AdaptationDiverged,
     Callback,
@@ -47,5 +47,4 @@ __all__ = [
     "Training",
     "check_resume",
     "expert_predictions",
-    "fingerprint",
 ]

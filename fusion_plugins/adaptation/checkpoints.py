@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..common.hashing import settings_hash
 from ..common.logging import get_logger
-from .identity import FORMAT, META, check_resume, fingerprint, read_meta
+from .identity import FORMAT, META, check_resume, read_meta
 from .interfaces import Callback, StepReport, Training
 
 log = get_logger(__name__)
@@ -33,7 +34,7 @@ class Checkpoints(Callback):
 
     Args:
         folder: Where runs keep their checkpoints; this run uses a subfolder named by the
-            fingerprint of `identity`.
+            hash of `identity`.
         identity: Everything that decides the result: options, tasks, data, experts.
         every: Steps between checkpoints.
         keep: How many of the newest to keep.
@@ -59,7 +60,7 @@ class Checkpoints(Callback):
         writes: bool = True,
     ):
         check_resume(resume, identity)
-        self.folder = Path(folder) / fingerprint(identity)
+        self.folder = Path(folder) / settings_hash(identity, 12)
         self.identity = json.loads(json.dumps(identity, default=str))
         self.every, self.keep, self.resume = every, keep, resume
         self.extra, self.writes = dict(extra or {}), writes

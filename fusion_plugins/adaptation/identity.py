@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +9,6 @@ from typing import Any
 
 META = "state.json"
 FORMAT = 1
-
-
-def fingerprint(identity: Mapping) -> str:
-    """A short name for everything that decides a run's result.
-
-    Args:
-        identity: Plain values by name.
-    """
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def check_resume(resume: str, identity: Mapping) -> None:

@@ -20,7 +20,7 @@ from ..pools.replaced import with_shared_heads
 from ..task_vectors import TaskVectors, merge_into, require_finite
 from . import report
 from .base_method import build_base_method, disentangled_pool, linear_weights
-from .disentangle import Disentanglement, disentangle
+from .disentangle import Disentanglement
 from .options import DisentangleOptions, base_method
 
 log = get_logger(__name__)
@@ -85,22 +85,14 @@ class AWDAlgorithm(
                 modelpool, module, task_vectors, options
             )
         with self.profile("disentangle"), torch.no_grad():
-            found = disentangle(
-                task_vectors,
-                options.descent,
-                granularity=options.granularity,
-                include=options.include,
-                exclude=(*options.exclude, *finish.apart),
-                scale_free=options.scale_free,
-                progress=self.fabric.is_global_zero,
-            )
+            found = options.find(task_vectors, finish.apart, self.fabric.is_global_zero)
         self.disentanglement = found
         weights = linear_weights(method, module, len(task_vectors.tasks))
         with self.profile("merge"):
             if weights is not None:
                 merged = self._merge_linearly(module, task_vectors, found, weights)
             else:
-                pool = with_shared_heads(modelpool)
+                pool = with_shared_heads(modelpool, module)
                 merged = method.run(disentangled_pool(pool, task_vectors, found))
         with self.profile("finish"):
             merged = finish(merged, self.fabric.device)

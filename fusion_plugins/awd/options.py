@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..common.options import Options, choice, flag, integer, number, option, patterns
+from ..task_vectors import TaskVectors
 from ..task_vectors.gram import GRANULARITIES
+from .disentangle import Disentanglement, disentangle
 from .functional import Descent
 
 
@@ -46,6 +49,29 @@ class DisentangleOptions(Options):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             tolerance=self.tolerance,
+        )
+
+    def find(
+        self,
+        task_vectors: TaskVectors,
+        apart: Sequence[str] = (),
+        progress: bool = False,
+    ) -> Disentanglement:
+        """The redundant vector by these options; see :func:`.disentangle.disentangle`.
+
+        Args:
+            task_vectors: Base and experts.
+            apart: Patterns of tensors that no method merges.
+            progress: Show a progress bar.
+        """
+        return disentangle(
+            task_vectors,
+            self.descent,
+            granularity=self.granularity,
+            include=self.include,
+            exclude=(*self.exclude, *apart),
+            scale_free=self.scale_free,
+            progress=progress,
         )
 
 

@@ -29,10 +29,9 @@ def require_folder(name: str, folder: str | Path) -> Path:
         ValueError: It is a file, a dangling link, or cannot be written into.
     """
     path = Path(folder).expanduser()
-    if path.is_symlink() and not path.exists():
-        raise ValueError(f"{name}: {path} is a link to nothing. Remove it.")
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{name}: {path} is a file, expected a folder.")
+    problem = obstacle(path)
+    if problem is not None:
+        raise ValueError(f"{name}: {path} {problem}, expected a folder.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
@@ -44,6 +43,13 @@ def require_folder(name: str, folder: str | Path) -> Path:
             " folder."
         ) from error
     return path
+
+
+def obstacle(path: Path) -> str | None:
+    """What stands where a folder is wanted, to follow its path in a message."""
+    if path.is_symlink() and not path.exists():
+        return "is a link to nothing"
+    return "is a file" if path.exists() and not path.is_dir() else None
 
 
 def results_folder(method: Any) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from os import PathLike
@@ -87,8 +88,16 @@ def file_fingerprint(path: str | PathLike[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _file_fingerprint(path: str, size: int, changed: int) -> str:
-    state = xxhash.xxh3_64()
-    with open(path, "rb") as file:
+    return _digest_of(path, xxhash.xxh3_64())
+
+
+def file_digest(path: str | PathLike[str]) -> str:
+    """A hash of a file's bytes as they are now, also where no time tells of a change."""
+    return _digest_of(path, hashlib.blake2b(digest_size=32))
+
+
+def _digest_of(path: str | PathLike[str], state: Any) -> str:
+    with open(path, "rb", buffering=0) as file:
         while part := file.read(_READ):
             state.update(part)
     return state.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,12 +12,12 @@ from typing import Any
 import lightning as L
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
-from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..common.logging import get_logger
 from ..pools import with_shared_heads
+from ..pools.clip_tasks import registered_tasks
 from ..pools.loading import head_site
 from ..pools.task_heads import with_task_heads
 from .cells import Cell
@@ -83,7 +82,7 @@ def run_cell(cell: Cell, bench: Bench) -> list[dict]:
     start = time.perf_counter()
     try:
         # Whatever an earlier method left switched, and what this one leaves registered.
-        with torch.enable_grad(), _restored_tasks():
+        with torch.enable_grad(), registered_tasks():
             records = list(_measure(cell, bench))
     except (Exception, SystemExit) as error:
         log.error("%s failed: %s", cell.id, error, exc_info=full_errors())
@@ -91,18 +90,6 @@ def run_cell(cell: Cell, bench: Bench) -> list[dict]:
     parts = [record["part"] for record in records]
     common = {"parts": parts, "peak_memory_mib": peak_memory(), "device": bench.device}
     return [record | common for record in records]
-
-
-@contextlib.contextmanager
-def _restored_tasks() -> Iterator[None]:
-    """Take back the zero-shot tasks that a method registers with FusionBench."""
-    known = CLIPTemplateFactory._dataset_mapping
-    before = deepcopy(known)
-    try:
-        yield
-    finally:
-        known.clear()
-        known.update(before)
 
 
 def _free_memory() -> None:
@@ -157,10 +144,10 @@ def _measure_experts(cell: Cell, bench: Bench) -> dict:
     pool = bench.view(own_method=True)
     scores = score(evaluate_experts(pool, bench.taskpool), bench.metric)
     seconds = {"merge": 0.0, "evaluate": _seconds_since(start)}
-    size = bench.base_parameters
-    extra = None if size is None else size * (len(pool.model_names) - 1)
-    total = None if size is None or extra is None else size + extra
-    parameters = {"model": total, "added": extra}
+    parameters: dict[str, int | None] = {"model": None, "added": None}
+    if bench.base_parameters is not None:
+        total = bench.base_parameters * len(pool.model_names)
+        parameters = {"model": total, "added": total - bench.base_parameters}
     return new_record(cell, **scored(scores), seconds=seconds, parameters=parameters)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ..common.hashing import settings_hash
+from ..common.options import plain as without_omegaconf
 from .composing import compose_method, method_names
-from .files import flatten, short_hash
+from .files import flatten
 from .results import REFERENCES
 
 
@@ -53,7 +55,7 @@ class Method:
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", self.name)
         if name == self.name and not self.overrides:
             return name
-        return f"{name}-{short_hash([self.name, self.overrides])}"
+        return f"{name}-{settings_hash([self.name, self.overrides], 8)}"
 
 
 def read_methods(listed: object, common: object = None) -> list[Method]:
@@ -85,9 +87,7 @@ def read_methods(listed: object, common: object = None) -> list[Method]:
 
 def as_plain(value: object) -> Any:
     """Lists and mappings of OmegaConf, and tuples, as lists and dictionaries."""
-    if OmegaConf.is_config(value):
-        return OmegaConf.to_container(value, resolve=True)
-    return list(value) if isinstance(value, tuple) else value
+    return list(value) if isinstance(value, tuple) else without_omegaconf(value)
 
 
 def _merged(*options: Mapping) -> dict:

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from rich.text import Text
 
+from ..common.hashing import settings_hash
 from .cells import Cell, make_cells
-from .files import FORMAT, short_hash
+from .files import FORMAT
 from .inputs import inputs_identity, references
 from .methods import Method, as_plain
 from .store import Results
@@ -81,7 +82,7 @@ class Plan:
         self.identities = {
             label: {
                 **self.shared,
-                "method": short_hash([config, settings, *references(config)]),
+                "method": settings_hash([config, settings, *references(config)], 8),
             }
             for label, config in configs.items()
         }
@@ -133,7 +134,7 @@ def _description(surroundings: Mapping, about: Mapping) -> dict:
     return {
         "format": FORMAT,
         **about,
-        "pools": short_hash(list(pools.values())),
+        "pools": settings_hash(list(pools.values()), 8),
         **pools,
         "tasks": [],
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
+from ..common.folders import obstacle
 from .files import FORMAT, checked_record, flatten, read_json, slug, write_json
 
 
@@ -160,10 +161,9 @@ def results_folder(path: object) -> Path:
     if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
         raise ValueError(f"results is {path!r}, expected the name of a folder.")
     for part in (Path(path), *Path(path).parents):
-        if part.is_symlink() and not part.exists():
-            raise ValueError(f"results is {path}, but {part} is a link to nothing.")
-        if part.exists() and not part.is_dir():
-            raise ValueError(f"results is {path}, but {part} is a file, not a folder.")
+        problem = obstacle(part)
+        if problem is not None:
+            raise ValueError(f"results is {path}, but {part} {problem}, not a folder.")
     return Path(path)
 
 

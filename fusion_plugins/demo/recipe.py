@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
-from ..common.options import require_choice, require_integer, require_number
+from ..common.hashing import settings_hash
+from ..common.options import (
+    require_choice,
+    require_integer,
+    require_number,
+)
 
 BUILTIN_TASKS = ("digits", "shapes", "textures", "letters", "counting", "colours")
 # Those of the built-in tasks that a small ResNet learns well.
@@ -42,8 +45,7 @@ class Recipe:
     def hash(self) -> str:
         """12 hexadecimal digits that change when anything in the recipe does."""
         content = {"format_version": self.format, **self.to_dict()}
-        text = json.dumps(content, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return settings_hash(content, 12)
 
 
 def _check(entry: Field, value: Any) -> None:

@@ -44,9 +44,7 @@ def run(
     results = str(out or Path("outputs", "demo", root.name))
     job.modelpool.root = job.taskpool.root = str(root)
     job.title, job.results = name, results
-    job.path.log_dir, job.path.work_dir = (
-        results,
-        ".",
-    )  # Hydra's command would set these
+    # Hydra's command would set these.
+    job.path.log_dir, job.path.work_dir = results, "."
     job.methods = list(methods or METHODS)
     return instantiate(job).run()

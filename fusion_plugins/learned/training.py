@@ -112,8 +112,9 @@ class Trainer:
         batch_tasks = self._settle_statistics(experts)
         learner = start(weights, experts.coefficients)
         progress = Progress(self.objective.label, options.log_every)
-        identity = _identity(weights, tasks, adapter)
-        checkpoints = self._checkpoints(identity, learner, progress, guard)
+        checkpoints = self._checkpoints(
+            lambda: _identity(weights, tasks, adapter), learner, progress, guard
+        )
         forward = experts.finish.statistics.learning_forward(adapter.features)
         engine = Engine(
             Predictor(weights, learner.tasks, forward, self.fabric),
@@ -167,7 +168,7 @@ class Trainer:
 
     def _checkpoints(
         self,
-        identity: Mapping[str, Any],
+        identity: Callable[[], Mapping[str, Any]],
         learner: Learner,
         progress: Progress,
         guard: CollapseGuard | None,
@@ -183,7 +184,7 @@ class Trainer:
         return self.hold(
             Checkpoints(
                 options.checkpoint_dir,
-                self.fabric.broadcast({**self.settings, **identity}),
+                self.fabric.broadcast({**self.settings, **identity()}),
                 options.checkpoint_every,
                 options.keep_checkpoints,
                 options.resume,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..adaptation import MergedWeights
-from ..awd.disentangle import Disentanglement, disentangle
+from ..awd.disentangle import Disentanglement
 from ..awd.options import DisentangleOptions
 from ..task_vectors import TaskVectors
 from ..task_vectors.ties import ties_trim_
@@ -37,14 +37,7 @@ class Transform:
         found = None
         if options.disentangle is not None:
             settings = DisentangleOptions(**options.disentangle)
-            found = disentangle(
-                task_vectors,
-                settings.descent,
-                granularity=settings.granularity,
-                include=settings.include,
-                exclude=(*settings.exclude, *apart),
-                scale_free=settings.scale_free,
-            )
+            found = settings.find(task_vectors, apart)
         return cls(found, options.trim, apart)
 
     def mixing(self, keys: Sequence[str]) -> Tensor | None:

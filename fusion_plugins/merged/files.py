@@ -17,6 +17,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from ..modelpool.folders import FolderModelPool, accounted
+from ..task_vectors.files import one_line
 from .heads import ClassificationHead
 from .sites import Site, file_name, fitting_copy, trainable_copy
 
@@ -65,13 +66,9 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
     except (RuntimeError, SafetensorError, FileNotFoundError) as error:
         raise ValueError(
             f"{folder / _WEIGHTS} does not fit a {type(trunk).__name__}:"
-            f" {_one_line(error)}"
+            f" {one_line(error)}"
         ) from error
     return trunk
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 @contextmanager
@@ -227,7 +224,7 @@ def layer_of(
     except (AttributeError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"{INDEX}: the tensors of '{site}' do not fit a {type(trunk).__name__}:"
-            f" {_one_line(error)}. Give the trunk they were saved with."
+            f" {one_line(error)}. Give the trunk they were saved with."
         ) from error
     return layer
 

@@ -159,9 +159,9 @@ class TaskSwitch(SwitchModule):
         if self._active_option is None:
             raise RuntimeError(
                 f"The layer '{self._site}' differs between the tasks"
-                f" {list(self._option_modules)}, but no task is set: call set_task(name) on the tinted model, or evaluate"
-                " with a task pool that does (CLIPTaskPool, FusionBench's"
-                " ImageClassificationTaskPool)."
+                f" {list(self._option_modules)}, but no task is set: call"
+                " set_task(name) on the tinted model, or evaluate with a task pool that"
+                " does (CLIPTaskPool, FusionBench's ImageClassificationTaskPool)."
             )
         return super().forward(*args, **kwargs)
 

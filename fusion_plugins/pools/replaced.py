@@ -46,13 +46,19 @@ def with_experts(
     return view
 
 
-def with_shared_heads(modelpool: BaseModelPool) -> BaseModelPool:
+def with_shared_heads(
+    modelpool: BaseModelPool, base: nn.Module | None = None
+) -> BaseModelPool:
     """The same `modelpool`, whose experts all have the pretrained model's head.
 
     Methods that merge every tensor can then merge experts whose own heads differ in
     shape. A pool without such heads is returned as it is.
+
+    Args:
+        modelpool: The pool.
+        base: Its pretrained model, where that is loaded already.
     """
-    base = load_base(modelpool)
+    base = load_base(modelpool) if base is None else base
     site = head_site(modelpool, base)
     if site is None:
         return modelpool

@@ -14,7 +14,13 @@ from transformers.modeling_utils import PreTrainedModel, no_init_weights
 
 from ..common.logging import get_logger
 from ..modelpool.folders import ADAPTER_CONFIG
-from ..task_vectors.checks import base_prefix, fitted_names, missing_names, shown
+from ..task_vectors.checks import (
+    base_prefix,
+    fitted_names,
+    missing_names,
+    shown,
+    unused_names,
+)
 from ..task_vectors.files import refuse_quantised
 
 log = get_logger(__name__)
@@ -65,8 +71,7 @@ class ModelFolder:
             return {name: name for name in stored}
         saved = self.module.state_dict().keys()
         computed = {name for name, _ in self.module.named_buffers()} - saved
-        ignored = self.module._keys_to_ignore_on_load_unexpected or []
-        ignored = re.compile("|".join([r"rotary_emb\.inv_freq$", *ignored]))
+        ignored = unused_names(self.module)
         names = fitted_names(stored, saved | computed, (base_prefix(self.module),))
         model_name = {theirs: ours for ours, theirs in names.items()}
         named = {model_name.get(name, name): name for name in stored}

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..common.folders import obstacle
 from ..task_vectors.files import file_identity, safetensors_files
 from .folders import ModelFolder
 
@@ -80,10 +81,7 @@ def output_path(
 
 
 def _problem(part: Path) -> str | None:
-    if part.is_symlink() and not part.exists():
-        return "is a link to nothing"
-    if part.exists() and not part.is_dir():
-        return "is a file"
-    if part.exists() and not os.access(part, os.W_OK | os.X_OK):
+    problem = obstacle(part)
+    if problem is None and part.exists() and not os.access(part, os.W_OK | os.X_OK):
         return "is read-only"
-    return None
+    return problem

@@ -14,7 +14,7 @@ from ..task_vectors import Block, TaskVectors
 from ..task_vectors.blocks import row_slices
 from ..task_vectors.checks import is_mergeable
 from ..task_vectors.files import TensorSpec
-from ..task_vectors.merge import apply_rule
+from ..task_vectors.merge import apply_rule, is_finite
 from .output import OutputFolder
 from .shards import Shard, ShardWriter, plan_shards
 
@@ -141,10 +141,9 @@ class _Writers:
 def _stored(name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
     """Values in the dtype of the file; ValueError if that makes NaN or Inf of them."""
     stored = values.to(dtype)
-    # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
-    if torch.isfinite(stored.sum()) or torch.isfinite(stored).all():
+    if is_finite(stored):
         return stored
-    if torch.isfinite(values).all():
+    if is_finite(values):
         raise ValueError(
             f"The merged tensor '{name}' reaches {values.abs().max():.4g}, more than"
             f" {dtype} holds ({torch.finfo(dtype).max:.4g}). Set method.dtype=bfloat16 or"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..common.hashing import settings_hash
+from ..common.identity import file_digest
 from ..common.logging import get_logger
-from ..task_vectors.files import file_digest
 from .shards import Shard, index_of
 
 log = get_logger(__name__)
@@ -55,9 +55,8 @@ class OutputFolder:
         versions = {"fusion_plugins": __version__, "torch": torch.__version__}
         described = {"format": _FORMAT, "options": dict(options)}
         described |= {"inputs": dict(inputs), "versions": versions}
-        text = json.dumps(described, sort_keys=True)
-        self._state = json.loads(text) | {
-            "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
+        self._state = json.loads(json.dumps(described, sort_keys=True)) | {
+            "fingerprint": settings_hash(described),
             "shards": {},  # file name -> hash
             "statistics": {},
             "companions": [],  # names of the files beside the weights

@@ -202,8 +202,7 @@ def unplaced_names(module: nn.Module, stored: Iterable[str]) -> list[str]:
     parts = {name for owner in owners for name, _ in owner.named_children()}
     state = {name.removeprefix(prefix) for name in module.state_dict()}
     buffers = {name.removeprefix(prefix) for name, _ in module.named_buffers()} - state
-    ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or []
-    pattern = re.compile("|".join([*ignored, r"rotary_emb\.inv_freq"]))
+    pattern = unused_names(module)
     found = []
     for name in stored:
         bare = [n.removeprefix(prefix) for n in _bare_names(name)]
@@ -211,6 +210,12 @@ def unplaced_names(module: nn.Module, stored: Iterable[str]) -> list[str]:
         if not known and any(n.partition(".")[0] in parts for n in bare):
             found.append(name)
     return found
+
+
+def unused_names(module: nn.Module) -> re.Pattern[str]:
+    """What stored tensors are called that the module's class makes itself."""
+    ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or []
+    return re.compile("|".join([*ignored, r"rotary_emb\.inv_freq$"]))
 
 
 def base_prefix(module: nn.Module) -> str:

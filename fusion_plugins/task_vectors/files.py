@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -144,15 +143,6 @@ def file_identity(file: Path) -> list[int | str]:
             parts.append(stream.read(_SAMPLE_BYTES))
     times = (stat.st_mtime_ns, stat.st_ctime_ns)
     return [file.name, stat.st_size, *times, fingerprint(*parts)]
-
-
-def file_digest(file: Path) -> str:
-    """A hash of all that a file holds."""
-    digest = hashlib.blake2b(digest_size=32)
-    with file.open("rb", buffering=0) as stream:
-        while content := stream.read(2**22):
-            digest.update(content)
-    return digest.hexdigest()
 
 
 def data_starts(file: Path) -> dict[str, int]:

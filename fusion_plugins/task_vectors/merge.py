@@ -119,7 +119,7 @@ def apply_rule(
 
 def _rounded(task_vectors: TaskVectors, block: Block, merged: Tensor) -> Tensor:
     rounded = merged.to(task_vectors.dtype(block.key))
-    if rounded.dtype == torch.float16 and not _is_finite(rounded):
+    if rounded.dtype == torch.float16 and not is_finite(rounded):
         raise ValueError(
             f"The merged tensor '{block.key}' overflows float16, whose largest number is"
             f" {torch.finfo(torch.float16).max:g}. Give the base in bfloat16 or float32,"
@@ -136,14 +136,14 @@ def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
 def require_finite(module: nn.Module, advice: str) -> None:
     """Raise ValueError, with this `advice`, if a merged `module` holds NaN or Inf."""
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not _is_finite(tensor):
+        if tensor.is_floating_point() and not is_finite(tensor):
             raise ValueError(
                 f"The merged tensor '{name}' holds NaN or Inf in {tensor.dtype}. {advice}"
             )
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    # A NaN or Inf anywhere makes the sum one; cheaper than a mask. So may large numbers.
+def is_finite(tensor: Tensor) -> bool:
+    """Whether it holds no NaN or Inf: they spoil the sum, as large numbers may too."""
     total = tensor.sum(dtype=torch.float32)
     return bool(torch.isfinite(total) or torch.isfinite(tensor).all())
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from toy_engine import learned, make_engine, make_guard, make_predictor
 
-from fusion_plugins.adaptation import Checkpoints, fingerprint
+from fusion_plugins.adaptation import Checkpoints
+from fusion_plugins.common.hashing import settings_hash
 
 SCRIPT = Path(__file__).with_name("killed_runs.py")
 TIMINGS = ("seconds/", "samples_per_second")
@@ -181,7 +182,7 @@ def test_another_identity_has_a_folder_of_its_own(tmp_path):
     _, one = saved_run(tmp_path, identity={"lr": 1})
     _, other = saved_run(tmp_path, identity={"lr": 2})
     assert one.folder != other.folder
-    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert settings_hash({"a": 1, "b": [2]}) == settings_hash({"b": [2], "a": 1})
 
 
 def test_the_guards_best_state_survives_exactly(tmp_path):

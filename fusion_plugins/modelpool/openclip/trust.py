@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...task_vectors.files import file_digest
+from ...common.identity import file_digest
 from .unpickle import Record, read_pickle, written_by_torch
 
 SAFE_SUFFIX = ".safetensors"
