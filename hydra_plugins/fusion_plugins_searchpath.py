@@ -6,6 +6,7 @@ nothing heavy and does nothing unless FusionBench is the program that is running
 
 import importlib.util
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -34,7 +35,7 @@ def _upstream_configs() -> Path | None:
 
 
 class FusionPluginsSearchPath(SearchPathPlugin):
-    """Append our config folder, and upstream's own.
+    """Append our config folder, and upstream's own; lend names that transformers dropped.
 
     FusionBench takes `./config` or `./fusion_bench_config` of the current folder as its
     only config folder when one exists, and then finds none of its own configs. Appending
@@ -44,6 +45,7 @@ class FusionPluginsSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if "fusion_bench" not in sys.modules:
             return
+        import_module("fusion_plugins.common.compat").keep_clip_name()
         # Hydra keeps the program's own folder without its scheme.
         known = {str(e.path).removeprefix("file://") for e in search_path.get_path()}
         for provider, folder in (

@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import (
     CLIPConfig,
@@ -13,7 +14,6 @@ from transformers import (
     CLIPProcessor,
     CLIPTokenizerFast,
 )
-from transformers.models.clip.tokenization_clip import bytes_to_unicode
 
 from .builtin import TaskData
 from .image_build import MEAN, STD
@@ -25,18 +25,13 @@ _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 def make_tokenizer() -> CLIPTokenizerFast:
     """CLIP's tokenizer without merges: one token per byte, 514 in all."""
-    symbols = bytes_to_unicode().values()  # byte-level BPE's 256 characters
+    symbols = sorted(ByteLevel.alphabet())  # byte-level BPE's 256 characters
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *_SPECIAL]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     with TemporaryDirectory() as folder:
-        files = Path(folder, "vocab.json"), Path(folder, "merges.txt")
-        files[0].write_text(json.dumps(vocabulary), encoding="utf-8")
-        files[1].write_text("#version: 0.2\n", encoding="utf-8")
-        return CLIPTokenizerFast(
-            vocab_file=str(files[0]),
-            merges_file=str(files[1]),
-            model_max_length=CONTEXT,
-        )
+        Path(folder, "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        Path(folder, "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+        return CLIPTokenizerFast.from_pretrained(folder, model_max_length=CONTEXT)
 
 
 def make_processor(recipe: DemoRecipe) -> CLIPProcessor:
@@ -97,13 +92,13 @@ def prompt_tokens(task: TaskData, tokenizer: CLIPTokenizerFast) -> Tensor:
 
 def text_features(model: CLIPModel, tokens: Tensor) -> Tensor:
     """Unit text features (prompts, embedding) of token ids (prompts, length)."""
-    features = model.get_text_features(input_ids=tokens)
+    features = model.text_projection(model.text_model(input_ids=tokens)[1])
     return torch.nn.functional.normalize(features, dim=-1)
 
 
 def image_features(model: CLIPModel, pixels: Tensor) -> Tensor:
     """Unit image features (N, embedding) of normalised pixels (N, 3, H, W)."""
-    features = model.get_image_features(pixel_values=pixels)
+    features = model.visual_projection(model.vision_model(pixel_values=pixels)[1])
     return torch.nn.functional.normalize(features, dim=-1)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..common.logging import get_logger
-from ..task_vectors.checks import base_prefix, shown, unplaced_names
+from ..task_vectors.checks import shown
 from ..task_vectors.files import UNREADABLE, one_line
+from ..task_vectors.names import base_prefix, respelled_path, unplaced_names
 from .folders import ADAPTER_CONFIG
 
 log = get_logger(__name__)
@@ -111,6 +112,11 @@ def _fitted(base: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     prefix = base_prefix(base)
     if prefix and not hasattr(base, prefix.rstrip(".")):
         tensors = {n.replace(_KEYS + prefix, _KEYS, 1): t for n, t in tensors.items()}
+    modules = [name for name, _ in base.named_modules()]
+    tensors = {
+        _KEYS + respelled_path(n.removeprefix(_KEYS), modules): t
+        for n, t in tensors.items()
+    }
     placed = unplaced_names(base, [n.removeprefix(_KEYS) for n in tensors])
     own = {_KEYS + n for n in (*placed, *base.state_dict())}
     return {name: tensor for name, tensor in tensors.items() if name in own}

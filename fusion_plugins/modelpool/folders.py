@@ -16,14 +16,16 @@ from hydra.errors import InstantiationException
 from torch import Tensor, nn
 
 from ..common.logging import get_logger
-from ..task_vectors.checks import (
+from ..task_vectors.checks import shown
+from ..task_vectors.files import UNREADABLE, one_line, read_folder, refuse_quantised
+from ..task_vectors.names import (
+    TOWER,
     base_prefix,
     fitted_names,
     missing_names,
-    shown,
     unplaced_names,
 )
-from ..task_vectors.files import UNREADABLE, one_line, read_folder, refuse_quantised
+from .renaming import class_renaming
 
 log = get_logger(__name__)
 _UNREADABLE: tuple[type[Exception], ...] = (*UNREADABLE, InstantiationException)
@@ -137,7 +139,7 @@ def _read(
     except UNREADABLE as error:
         if folder is not None:
             read_folder(folder, label)  # names the file that is damaged
-        if "size mismatch" not in str(error):
+        if "mismatch" not in str(error):
             raise ValueError(f"{path} cannot be loaded: {one_line(error)}") from error
     # Once more, to name all tensors whose shapes are wrong.
     return *read(output_loading_info=True, ignore_mismatched_sizes=True), False
@@ -196,7 +198,7 @@ def load_exactly(
         ValueError: Tensors are missing, have no place, or are of other shapes.
     """
     state, prefix = module.state_dict(), base_prefix(module)
-    names = fitted_names(tensors, state, ("vision_model.", prefix))
+    names = fitted_names(tensors, state, (TOWER, prefix), class_renaming(module))
     left = set(tensors) - set(names.values())
     absent = missing_names(module, names)
     absent += [

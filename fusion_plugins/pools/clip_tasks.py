@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fusion_bench.mixins import clip_classification
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 
+from ..common.compat import import_upstream
 from ..common.logging import get_logger
 
 log = get_logger(__name__)
+_clip_classification = import_upstream("fusion_bench.mixins.clip_classification")
 
 
 class PromptTemplate:
@@ -88,7 +89,7 @@ def register_clip_task(
     # three arguments.
     CLIPTemplateFactory.register_dataset(name, dataset_info=info, **info)
     # Its methods keep heads on disk by the task's name, whatever the classes are.
-    clip_classification.cache_with_joblib = _uncached
+    _clip_classification.cache_with_joblib = _uncached
 
 
 def _uncached() -> Callable[[Callable], Callable]:

@@ -30,8 +30,8 @@ from ..task_vectors import (
     TaskVectors,
 )
 from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
-from ..task_vectors.checks import unplaced_names
 from ..task_vectors.files import read_folder, read_tensors, refuse_quantised
+from ..task_vectors.names import unplaced_names
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)

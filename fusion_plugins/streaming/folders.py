@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
-from transformers.modeling_utils import PreTrainedModel, no_init_weights
+from transformers.modeling_utils import PreTrainedModel
 
 from ..common.logging import get_logger
 from ..modelpool.folders import ADAPTER_CONFIG
-from ..task_vectors.checks import (
+from ..modelpool.renaming import renames
+from ..task_vectors.checks import shown
+from ..task_vectors.files import refuse_quantised
+from ..task_vectors.names import (
     base_prefix,
     fitted_names,
     missing_names,
-    shown,
     unused_names,
 )
-from ..task_vectors.files import refuse_quantised
 
 log = get_logger(__name__)
 
@@ -67,7 +68,7 @@ class ModelFolder:
         Wrappers' prefixes are taken off, the model's own is put on where it is missing,
         and buffers that the class computes itself (masks of GPT-2) are left out.
         """
-        if self._renames:
+        if renames(self.module):
             return {name: name for name in stored}
         saved = self.module.state_dict().keys()
         computed = {name for name, _ in self.module.named_buffers()} - saved
@@ -83,13 +84,8 @@ class ModelFolder:
         return {
             name: theirs
             for name, theirs in named.items()
-            if name not in computed and not ignored.search(name)
+            if name in saved or name not in computed and not ignored.search(name)
         }
-
-    @property
-    def _renames(self) -> bool:
-        """Whether the class has names of its own in files."""
-        return bool(getattr(self.module, "_checkpoint_conversion_mapping", None))
 
     def require_all(self, dtypes: Mapping[str, torch.dtype]) -> None:
         """Raise ValueError if tensors that the class needs are missing or packed.
@@ -97,7 +93,7 @@ class ModelFolder:
         Args:
             dtypes: Name in the model -> what the files hold.
         """
-        missing = [] if self._renames else missing_names(self.module, dtypes)
+        missing = [] if renames(self.module) else missing_names(self.module, dtypes)
         floating = {
             n for n, t in self.module.state_dict().items() if t.is_floating_point()
         }
@@ -167,7 +163,7 @@ def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> Mode
         raise ValueError(
             f"{label}: {file} cannot be used ({reason}). Download or save it again."
         ) from error
-    with torch.device("meta"), no_init_weights():  # shapes and names only
+    with torch.device("meta"):  # shapes and names only
         module = AutoModelForCausalLM.from_config(config, **code_options)
     module.tie_weights()
     return ModelFolder(path, label, config, module)

@@ -15,6 +15,7 @@ from ..common.workers import Workers
 from . import checks
 from .blocks import Block, block_shape, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
+from .names import matches, used_patterns
 
 Result = TypeVar("Result")
 
@@ -44,7 +45,7 @@ class TaskVectors:
     ):
         checks.check_experts_given(experts)
         everything = {n: None for c in (base, *experts.values()) for n in c.specs}
-        checks.reject_unused_patterns("keep", keep, tuple(everything))
+        keep = used_patterns("keep", keep, tuple(everything))
         self._base, self._experts = base, dict(experts)
         self.tied_groups = base.tied_groups()
         for expert in self._experts.values():
@@ -58,7 +59,7 @@ class TaskVectors:
             for name, spec in base.specs.items()
             if checks.is_mergeable(spec)
             and name not in aliases
-            and not any(checks.matches(n, keep) for n in names_of.get(name, [name]))
+            and not any(matches(n, keep) for n in names_of.get(name, [name]))
         )
         self._names_in = {
             task: self._resolve_names(expert) for task, expert in self._experts.items()
@@ -152,13 +153,13 @@ class TaskVectors:
         Raises:
             ValueError: A pattern matches nothing, or nothing is left.
         """
-        checks.reject_unused_patterns("include", include, self.keys)
-        checks.reject_unused_patterns("exclude", exclude, self.keys)
+        include = used_patterns("include", include, self.keys)
+        exclude = used_patterns("exclude", exclude, self.keys)
         chosen = tuple(
             key
             for key in self.keys
-            if (not include or checks.matches(key, include))
-            and not checks.matches(key, exclude)
+            if (not include or matches(key, include))
+            and not matches(key, exclude)
         )
         if not chosen:
             raise ValueError(

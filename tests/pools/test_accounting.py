@@ -34,7 +34,7 @@ from fusion_plugins.pools.loading import (
 )
 from fusion_plugins.pools.replaced import with_experts
 from fusion_plugins.task_vectors import as_coefficients, merge_into
-from fusion_plugins.task_vectors.checks import fitted_names
+from fusion_plugins.task_vectors.names import fitted_names
 
 NAMES = ("_pretrained_", "aa", "bb")
 BERT = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
@@ -69,7 +69,9 @@ def make_clip():
     sizes = BERT | {"projection_dim": 8}
     text = transformers.CLIPTextConfig(**sizes, **TEXT)
     vision = transformers.CLIPVisionConfig(**sizes, **VISION)
-    config = transformers.CLIPConfig(text.to_dict(), vision.to_dict(), projection_dim=8)
+    config = transformers.CLIPConfig(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8
+    )
     return transformers.CLIPModel(config)
 
 

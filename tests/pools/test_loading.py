@@ -41,7 +41,9 @@ def tiny_clip(seed: int) -> CLIPModel:
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(image_size=16, patch_size=8, **SIZES)
     text = CLIPTextConfig(vocab_size=50, max_position_embeddings=10, **SIZES)
-    config = CLIPConfig(text.to_dict(), vision.to_dict(), projection_dim=8)
+    config = CLIPConfig(
+        text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8
+    )
     return CLIPModel(config).eval()
 
 

@@ -40,7 +40,7 @@ TARGETS = {
     "llama": ["q_proj", "down_proj"],
     "resnet": ["convolution"],
     "convnext": ["pwconv1"],
-    "dinov2": ["query"],
+    "dinov2": ["query", "q_proj"],  # of transformers 4 and 5
 }
 HEADS = {"bert": ["classifier"], "roberta": ["classifier"], "dinov2": ["classifier"]}
 

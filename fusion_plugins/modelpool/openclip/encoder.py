@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...common.logging import get_logger
-from ...task_vectors.checks import bare_name, fitted_names
 from ...task_vectors.files import read_tensors
+from ...task_vectors.names import bare_name, fitted_names
 from .architecture import CONFIG_FILES, Architecture
 
 log = get_logger(__name__)

@@ -1,0 +1,174 @@
+"""Names of tensors: prefixes that differ between files and classes, patterns of a user's.
+
+The same tensor is called differently by wrappers (``module.``), by training scripts, and
+by releases of transformers: up to 5.5, names of CLIP's vision model start with
+``vision_model.``; later ones do without, in memory and in files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+# What wrappers put before every name: DataParallel, torch.compile, training scripts.
+PREFIXES = ("module.", "_orig_mod.", "clip_model.", "model.")
+# What CLIP's vision model put there itself, until transformers 5.6.
+TOWER = "vision_model."
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a tensor name matches any of the shell-style patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def towerless(name: str) -> str:
+    """A tensor's or module's name as all releases of transformers can compare it."""
+    return name.removeprefix(TOWER)
+
+
+def respelled(pattern: str, names: Collection[str]) -> str:
+    """A name or pattern as a model with these names has it, with CLIP's tower or without.
+
+    What matches one of them stays as it is.
+    """
+    for spelling in (pattern, towerless(pattern), TOWER + pattern):
+        if any(fnmatchcase(name, spelling) for name in names):
+            return spelling
+    return pattern
+
+
+def respelled_path(name: str, modules: Collection[str]) -> str:
+    """The name of a tensor or layer, its first parts as modules with these names have it."""
+    first = ".".join(name.split(".")[:2])
+    return respelled(first, modules) + name.removeprefix(first)
+
+
+def used_patterns(
+    option: str, patterns: Sequence[str], names: Sequence[str]
+) -> tuple[str, ...]:
+    """The patterns in the names' own spelling.
+
+    Raises:
+        ValueError: A pattern matches nothing: nearly always a typo.
+    """
+    found = tuple(respelled(pattern, names) for pattern in patterns)
+    for pattern in found:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"{option}: pattern '{pattern}' matches none of the {len(names)}"
+                f" tensors (first ones: {list(names)[:5]}). Patterns are shell-style:"
+                " *, ?, [abc]."
+            )
+    return found
+
+
+def fitted_names(
+    stored: Iterable[str],
+    wanted: Iterable[str],
+    towers: Sequence[str] = (TOWER,),
+    rename: Callable[[str], str] = str,
+) -> dict[str, str]:
+    """A module's name -> a checkpoint's name of the same tensor.
+
+    Args:
+        stored: The checkpoint's names. Known prefixes are taken off where that helps.
+        wanted: The module's names.
+        towers: Prefixes that are also put on where that helps.
+        rename: What the module's class calls a stored tensor.
+
+    Raises:
+        ValueError: Two tensors of the checkpoint would have one name.
+    """
+    stored, wanted = list(stored), set(wanted)
+    found: dict[str, str] = {}
+    for name in stored:
+        candidates = (c for n in _candidates(name, towers) for c in (n, rename(n)))
+        fitting = (c for c in candidates if c in wanted)
+        place = next(fitting, None)
+        if place is None:
+            continue
+        if place in found:
+            raise ValueError(
+                f"both '{found[place]}' and '{name}' could be the tensor '{place}'. Remove"
+                " one of them from the checkpoint."
+            )
+        found[place] = name
+    return found
+
+
+def _candidates(name: str, towers: Sequence[str]) -> Iterator[str]:
+    for bare in _bare_names(name):
+        yield bare
+        for tower in towers:
+            yield bare.removeprefix(tower)
+            yield tower + bare
+
+
+def _bare_names(name: str) -> Iterator[str]:
+    yield name
+    while prefix := next((p for p in PREFIXES if name.startswith(p)), None):
+        name = name.removeprefix(prefix)
+        yield name
+
+
+def bare_name(name: str) -> str:
+    """A tensor's name without known prefixes."""
+    return list(_bare_names(name))[-1]
+
+
+def unplaced_names(module: nn.Module, stored: Iterable[str]) -> list[str]:
+    """Names that belong inside a part of the module, where it has no such tensor.
+
+    Those of whole parts that the module lacks, as of a text tower or of another head, are
+    no mistake: the class was made without.
+    """
+    prefix = base_prefix(module)
+    trunk = getattr(module, prefix.rstrip("."), None)
+    owners = [module, trunk] if isinstance(trunk, nn.Module) else [module]
+    parts = {name for owner in owners for name, _ in owner.named_children()}
+    state = {name.removeprefix(prefix) for name in module.state_dict()}
+    buffers = {name.removeprefix(prefix) for name, _ in module.named_buffers()} - state
+    pattern, tower = unused_names(module), "" if TOWER[:-1] in parts else TOWER
+    found = []
+    for name in stored:
+        bare = [n.removeprefix(prefix).removeprefix(tower) for n in _bare_names(name)]
+        known = bare[0] in state or not buffers.isdisjoint(bare) or pattern.search(name)
+        if not known and any(n.partition(".")[0] in parts for n in bare):
+            found.append(name)
+    return found
+
+
+def unused_names(module: nn.Module) -> re.Pattern[str]:
+    """What stored tensors are called that the module's class makes itself."""
+    ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or []
+    return re.compile("|".join([*ignored, r"rotary_emb\.inv_freq$"]))
+
+
+def base_prefix(module: nn.Module) -> str:
+    """What names of a transformers trunk start with inside a model with a head."""
+    name = getattr(module, "base_model_prefix", "")
+    return f"{name}." if name else ""
+
+
+def missing_names(module: nn.Module, given: Iterable[str]) -> list[str]:
+    """The module's tensors that none of the names given stands for.
+
+    A tied tensor needs one of its names. Indices and counters, such as position ids, have
+    their values from the class.
+    """
+    given = set(given)
+    ignored = getattr(module, "_keys_to_ignore_on_load_missing", None) or []
+    state = module.state_dict(keep_vars=True)
+    held = {id(tensor) for name, tensor in state.items() if name in given}
+    return [
+        name
+        for name, tensor in state.items()
+        if isinstance(tensor, torch.Tensor)
+        and tensor.is_floating_point()
+        and id(tensor) not in held
+        and not any(re.search(pattern, name) for pattern in ignored)
+    ]
