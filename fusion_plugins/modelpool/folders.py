@@ -25,7 +25,7 @@ from ..task_vectors.names import (
     missing_names,
     unplaced_names,
 )
-from .renaming import class_renaming
+from .renaming import class_renaming, say_renamed
 
 log = get_logger(__name__)
 _UNREADABLE: tuple[type[Exception], ...] = (*UNREADABLE, InstantiationException)
@@ -209,12 +209,7 @@ def load_exactly(
     extra = unplaced_names(module, [name for name in tensors if name in left])
     if absent or extra:
         refuse_incomplete(module, label, source, absent, extra, head)
-    renamed = next(((n, s) for n, s in names.items() if n != s), None)
-    if renamed is not None:
-        log.info(
-            "%s: names in %s differ by a known prefix; '%s' is loaded as '%s', and so on.",
-            *(label, source, renamed[1], renamed[0]),
-        )
+    say_renamed(names, label, source)
     if not any(tensor.is_meta for tensor in state.values()):
         given = {n: tensors[s] for n, s in names.items()}
         module.load_state_dict(given, strict=False)

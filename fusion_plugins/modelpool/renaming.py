@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import transformers
 from torch import nn
 
+from ..common.logging import get_logger
+
+log = get_logger(__name__)
 _NEW = find_spec("transformers.conversion_mapping") is not None  # since 5.0
 
 
@@ -32,6 +35,22 @@ def class_renaming(module: nn.Module) -> Callable[[str], str]:
         return name
 
     return rename
+
+
+def say_renamed(names: Mapping[str, str], label: str, source: object) -> None:
+    """Log that names in files differ from those in memory, if they do.
+
+    Args:
+        names: Name in memory -> name in the files.
+        label: What messages call the model.
+        source: Where the files are.
+    """
+    renamed = next(((n, s) for n, s in names.items() if n != s), None)
+    if renamed is not None:
+        log.info(
+            "%s: names in %s differ by a known prefix; '%s' is loaded as '%s', and so on.",
+            *(label, source, renamed[1], renamed[0]),
+        )
 
 
 def _changes(module: nn.Module) -> list[Any]:

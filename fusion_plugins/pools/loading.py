@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from importlib import import_module
@@ -23,6 +23,7 @@ from ..modelpool.folders import (
     load_exactly,
     source_of,
 )
+from ..modelpool.renaming import class_renaming, say_renamed
 from ..task_vectors import (
     Checkpoint,
     SafetensorsCheckpoint,
@@ -31,7 +32,7 @@ from ..task_vectors import (
 )
 from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
 from ..task_vectors.files import read_folder, read_tensors, refuse_quantised
-from ..task_vectors.names import unplaced_names
+from ..task_vectors.names import NamedAs, fitted_names, unplaced_names
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
@@ -207,8 +208,9 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
     model = load_model(pool, name)
     if isinstance(model, LazyStateDict):
         lazy = StateDictCheckpoint(model, label)
-        if model.meta_module is None or _has_all(lazy, base):
-            return _only_base_names(lazy, base)
+        fitted = _fitted(lazy, base, fitted_names(lazy.specs, base.specs))
+        if model.meta_module is None or fitted is not None:
+            return fitted or lazy
         model = _materialise(model, label)
     if is_instance(pool, name):
         return StateDictCheckpoint(model.state_dict(), label)
@@ -223,17 +225,25 @@ def _stream_files(
         return None
     try:
         checkpoint = SafetensorsCheckpoint(source, label)
+        rename = class_renaming(module)
+        names = fitted_names(checkpoint.specs, base.specs, rename=rename)
     except ValueError as error:  # pickles only: transformers knows how to load them
         log.info("%s is loaded whole: %s", label, error)
         return None
-    if not _has_all(checkpoint, base) or unplaced_names(module, checkpoint.specs):
+    left = checkpoint.specs.keys() - names.values()
+    if unplaced_names(module, left):
         return None  # names that loading understands, or refuses
-    return _only_base_names(checkpoint, base)
+    say_renamed(names, label, source)
+    return _fitted(checkpoint, base, names)
 
 
-def _has_all(checkpoint: Checkpoint, base: Checkpoint) -> bool:
+def _fitted(
+    checkpoint: Checkpoint, base: Checkpoint, names: Mapping[str, str]
+) -> Checkpoint | None:
+    """By the base's names, without what it lacks, such as CLIP's text tower."""
     tied = {name for group in base.tied_groups() for name in group}
-    return all(name in checkpoint.specs or name in tied for name in base.specs)
+    complete = all(name in names or name in tied for name in base.specs)
+    return NamedAs(checkpoint, names) if complete else None
 
 
 def _files(pool: BaseModelPool, name: str) -> Path | None:
@@ -241,9 +251,3 @@ def _files(pool: BaseModelPool, name: str) -> Path | None:
     if type(pool) is FolderModelPool:
         return Path(config) if isinstance(config, str) else None
     return family_of(pool).files(pool, name)
-
-
-def _only_base_names(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
-    # The files may hold more than the merged module, such as CLIP's text tower.
-    checkpoint.specs = {n: s for n, s in checkpoint.specs.items() if n in base.specs}
-    return checkpoint

@@ -15,7 +15,7 @@ from ..common.workers import Workers
 from . import checks
 from .blocks import Block, block_shape, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
-from .names import matches, used_patterns
+from .names import matches, named_like, used_patterns
 
 Result = TypeVar("Result")
 
@@ -98,11 +98,12 @@ class TaskVectors:
         keep: Sequence[str] = (),
     ) -> TaskVectors:
         """From safetensors files or folders on disk, read in place."""
-        return cls(
-            SafetensorsCheckpoint(base, "the base"),
-            {t: SafetensorsCheckpoint(p, f"expert '{t}'") for t, p in experts.items()},
-            keep,
-        )
+        ours = SafetensorsCheckpoint(base, "the base")
+        theirs = {
+            t: named_like(ours, SafetensorsCheckpoint(p, f"expert '{t}'"))
+            for t, p in experts.items()
+        }
+        return cls(ours, theirs, keep)
 
     @property
     def tasks(self) -> tuple[str, ...]:

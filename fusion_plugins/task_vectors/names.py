@@ -8,11 +8,20 @@ by releases of transformers: up to 5.5, names of CLIP's vision model start with
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from .checkpoint import Checkpoint, Reader
 
 # What wrappers put before every name: DataParallel, torch.compile, training scripts.
 PREFIXES = ("module.", "_orig_mod.", "clip_model.", "model.")
@@ -172,3 +181,30 @@ def missing_names(module: nn.Module, given: Iterable[str]) -> list[str]:
         and id(tensor) not in held
         and not any(re.search(pattern, name) for pattern in ignored)
     ]
+
+
+class NamedAs(Checkpoint):
+    """A checkpoint's tensors under other names.
+
+    Args:
+        checkpoint: What is read.
+        names: Name -> the checkpoint's own; tensors without one are left out.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str]):
+        specs = {name: checkpoint.specs[stored] for name, stored in names.items()}
+        super().__init__(checkpoint.label, specs)
+        self._checkpoint, self._stored = checkpoint, dict(names)
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        return self._checkpoint.read(self._stored[name], rows)
+
+    def reader(self, name: str) -> Reader:
+        return self._checkpoint.reader(self._stored[name])
+
+
+def named_like(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
+    """The expert, its tensors by the base's names where only known prefixes differ."""
+    names = fitted_names(expert.specs, base.specs)
+    own = {name: name for name in expert.specs.keys() - names.values()}
+    return NamedAs(expert, names | own) if any(n != s for n, s in names.items()) else expert

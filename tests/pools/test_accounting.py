@@ -336,7 +336,8 @@ def test_clip_folders_of_transformers_5_have_no_tower_in_their_names(
     new = {n: str(rewritten(root / n, tmp_path / "5" / n, vision_alone)) for n in names}
     with caplog.at_level("INFO"):
         same(merged(CLIPVisionModelPool(folders | new)), want)
-    assert "differ by a known prefix; '" in caplog.text
+    if next(iter(want)).startswith("vision_model."):  # transformers 4
+        assert "differ by a known prefix; '" in caplog.text
 
 
 def test_names_with_a_tower_fit_classes_without():

@@ -67,7 +67,7 @@ def test_features_and_heads_give_upstreams_logits(prepared, tiny_modelpool):
     classifier = HFCLIPClassifier(
         tiny_modelpool.load_clip_model("_pretrained_"), tiny_modelpool.load_processor()
     )
-    classifier.clip_model.vision_model = vision.vision_model
+    classifier.clip_model.vision_model = getattr(vision, "vision_model", vision)
     classifier.set_classification_task(*get_classnames_and_templates("textures"))
     with torch.no_grad():
         want = classifier(inputs)
