@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..task_vectors.names import towerless
+
 _NAMES = ("tasks", "layers", "meaning")  # metadata of saved coefficients
 
 
@@ -56,7 +58,7 @@ class SavedCoefficients:
                 )
         for what, ours, theirs in (
             ("tasks", tasks, self.tasks),
-            ("layers", layers, self.layers),
+            ("layers", [*map(towerless, layers)], [*map(towerless, self.layers)]),
         ):
             if tuple(ours) != tuple(theirs):
                 odd = sorted(set(ours) ^ set(theirs))[:5] or "their order"

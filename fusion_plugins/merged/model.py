@@ -58,7 +58,7 @@ class TintedModel(SurgeryHook, nn.Module):
             site: As in the constructor.
             layers: Task -> layer, for every task.
         """
-        site = Site(site)
+        site = Site.on(self.trunk, site)
         if not site.in_trunk:
             switch = sites.TaskSwitch(layers, site)
         else:  # a plain tuple keeps the plain layer out of the state dict
@@ -231,5 +231,6 @@ class TintedModel(SurgeryHook, nn.Module):
             for site in tints:
                 state = files.site_state(tensors, site)
                 head = (heads or {}).get(task)
-                tints[site][task] = files.layer_of(trunk, Site(site), state, head)
+                own = Site.on(trunk, site)
+                tints[site][task] = files.layer_of(trunk, own, state, head)
         return cls(trunk, tints, reference)

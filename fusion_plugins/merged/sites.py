@@ -11,6 +11,8 @@ from typing import Any, cast
 from fusion_bench.models.wrappers.switch import SwitchModule, _standardize_option_name
 from torch import Tensor, nn
 
+from ..task_vectors.names import respelled, respelled_path
+
 HEAD = "head"
 _OUTER = "outer:"
 
@@ -24,6 +26,11 @@ class Site(str):
     ``head``: the classification head, outside the trunk; ``outer:NAME``: a layer that the
     pool applies after the trunk; anything else: a module path of the trunk.
     """
+
+    @classmethod
+    def on(cls, trunk: nn.Module, name: str) -> Site:
+        """The site as the trunk's layers are called, with CLIP's tower or without."""
+        return cls(respelled_path(name, [n for n, _ in trunk.named_modules()]))
 
     @classmethod
     def outer(cls, name: str) -> Site:
@@ -58,7 +65,8 @@ def find_sites(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     names = [name for name, _ in module.named_modules() if name]
     chosen: list[str] = []
     for pattern in patterns:
-        found = [name for name in names if fnmatchcase(name, pattern)]
+        own = respelled(pattern, names)
+        found = [name for name in names if fnmatchcase(name, own)]
         if not found:
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
             raise ValueError(

@@ -23,9 +23,9 @@ from ..task_vectors.names import (
     base_prefix,
     fitted_names,
     missing_names,
+    say_renamed,
     unplaced_names,
 )
-from .renaming import class_renaming, say_renamed
 
 log = get_logger(__name__)
 _UNREADABLE: tuple[type[Exception], ...] = (*UNREADABLE, InstantiationException)
@@ -198,7 +198,7 @@ def load_exactly(
         ValueError: Tensors are missing, have no place, or are of other shapes.
     """
     state, prefix = module.state_dict(), base_prefix(module)
-    names = fitted_names(tensors, state, (TOWER, prefix), class_renaming(module))
+    names = fitted_names(tensors, state, (TOWER, prefix), module)
     left = set(tensors) - set(names.values())
     absent = missing_names(module, names)
     absent += [

@@ -12,7 +12,7 @@ from ..common.compat import import_upstream
 from ..common.logging import get_logger
 
 log = get_logger(__name__)
-_clip_classification = import_upstream("fusion_bench.mixins.clip_classification")
+_clip_classification: Any = import_upstream("fusion_bench.mixins.clip_classification")
 
 
 class PromptTemplate:

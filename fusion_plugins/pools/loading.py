@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from importlib import import_module
@@ -23,16 +23,15 @@ from ..modelpool.folders import (
     load_exactly,
     source_of,
 )
-from ..modelpool.renaming import class_renaming, say_renamed
 from ..task_vectors import (
     Checkpoint,
     SafetensorsCheckpoint,
     StateDictCheckpoint,
     TaskVectors,
 )
+from ..task_vectors import names as known
 from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
 from ..task_vectors.files import read_folder, read_tensors, refuse_quantised
-from ..task_vectors.names import NamedAs, fitted_names, unplaced_names
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
@@ -208,7 +207,7 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
     model = load_model(pool, name)
     if isinstance(model, LazyStateDict):
         lazy = StateDictCheckpoint(model, label)
-        fitted = _fitted(lazy, base, fitted_names(lazy.specs, base.specs))
+        fitted = _fitted(lazy, base, module, model.checkpoint)
         if model.meta_module is None or fitted is not None:
             return fitted or lazy
         model = _materialise(model, label)
@@ -225,25 +224,23 @@ def _stream_files(
         return None
     try:
         checkpoint = SafetensorsCheckpoint(source, label)
-        rename = class_renaming(module)
-        names = fitted_names(checkpoint.specs, base.specs, rename=rename)
+        return _fitted(checkpoint, base, module, source)
     except ValueError as error:  # pickles only: transformers knows how to load them
         log.info("%s is loaded whole: %s", label, error)
         return None
-    left = checkpoint.specs.keys() - names.values()
-    if unplaced_names(module, left):
-        return None  # names that loading understands, or refuses
-    say_renamed(names, label, source)
-    return _fitted(checkpoint, base, names)
 
 
 def _fitted(
-    checkpoint: Checkpoint, base: Checkpoint, names: Mapping[str, str]
+    checkpoint: Checkpoint, base: Checkpoint, module: nn.Module, source: object
 ) -> Checkpoint | None:
-    """By the base's names, without what it lacks, such as CLIP's text tower."""
+    """By the base's names; None if loading is to understand the others, or to refuse."""
+    names = known.fitted_names(checkpoint.specs, base.specs, module=module)
     tied = {name for group in base.tied_groups() for name in group}
-    complete = all(name in names or name in tied for name in base.specs)
-    return NamedAs(checkpoint, names) if complete else None
+    left = checkpoint.specs.keys() - names.values()
+    if base.specs.keys() - names.keys() - tied or known.unplaced_names(module, left):
+        return None
+    known.say_renamed(names, checkpoint.label, source)
+    return known.NamedAs(checkpoint, names)
 
 
 def _files(pool: BaseModelPool, name: str) -> Path | None:

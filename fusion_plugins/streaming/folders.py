@@ -14,13 +14,13 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..common.logging import get_logger
 from ..modelpool.folders import ADAPTER_CONFIG
-from ..modelpool.renaming import renames
 from ..task_vectors.checks import shown
 from ..task_vectors.files import refuse_quantised
 from ..task_vectors.names import (
     base_prefix,
     fitted_names,
     missing_names,
+    renames,
     unused_names,
 )
 

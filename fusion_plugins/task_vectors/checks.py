@@ -6,11 +6,37 @@ Only names, shapes and dtypes are looked at here; values are checked while they 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 
 from .checkpoint import Checkpoint, TensorSpec
-from .names import matches
+from .names import respelled
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a tensor name matches any of the shell-style patterns."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def used_patterns(
+    option: str, patterns: Sequence[str], names: Sequence[str]
+) -> tuple[str, ...]:
+    """The patterns in the names' own spelling.
+
+    Raises:
+        ValueError: A pattern matches nothing: nearly always a typo.
+    """
+    found = tuple(respelled(pattern, names) for pattern in patterns)
+    for pattern in found:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"{option}: pattern '{pattern}' matches none of the {len(names)}"
+                f" tensors (first ones: {list(names)[:5]}). Patterns are shell-style:"
+                " *, ?, [abc]."
+            )
+    return found
+
 
 def is_mergeable(spec: TensorSpec) -> bool:
     """Floating tensors are merged; counters, indices and masks stay as in the base."""

@@ -15,7 +15,7 @@ from ..common.workers import Workers
 from . import checks
 from .blocks import Block, block_shape, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
-from .names import matches, named_like, used_patterns
+from .names import named_like
 
 Result = TypeVar("Result")
 
@@ -45,7 +45,7 @@ class TaskVectors:
     ):
         checks.check_experts_given(experts)
         everything = {n: None for c in (base, *experts.values()) for n in c.specs}
-        keep = used_patterns("keep", keep, tuple(everything))
+        keep = checks.used_patterns("keep", keep, tuple(everything))
         self._base, self._experts = base, dict(experts)
         self.tied_groups = base.tied_groups()
         for expert in self._experts.values():
@@ -59,7 +59,7 @@ class TaskVectors:
             for name, spec in base.specs.items()
             if checks.is_mergeable(spec)
             and name not in aliases
-            and not any(matches(n, keep) for n in names_of.get(name, [name]))
+            and not any(checks.matches(n, keep) for n in names_of.get(name, [name]))
         )
         self._names_in = {
             task: self._resolve_names(expert) for task, expert in self._experts.items()
@@ -98,12 +98,9 @@ class TaskVectors:
         keep: Sequence[str] = (),
     ) -> TaskVectors:
         """From safetensors files or folders on disk, read in place."""
-        ours = SafetensorsCheckpoint(base, "the base")
-        theirs = {
-            t: named_like(ours, SafetensorsCheckpoint(p, f"expert '{t}'"))
-            for t, p in experts.items()
-        }
-        return cls(ours, theirs, keep)
+        ours, label = SafetensorsCheckpoint(base, "the base"), "expert '{}'".format
+        theirs = {t: SafetensorsCheckpoint(p, label(t)) for t, p in experts.items()}
+        return cls(ours, {t: named_like(ours, e) for t, e in theirs.items()}, keep)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -154,13 +151,13 @@ class TaskVectors:
         Raises:
             ValueError: A pattern matches nothing, or nothing is left.
         """
-        include = used_patterns("include", include, self.keys)
-        exclude = used_patterns("exclude", exclude, self.keys)
+        include = checks.used_patterns("include", include, self.keys)
+        exclude = checks.used_patterns("exclude", exclude, self.keys)
         chosen = tuple(
             key
             for key in self.keys
-            if (not include or matches(key, include))
-            and not matches(key, exclude)
+            if (not include or checks.matches(key, include))
+            and not checks.matches(key, exclude)
         )
         if not chosen:
             raise ValueError(

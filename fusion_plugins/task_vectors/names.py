@@ -1,4 +1,4 @@
-"""Names of tensors: prefixes that differ between files and classes, patterns of a user's.
+"""Names of tensors, which differ between files and classes, and between releases.
 
 The same tensor is called differently by wrappers (``module.``), by training scripts, and
 by releases of transformers: up to 5.5, names of CLIP's vision model start with
@@ -17,21 +17,20 @@ from collections.abc import (
     Sequence,
 )
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..common.logging import get_logger
 from .checkpoint import Checkpoint, Reader
+
+log = get_logger(__name__)
 
 # What wrappers put before every name: DataParallel, torch.compile, training scripts.
 PREFIXES = ("module.", "_orig_mod.", "clip_model.", "model.")
 # What CLIP's vision model put there itself, until transformers 5.6.
 TOWER = "vision_model."
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a tensor name matches any of the shell-style patterns."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def towerless(name: str) -> str:
@@ -56,30 +55,11 @@ def respelled_path(name: str, modules: Collection[str]) -> str:
     return respelled(first, modules) + name.removeprefix(first)
 
 
-def used_patterns(
-    option: str, patterns: Sequence[str], names: Sequence[str]
-) -> tuple[str, ...]:
-    """The patterns in the names' own spelling.
-
-    Raises:
-        ValueError: A pattern matches nothing: nearly always a typo.
-    """
-    found = tuple(respelled(pattern, names) for pattern in patterns)
-    for pattern in found:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(
-                f"{option}: pattern '{pattern}' matches none of the {len(names)}"
-                f" tensors (first ones: {list(names)[:5]}). Patterns are shell-style:"
-                " *, ?, [abc]."
-            )
-    return found
-
-
 def fitted_names(
     stored: Iterable[str],
     wanted: Iterable[str],
     towers: Sequence[str] = (TOWER,),
-    rename: Callable[[str], str] = str,
+    module: nn.Module | None = None,
 ) -> dict[str, str]:
     """A module's name -> a checkpoint's name of the same tensor.
 
@@ -87,12 +67,12 @@ def fitted_names(
         stored: The checkpoint's names. Known prefixes are taken off where that helps.
         wanted: The module's names.
         towers: Prefixes that are also put on where that helps.
-        rename: What the module's class calls a stored tensor.
+        module: Its class may call stored tensors by other names.
 
     Raises:
         ValueError: Two tensors of the checkpoint would have one name.
     """
-    stored, wanted = list(stored), set(wanted)
+    wanted, rename = set(wanted), str if module is None else _class_renaming(module)
     found: dict[str, str] = {}
     for name in stored:
         candidates = (c for n in _candidates(name, towers) for c in (n, rename(n)))
@@ -151,10 +131,14 @@ def unplaced_names(module: nn.Module, stored: Iterable[str]) -> list[str]:
     return found
 
 
+# Buffers that older releases of transformers stored and newer ones do not know.
+_COMPUTED = (r"rotary_emb\.inv_freq$", r"attn\.masked_bias$")
+
+
 def unused_names(module: nn.Module) -> re.Pattern[str]:
     """What stored tensors are called that the module's class makes itself."""
     ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or []
-    return re.compile("|".join([*ignored, r"rotary_emb\.inv_freq$"]))
+    return re.compile("|".join([*ignored, *_COMPUTED]))
 
 
 def base_prefix(module: nn.Module) -> str:
@@ -207,4 +191,54 @@ def named_like(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
     """The expert, its tensors by the base's names where only known prefixes differ."""
     names = fitted_names(expert.specs, base.specs)
     own = {name: name for name in expert.specs.keys() - names.values()}
-    return NamedAs(expert, names | own) if any(n != s for n, s in names.items()) else expert
+    return (
+        NamedAs(expert, names | own)
+        if any(n != s for n, s in names.items())
+        else expert
+    )
+
+
+def renames(module: nn.Module) -> bool:
+    """Whether the module's class has other names in files than in memory."""
+    return bool(
+        getattr(module, "_checkpoint_conversion_mapping", None) or _changes(module)
+    )
+
+
+def _class_renaming(module: nn.Module) -> Callable[[str], str]:
+    """What the module's class calls a stored tensor.
+
+    Tensors that the class joins or splits keep their names.
+    """
+    changes = [c for c in _changes(module) if not hasattr(c, "operations")]
+
+    def rename(name: str) -> str:
+        for change in changes:
+            name = change.rename_source_key(name)[0]
+        return name
+
+    return rename
+
+
+def say_renamed(names: Mapping[str, str], label: str, source: object) -> None:
+    """Log that names in files differ from those in memory, if they do.
+
+    Args:
+        names: Name in memory -> name in the files.
+        label: What messages call the model.
+        source: Where the files are.
+    """
+    renamed = next(((n, s) for n, s in names.items() if n != s), None)
+    if renamed is not None:
+        log.info(
+            "%s: names in %s differ by a known prefix; '%s' is loaded as '%s', and so on.",
+            *(label, source, renamed[1], renamed[0]),
+        )
+
+
+def _changes(module: nn.Module) -> list[Any]:
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+    except ImportError:  # transformers 4, which renames nothing
+        return []
+    return get_model_conversion_mapping(module, add_legacy=False)

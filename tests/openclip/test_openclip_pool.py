@@ -16,6 +16,7 @@ from fusion_plugins.pools import adapter_for, family_of
 from fusion_plugins.pools.image_processing import ImageCodec
 from fusion_plugins.pools.loading import expert_checkpoint, load_base
 from fusion_plugins.task_vectors import SafetensorsCheckpoint
+from fusion_plugins.task_vectors.names import NamedAs
 
 CPU = torch.device("cpu")
 TASKS = ["textures", "colours"]
@@ -152,7 +153,8 @@ def test_safetensors_are_streamed_and_equal_what_loading_gives(pool, tmp_path, k
     source = pool if kind == "folders" else as_files(pool, tmp_path)
     base = load_base(source)
     streamed = expert_checkpoint(source, "colours", base)
-    assert type(streamed) is SafetensorsCheckpoint
+    assert type(streamed) is NamedAs
+    assert type(streamed._checkpoint) is SafetensorsCheckpoint
     loaded = source.load_model("colours").state_dict()
     assert list(base.state_dict()) == list(loaded)
     for name, want in loaded.items():

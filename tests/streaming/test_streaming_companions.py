@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def test_a_subfolder_is_the_one_that_is_merged(folders, tmp_path):
     [
         (
             {"rope_theta": 5e5},
-            "rope_theta=500000.0 in its config, the base has 10000.0",
+            # transformers 5 keeps it among rope_parameters.
+            r"rope_\w+=.*\b500000\.0\b.* in its config, the base has .*\b10000\.0\b.*",
         ),
         (
             {"rms_norm_eps": 1e-5},
@@ -114,15 +116,19 @@ def test_a_subfolder_is_the_one_that_is_merged(folders, tmp_path):
     ],
 )
 def test_config_values_that_differ_are_said(folders, tmp_path, caplog, values, said):
-    file = Path(folders["math"]) / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    for name in folders:  # as transformers 4 writes the base of all angles
+        file = Path(folders[name]) / "config.json"
+        config = {"rope_theta": 1e4} | json.loads(file.read_text())
+        config.pop("rope_parameters", None)
+        file.write_text(json.dumps(config | (values if name == "math" else {})))
     with caplog.at_level(logging.WARNING, "fusion_plugins"):
         merge(folders, tmp_path / "out", iterations=0)
     found = [
         r.getMessage() for r in caplog.records if "in its config" in r.getMessage()
     ]
-    want = f"expert 'math' has {said}; the merged model computes with the base's."
-    assert found == ([want] if said else [])
+    assert len(found) == (said is not None)
+    want = rf"expert 'math' has {said}; the merged model computes with the base's\."
+    assert all(re.fullmatch(want, message) for message in found)
 
 
 # Tokenizers

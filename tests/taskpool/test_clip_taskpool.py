@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 from fusion_plugins import TintedModel
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
 from fusion_plugins.merged.heads import ClassificationHead
-from fusion_plugins.merged.sites import trainable_copy
+from fusion_plugins.merged.sites import Site, trainable_copy
 from fusion_plugins.pools import adapter_for
 from fusion_plugins.taskpool import CLIPTaskPool
 from fusion_plugins.taskpool.images import Recorder
@@ -66,7 +66,7 @@ def block_tinted(tiny_pool_root) -> TintedModel:
     torch.manual_seed(1)
     model = trunk(tiny_pool_root)
     layers = {
-        task: noisy(model.get_submodule(BLOCK), 0.1)
+        task: noisy(model.get_submodule(Site.on(model, BLOCK)), 0.1)
         for task in ("digits", "textures", "colours")
     }
     return TintedModel(model, {BLOCK: layers})
@@ -230,7 +230,7 @@ def test_an_inner_tint_is_each_tasks_own_model(
         plain = trunk(tiny_pool_root)
         (switch,) = block_tinted.switches
         layer = switch._option_modules[task]
-        plain.get_submodule(BLOCK).load_state_dict(layer.state_dict())
+        plain.get_submodule(Site.on(plain, BLOCK)).load_state_dict(layer.state_dict())
         alone = logits.of(ours, plain)[task]
         torch.testing.assert_close(seen[task], alone, rtol=0, atol=1e-5)
         assert logits.report[task]["accuracy"] == report[task]["accuracy"]
@@ -312,7 +312,7 @@ def test_a_task_without_a_tint_is_evaluated_with_the_zero_shot_head(
 
 def test_a_task_without_an_inner_tint_is_named(ours, tiny_pool_root):
     model = trunk(tiny_pool_root)
-    layer = trainable_copy(model.get_submodule(BLOCK))
+    layer = trainable_copy(model.get_submodule(Site.on(model, BLOCK)))
     tinted = TintedModel(model, {BLOCK: {"digits": layer}})
     with pytest.raises(ValueError, match="no tint for task 'textures', only for"):
         ours.evaluate(tinted)

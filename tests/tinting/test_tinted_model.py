@@ -15,18 +15,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from fusion_plugins import TintedModel
 from fusion_plugins.merged.heads import ClassificationHead
-from fusion_plugins.merged.sites import trainable_copy
+from fusion_plugins.merged.sites import Site, trainable_copy
 
 TASKS = {"stanford-cars": 7, "glue/cola": 2, "Digits": 10}
 HIDDEN, FEATURES = 32, 16
-LAYER = "vision_model.encoder.layers.1"
-NORM = "vision_model.post_layernorm"
-KINDS = {
-    "head": ("head",),
-    "inner": (LAYER, NORM),
-    "outer": ("outer:visual_projection",),
-    "all": ("head", LAYER, "outer:visual_projection"),
-}
 
 
 def trunk() -> CLIPVisionModel:
@@ -41,6 +33,16 @@ def trunk() -> CLIPVisionModel:
         patch_size=8,
     )
     return CLIPVisionModel(config).eval()
+
+
+LAYER = Site.on(trunk(), "vision_model.encoder.layers.1")
+NORM = Site.on(trunk(), "vision_model.post_layernorm")
+KINDS = {
+    "head": ("head",),
+    "inner": (LAYER, NORM),
+    "outer": ("outer:visual_projection",),
+    "all": ("head", LAYER, "outer:visual_projection"),
+}
 
 
 def noisy(layer: nn.Module) -> nn.Module:
