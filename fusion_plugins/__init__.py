@@ -5,6 +5,9 @@ and packaging tools import it in programs that never merge a model.
 """
 
 from .common import lazy_exports
+from .common.compat import keep_clip_name
+
+keep_clip_name()  # before FusionBench's modules are imported by their own names
 
 __version__ = "0.1.0"
 

@@ -35,7 +35,7 @@ def _upstream_configs() -> Path | None:
 
 
 class FusionPluginsSearchPath(SearchPathPlugin):
-    """Append our config folder, and upstream's own; lend names that transformers dropped.
+    """Append our config folder, and upstream's own.
 
     FusionBench takes `./config` or `./fusion_bench_config` of the current folder as its
     only config folder when one exists, and then finds none of its own configs. Appending
@@ -45,7 +45,7 @@ class FusionPluginsSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if "fusion_bench" not in sys.modules:
             return
-        import_module("fusion_plugins.common.compat").keep_clip_name()
+        import_module("fusion_plugins")  # which lends FusionBench names that it needs
         # Hydra keeps the program's own folder without its scheme.
         known = {str(e.path).removeprefix("file://") for e in search_path.get_path()}
         for provider, folder in (

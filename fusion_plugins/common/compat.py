@@ -46,7 +46,6 @@ def import_upstream(module: str) -> ModuleType:
         ImportError: Something else is missing; where transformers lacks it, the message
             says what to install.
     """
-    keep_clip_name()
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_bench.modelpool import CLIPVisionModelPool
+from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from fusion_bench.utils import import_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,7 +19,6 @@ from .pool_folder import open_pool
 from .recipe import OPENCLIP_RECIPE, DemoRecipe, ResNetRecipe
 
 if TYPE_CHECKING:  # each is slow to import
-    from fusion_bench.taskpool import CLIPVisionModelTaskPool
     from fusion_bench.taskpool.image_classification import ImageClassificationTaskPool
 
     from ..modelpool.image_pools import ResNetPool

@@ -42,8 +42,9 @@ def load_classifier(encoder: Path, classes: int, seed: int) -> PreTrainedModel:
         except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"{encoder} holds no usable encoder: {error}") from error
     prefix = f"{model.base_model_prefix}."
-    new = [k for k in found["missing_keys"] if k.startswith(prefix)]
-    new = [key for key in new if ".pooler." not in key]  # many encoders have none
+    missing = {key for key in found["missing_keys"] if key.startswith(prefix)}
+    # Many encoders have no pooler.
+    new = [k for k in model.state_dict() if k in missing and ".pooler." not in k]
     if new:
         raise ValueError(
             f"{encoder} has no weights for {len(new)} tensors of the encoder, such as"

@@ -162,13 +162,13 @@ def _complete(
     new_head: bool,
 ) -> None:
     """Load once more, by fitted names, what transformers has not found."""
-    wrong = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
-    state = model.state_dict()
-    absent = [*info["missing_keys"], *wrong]
-    absent = [n for n in absent if n in state and state[n].is_floating_point()]
+    wrong = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    wrong |= set(info["missing_keys"])
+    state = model.state_dict()  # which has an order
+    absent = [n for n in state if n in wrong and state[n].is_floating_point()]
     if new_head and head is not None:
         absent = [name for name in absent if not name.startswith(head)]
-    extra = unplaced_names(model, info["unexpected_keys"])
+    extra = unplaced_names(model, sorted(info["unexpected_keys"]))
     if not absent and not extra:
         return
     if not Path(path).is_dir():

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from fusion_bench.mixins import clip_classification
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 
-from ..common.compat import import_upstream
 from ..common.logging import get_logger
 
 log = get_logger(__name__)
-_clip_classification: Any = import_upstream("fusion_bench.mixins.clip_classification")
 
 
 class PromptTemplate:
@@ -89,7 +88,7 @@ def register_clip_task(
     # three arguments.
     CLIPTemplateFactory.register_dataset(name, dataset_info=info, **info)
     # Its methods keep heads on disk by the task's name, whatever the classes are.
-    _clip_classification.cache_with_joblib = _uncached
+    clip_classification.cache_with_joblib = _uncached
 
 
 def _uncached() -> Callable[[Callable], Callable]:

@@ -7,18 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from fusion_bench.models.hf_clip import HFCLIPClassifier
+from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from torch import Tensor
 
-from ..common.compat import import_upstream
 from ..merged.model import TintedModel
 from .images import OwnTasks
 
-_Upstream: Any = import_upstream(
-    "fusion_bench.taskpool.clip_vision.taskpool"
-).CLIPVisionModelTaskPool
 
-
-class CLIPTaskPool(OwnTasks, _Upstream):
+class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
     """Evaluates plain models as upstream does, and tinted ones with their own layers.
 
     A tinted model has no task set afterwards.
@@ -29,7 +25,7 @@ class CLIPTaskPool(OwnTasks, _Upstream):
         **options: See upstream's task pool.
     """
 
-    _config_mapping = _Upstream._config_mapping | {"tasks": "tasks"}
+    _config_mapping = CLIPVisionModelTaskPool._config_mapping | {"tasks": "tasks"}
 
     def setup(self) -> None:
         given, self._test_datasets = self._test_datasets, self.check_samples()

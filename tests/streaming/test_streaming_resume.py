@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -212,15 +213,16 @@ def test_another_merge_is_refused_or_replaced(llamas, tmp_path, what):
 
 
 def test_what_an_interrupted_run_left_can_be_replaced(llamas, tmp_path, monkeypatch):
-    replace = os.replace
+    replace, first = os.replace, threading.Lock()
 
-    def dies_before_naming(source, target):
-        if Path(target).name.startswith("model-00002"):
+    def dies_after_one(source, target):
+        # Whichever shard's thread ends first.
+        if Path(target).name.startswith("model-") and not first.acquire(False):
             raise Interrupted
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", dies_before_naming)
+        patch.setattr(os, "replace", dies_after_one)
         with pytest.raises(Interrupted):
             merge(llamas, tmp_path / "out", iterations=0)
     assert len(shard_files(tmp_path / "out")) == 1
