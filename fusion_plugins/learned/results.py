@@ -13,6 +13,7 @@ from torch import nn
 from ..awd import report as awd_report
 from ..awd.disentangle import Disentanglement
 from ..common.logging import get_logger
+from ..common.upstream import models_of
 from ..merged.cards import model_card
 from ..pools.family import family_of
 from .artifacts import (
@@ -83,5 +84,5 @@ def results_card(
     if modelpool.has_instance_models:
         models = dict.fromkeys(names, "a model in memory")
     else:
-        models = {name: str(modelpool._models[name]) for name in names}
+        models = {name: str(models_of(modelpool)[name]) for name in names}
     return model_card(f"{label} of {', '.join(tasks)}", settings, models, notes)
