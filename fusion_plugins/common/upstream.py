@@ -114,8 +114,12 @@ def private_names() -> Mapping[str, Private]:
 
 def datasets_of(modelpool: object, split: str) -> Mapping[str, Any]:
     """A model pool's list of data sets: ``train``, ``val`` or ``test``."""
-    lists = {"train": train_datasets_of, "val": val_datasets_of}
-    return lists.get(split, test_datasets_of)(modelpool)
+    lists = {
+        "train": train_datasets_of,
+        "val": val_datasets_of,
+        "test": test_datasets_of,
+    }
+    return lists[split](modelpool)
 
 
 def option_name(task: str) -> str:

@@ -31,7 +31,7 @@ from .environment import full_errors
 from .evaluation import task_names
 from .execution import Bench, run_cell
 from .files import slug
-from .gathering import gather
+from .gathering import gather, require_report
 from .methods import as_plain, read_methods
 from .plan import Plan, plain_config, resolve_method
 from .store import Results, results_folder
@@ -86,6 +86,7 @@ class CompareProgram(FabricModelFusionProgram):
 
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
+        require_report()
         metric = plain_config(self.metric)
         plan = Plan(
             read_methods(self.methods, self.overrides),

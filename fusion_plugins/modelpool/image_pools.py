@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..common import require
 from ..common.compat import import_upstream
 from ..common.upstream import models_of
 from ..task_vectors.files import read_tensors
@@ -42,6 +43,8 @@ class ResNetPool(_ResNetPool):
         config = model_name_or_config
         if isinstance(config, str) and config in models_of(self):
             config = models_of(self)[config]
+        if self.type == "torchvision":
+            require("torchvision", "A ResNet pool of type torchvision")
         model = super().load_model(config, *args, **kwargs)
         if self.type != "torchvision" or not isinstance(config, Mapping):
             return model

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion_bench.dataset.image_dataset import ImageClassificationDataset
-from fusion_bench.models.open_clip import ClassificationHead, ImageClassifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -24,6 +23,9 @@ from ..merged.model import TintedModel
 from ..modelpool.openclip.architecture import named_architecture
 from ..modelpool.openclip.checkpoints import load_head
 from .images import CalibratedImages, tinted_model
+
+if TYPE_CHECKING:
+    from fusion_bench.models.open_clip import ClassificationHead, ImageClassifier
 
 _upstream = import_upstream("fusion_bench.taskpool.openclip_vision.openclip_taskpool")
 OpenCLIPVisionModelTaskPool: Any = _upstream.OpenCLIPVisionModelTaskPool
