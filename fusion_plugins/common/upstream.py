@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 Instance = TypeVar("Instance")
-CORE = "core"
+CORE, OPENCLIP = "core", "OpenCLIP pools"
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ known_clip_tasks = Private(
 tokenizer_of = Private(_TEXT_POOL, "_tokenizer", "text pools")
 model_options_of = Private(_TEXT_POOL, "_model_kwargs", "text pools")
 
-heads_of = Private(_OPENCLIP_POOL, "_classification_heads", "OpenCLIP pools")
-train_processor_of = Private(_OPENCLIP_POOL, "_train_processor", "OpenCLIP pools")
-test_processor_of = Private(_OPENCLIP_POOL, "_test_processor", "OpenCLIP pools")
-task_heads_of = Private(_OPENCLIP_TASKS, "_classifier_heads", "OpenCLIP pools")
-loader_options_of = Private(_OPENCLIP_TASKS, "_dataloader_kwargs", "OpenCLIP pools")
-model_name_of = Private(_OPENCLIP_TASKS, "_model_name", "OpenCLIP pools")
+heads_of = Private(_OPENCLIP_POOL, "_classification_heads", OPENCLIP)
+train_processor_of = Private(_OPENCLIP_POOL, "_train_processor", OPENCLIP)
+test_processor_of = Private(_OPENCLIP_POOL, "_test_processor", OPENCLIP)
+task_heads_of = Private(_OPENCLIP_TASKS, "_classifier_heads", OPENCLIP)
+loader_options_of = Private(_OPENCLIP_TASKS, "_dataloader_kwargs", OPENCLIP)
+model_name_of = Private(_OPENCLIP_TASKS, "_model_name", OPENCLIP)
 #: Of image task pools.
 is_set_up = Private(_CLIP_TASKS, "_is_setup", "compare")
 
