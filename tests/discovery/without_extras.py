@@ -35,7 +35,7 @@ def hide() -> None:
 def error_of(run: Callable) -> str:
     try:
         run()
-    except Exception as error:
+    except ImportError as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
 
