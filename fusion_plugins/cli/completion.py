@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from functools import partial
 from typing import Any
 
 from ..common import require
@@ -11,19 +12,17 @@ from ..common import require
 _SHELLS = ("bash", "zsh", "tcsh")
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the program's parser."""
+def add_to(commands: Any, program: ArgumentParser) -> None:
+    """Add the command to the program's parser, which it completes."""
     parser = commands.add_parser(
         "completion", help="a script by which your shell completes this command"
     )
     parser.add_argument("shell", choices=_SHELLS)
-    parser.set_defaults(run=_print)
+    parser.set_defaults(run=partial(_print, program))
 
 
-def _print(options: Namespace) -> None:
+def _print(program: ArgumentParser, options: Namespace) -> None:
     require("shtab", "Completion")
     import shtab
 
-    from .program import make_parser
-
-    sys.stdout.write(shtab.complete(make_parser(), options.shell))
+    sys.stdout.write(shtab.complete(program, options.shell))

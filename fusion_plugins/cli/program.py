@@ -17,8 +17,9 @@ def make_parser() -> Parser:
         description="Offline pools, comparisons and conversions for merging models.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in (demo, pools, compare, convert, doctor, cite, completion):
+    for group in (demo, pools, compare, convert, doctor, cite):
         group.add_to(commands)
+    completion.add_to(commands, parser)
     return parser
 
 
