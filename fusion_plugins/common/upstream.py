@@ -77,6 +77,13 @@ merged_parts = Private(
     "fusion_bench.models.utils", "_fusion_bench_target_modules", "ConvNeXt pools"
 )
 
+#: On models of FusionBench's image pools, where their `forward` is replaced.
+plain_forward_of = Private(
+    "fusion_bench.modelpool.convnext_for_image_classification:ConvNextForImageClassificationPool",
+    "original_forward",
+    "image pools",
+)
+
 clip_processor_of = Private(_CLIP_POOL, "_processor")
 clip_platform_of = Private(_CLIP_POOL, "_platform")
 known_clip_tasks = Private(

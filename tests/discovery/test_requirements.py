@@ -121,8 +121,19 @@ def test_the_extra_that_messages_name_brings_the_package(module: str) -> None:
     assert OPTIONAL[module] in {canonicalize_name(r.name) for r in of_extra("dev")}
 
 
-def test_no_message_names_an_extra_that_there_is_not() -> None:
+def test_nothing_names_an_extra_that_there_is_not() -> None:
     assert common.EXTRAS.keys() == OPTIONAL.keys()
+    docs = REPOSITORY / "docs"
+    texts = {
+        page.stem: page.read_text(encoding="utf-8")
+        for page in (REPOSITORY / "README.md", *docs.rglob("*.md"))
+    }
+    named = re.findall(r"fusion-plugins\[([\w,]+)\]", "\n".join(texts.values()))
+    assert len(named) >= 5
+    assert {extra for names in named for extra in names.split(",")} <= EXTRAS.keys()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", texts["install"], re.M)) == sorted(
+        EXTRAS
+    )
 
 
 def test_python_3_10_is_supported() -> None:

@@ -10,7 +10,7 @@ import torch
 from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 
-from ...common.upstream import models_of
+from ...common.upstream import models_of, plain_forward_of
 from ..clip_tasks import register_clip_tasks
 from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
@@ -60,7 +60,7 @@ class ImageClassificationAdapter(ImageAdapter, OwnHeadsAdapter):
     @classmethod
     def adopt(cls, module: nn.Module) -> nn.Module:
         """Take off the pool's `forward`, which runs the weights of one fixed object."""
-        for name in ("forward", "original_forward"):
+        for name in ("forward", plain_forward_of.name):
             module.__dict__.pop(name, None)
         return module
 
