@@ -5,6 +5,7 @@ import sys
 import types
 
 import pytest
+import torch
 
 from fusion_plugins.cli import doctor, main
 from fusion_plugins.common import EXTRAS, upstream
@@ -60,10 +61,13 @@ def test_a_requirement_that_is_not_met_is_status_1(run, monkeypatch):
     assert [row.split()[-1] for row in rows] == ["no", "no", "yes"]
 
 
-def test_what_is_optional_and_missing_says_how_to_install_it(run, monkeypatch):
+def test_devices_and_what_is_optional_but_missing(run, monkeypatch):
+    device = types.SimpleNamespace(name="Some GPU", total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: device)
     monkeypatch.setitem(sys.modules, "open_clip", None)
     status, lines = run()
-    assert status == 0
+    assert status == 0 and lines.count("CUDA Some GPU, 80 GiB") == 2
     assert any(
         re.fullmatch(r"open_clip +missing +pip install 'fusion-plugins\[openclip\]'", x)
         for x in lines
