@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..common.folders import results_folder
 from ..common.logging import get_logger
 from ..common.options import WithOptions, patterns
+from ..common.upstream import program_of
 from ..pools.family import FinishOptions, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
 from ..pools.replaced import with_shared_heads
@@ -78,7 +79,7 @@ class AWDAlgorithm(
         """
         modelpool, options = as_modelpool(modelpool), self.options
         folder = results_folder(self) if self.fabric.is_global_zero else None
-        method = build_base_method(options.base, self._program, self.fabric)
+        method = build_base_method(options.base, program_of(self), self.fabric)
         with self.profile("load base"):
             module, task_vectors = load_task_vectors(modelpool, options.keep)
             finish = family_of(modelpool).finish(

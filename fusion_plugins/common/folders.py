@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .logging import get_logger
+from .upstream import program_of
 
 log = get_logger(__name__)
 
@@ -69,7 +70,7 @@ def results_folder(method: Any) -> Path | None:
     """
     folder = method.log_dir
     if folder is None:
-        program = getattr(method, "_program", None)
+        program = program_of(method, None)
         folder = (getattr(program, "path", None) or {}).get("log_dir")
     return None if folder is None else _claimed(Path(folder).absolute(), method.fabric)
 

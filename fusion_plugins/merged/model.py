@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..common.upstream import active_option_of, option_name
 from . import files, replacing, sites
 from .sites import Site
 from .surgery import SurgeryHook
@@ -70,8 +71,8 @@ class TintedModel(SurgeryHook, nn.Module):
     @property
     def active_task(self) -> str | None:
         """The task whose layers are in use; also FusionBench's pools may set it."""
-        active = sites.active_option(self.switches[0])
-        names = {sites.option_name(task): task for task in self.tasks}
+        active = active_option_of(self.switches[0])
+        names = {option_name(task): task for task in self.tasks}
         return None if active is None else names.get(active)
 
     def set_task(self, task: str | None) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..common.folders import obstacle
-from ..task_vectors.files import file_identity, safetensors_files
+from ..common.identity import file_identity
+from ..task_vectors.files import safetensors_files
 from .folders import ModelFolder
 
 

@@ -121,7 +121,9 @@ class Sandbox:
     def accept(self, words: list[str]) -> None:
         """Let the program judge its arguments, without doing what they say."""
         match words:
-            case ["cd" | "export", *_] | ["pip", "install", *_] | ["git", "clone", *_]:
+            case ["cd" | "export", *_] | ["git", "clone", *_]:
+                pass
+            case ["pip" | ".venv/bin/pip", "install", *_]:
                 pass
             case ["make", *targets]:
                 _dry_run_make(targets)
