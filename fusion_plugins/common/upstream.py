@@ -1,7 +1,7 @@
 """FusionBench's private names, each behind one of its own here; nothing else spells them.
 
-All of them were checked, in the source and by running, with FusionBench 0.2.33 and with its
-main of 2026-08-05, where they are the same; Fabric's with lightning 2.6.6.
+All of them were looked up in FusionBench 0.2.33, on which the tests run, and in its main of
+2026-08-05, where they are the same; Fabric's in lightning 2.6.6.
 
 What FusionBench calls is overridden where the subclass stands, under FusionBench's name:
 `_evaluate` of its three image task pools, `_config_mapping` of pools and task pools, and
