@@ -99,7 +99,7 @@ class AWDAlgorithm(
             merged = finish(merged, self.fabric.device)
             require_finite(merged, "Use a smaller scaling, or check the experts.")
         report.publish(found, self.fabric, folder)
-        self.print_profile_summary()
+        log.debug("%s", self.profiler.summary())
         return merged
 
     def _merge_linearly(

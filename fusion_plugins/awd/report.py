@@ -57,7 +57,7 @@ def publish(result: Disentanglement, fabric: Fabric, folder: str | Path | None) 
     before, after = (mean_absolute(cosines) for cosines in result.cosines())
     norms = result.task_vector_norms()
     log.info(
-        "AWD: mean |cos| %.4f -> %.4f, |delta| %.4g, task vector norms %.3g to %.3g",
+        "AWD: mean |cos| %.4f -> %.4f, |delta| %.4g, norms %.3g to %.3g",
         before,
         after,
         result.delta_norm(),
@@ -69,7 +69,7 @@ def publish(result: Disentanglement, fabric: Fabric, folder: str | Path | None) 
         fabric.log_dict(dict(zip(names, values, strict=True)), step=step)
     if folder is not None and fabric.is_global_zero:
         for path in save(result, folder):
-            log.info("AWD report: %s", path)
+            log.debug("AWD report: %s", path)
 
 
 def mean_absolute(cosines: Tensor) -> float:

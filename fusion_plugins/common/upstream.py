@@ -106,6 +106,8 @@ modelpool_config = Private(_PROGRAM, "_modelpool", "compare")
 taskpool_config = Private(_PROGRAM, "_taskpool", "compare")
 fabric_config = Private(_PROGRAM, "_fabric", "compare")
 
+print_report = Private("fusion_bench.programs.fabric_fusion_program", "print_json")
+
 options_of = Private(f"{_SWITCH}:SwitchModule", "_option_modules", "tints")
 active_option_of = Private(f"{_SWITCH}:SwitchModule", "_active_option", "tints")
 _spelling = Private(_SWITCH, "_standardize_option_name", "tints")

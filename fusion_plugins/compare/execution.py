@@ -16,13 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..common.logging import get_logger
+from ..common.running import full_errors
 from ..common.upstream import models_of
 from ..pools import with_shared_heads
 from ..pools.clip_tasks import registered_tasks
 from ..pools.loading import head_site
 from ..pools.task_heads import with_task_heads
 from .cells import Cell
-from .environment import full_errors, peak_memory, restart_peak_memory
+from .environment import peak_memory, restart_peak_memory
 from .evaluation import evaluate_experts, evaluate_model, score
 from .records import artifacts, failed_record, new_record, scored
 from .results import EXPERTS, PRETRAINED

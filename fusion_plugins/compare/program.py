@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -10,14 +9,13 @@ from functools import partial
 from fusion_bench import BaseAlgorithm, auto_register_config
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import CompactHydraException
 from lightning.fabric.loggers import CSVLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
 from ..common.logging import get_logger
+from ..common.running import one_line_errors, quiet, vanishing
 from ..common.upstream import (
     fabric_config,
     loggers_of,
@@ -27,15 +25,15 @@ from ..common.upstream import (
 )
 from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds
-from .environment import full_errors
 from .evaluation import task_names
 from .execution import Bench, run_cell
 from .files import slug
 from .gathering import gather, require_report
 from .methods import as_plain, read_methods
 from .plan import Plan, plain_config, resolve_method
+from .progress import Progress
 from .store import Results, results_folder
-from .tables import terminal_tables
+from .tables import scalars, terminal_tables
 
 log = get_logger(__name__)
 
@@ -122,16 +120,9 @@ class CompareProgram(FabricModelFusionProgram):
             ValueError: A name, an option or a folder does not fit.
             RuntimeError: Every cell failed. Under Hydra, all errors are one line.
         """
-        try:
+        again = "Finished cells are kept; the same command runs the rest."
+        with one_line_errors(again), quiet():
             return self._compare()
-        except Exception as error:
-            if full_errors() or not GlobalHydra().is_initialized():
-                raise
-            # FusionBench's command would log the traceback.
-            upstream = logging.getLogger("fusion_bench.scripts.cli")
-            upstream.addFilter(lambda r: not isinstance(r.msg, CompactHydraException))
-            text = f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
-            raise CompactHydraException(" ".join(text.split())) from error
 
     def _compare(self) -> dict:
         plan, console = self.plan(), Console()
@@ -151,7 +142,9 @@ class CompareProgram(FabricModelFusionProgram):
             log.warning("%s: what decides its result has changed; see stale/", moved)
         add_results(results, plan.added, plan.identities, plan.shared)
         self._run_missing(plan)
-        console.print(*terminal_tables(gather(results.folder), console.width))
+        comparison = gather(results.folder)
+        self.fabric.log_dict(scalars(comparison))
+        console.print(*terminal_tables(comparison, console.width))
         console.print(f"Results: {results.folder}", soft_wrap=True)
         failed = plan.failed()
         if len(failed) == len(plan.cells):
@@ -164,7 +157,6 @@ class CompareProgram(FabricModelFusionProgram):
 
     def _run_missing(self, plan: Plan) -> None:
         missing = [c for c in plan.cells if not plan.is_finished(c, self.retry_failed)]
-        log.info("%d of %d cells to run", len(missing), len(plan.cells))
         if not missing:
             return
         bench = Bench(
@@ -177,9 +169,14 @@ class CompareProgram(FabricModelFusionProgram):
         )
         # First what nobody works on; then wait for cells of other processes, and take
         # over those whose process died.
-        held = [cell for cell in missing if not self._run_cell(cell, plan, bench)]
+        users = list(self.fabric.loggers)
+        clock = Progress(len(missing))
+        held = [
+            cell for cell in missing if not self._run_cell(cell, plan, bench, clock)
+        ]
         for cell in held:
-            self._run_cell(cell, plan, bench, wait=True)
+            self._run_cell(cell, plan, bench, clock, wait=True)
+        loggers_of.put(self.fabric, users)
 
     def _load_pools(self, plan: Plan) -> None:
         compat = "fusion_bench.compat"
@@ -219,7 +216,12 @@ class CompareProgram(FabricModelFusionProgram):
             self.modelpool.save_model(model, str(folder / name))
 
     def _run_cell(
-        self, cell: Cell, plan: Plan, bench: Bench, wait: bool = False
+        self,
+        cell: Cell,
+        plan: Plan,
+        bench: Bench,
+        clock: Progress,
+        wait: bool = False,
     ) -> bool:
         """Run a cell unless it is done; False if another process is at it."""
         with plan.results.claimed(cell, wait) as mine:
@@ -228,9 +230,11 @@ class CompareProgram(FabricModelFusionProgram):
             # What another process just tried and failed at is not tried once more.
             if plan.is_finished(cell, self.retry_failed and not wait):
                 return True
-            log.info("running %s", cell.id)
+            clock.tell(cell)
             shutil.rmtree(plan.work_folder(cell), ignore_errors=True)
-            records = [record | plan.marks(cell) for record in run_cell(cell, bench)]
+            with vanishing():
+                found = run_cell(cell, bench)
+            records = [record | plan.marks(cell) for record in found]
             plan.results.replace(cell, records)
             plan.results.note_tasks([task for r in records for task in r["tasks"]])
         return True

@@ -15,6 +15,7 @@ from torch import nn
 from ..adaptation import Coefficients, MergedWeights, check_resume
 from ..awd.disentangle import Disentanglement
 from ..common.folders import require_folder, results_folder
+from ..common.logging import get_logger
 from ..common.options import WithOptions, plain
 from ..merged.model import TintedModel
 from ..pools.adapter import PoolAdapter
@@ -27,6 +28,8 @@ from .options import INCIDENTAL, LearnedOptions, check_precision
 from .results import results_card, save_model, save_results
 from .training import Experts, Trained, Trainer
 from .transform import Transform
+
+log = get_logger(__name__)
 
 
 class LearnedMergeAlgorithm(
@@ -102,7 +105,7 @@ class LearnedMergeAlgorithm(
             self._keep(trained, experts, objective, merged, folder)
             if trained.checkpoints is not None:
                 trained.checkpoints.forget()
-        self.print_profile_summary()
+        log.debug("%s", self.profiler.summary())
         return merged
 
     def _folder(self) -> Path | None:

@@ -56,7 +56,7 @@ def save_results(
             plot_history(history, guard_history, folder / "history.png")
     if disentanglement is not None:
         awd_report.save(disentanglement, folder)
-    log.info("Results: %s", folder)
+    log.debug("Results: %s", folder)
 
 
 def save_model(modelpool: BaseModelPool, module: nn.Module, folder: Path) -> Path:

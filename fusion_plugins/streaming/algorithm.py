@@ -118,7 +118,7 @@ class StreamingAWDAlgorithm(
         if self.fabric.is_global_zero:
             self._merge(modelpool, method, folders, output)
         self.fabric.barrier()
-        self.print_profile_summary()
+        log.debug("%s", self.profiler.summary())
         return load_mapped(output, code_options(modelpool))
 
     @torch.no_grad()
