@@ -117,7 +117,7 @@ def labelling_worker(job: dict) -> dict:
     """Labelling every kept sample against bare forwards of as many, batched alike."""
     import torch
 
-    from fusion_plugins.tinting.teacher import label_samples
+    from fusion_plugins.adaptation import label_samples
 
     engine, _ = _engine(job)
     module, device = engine.weights.module, engine.weights.device

@@ -15,6 +15,8 @@ from ..awd.disentangle import Disentanglement
 from ..common.logging import get_logger
 from ..merged.cards import model_card
 from ..pools.family import family_of
+from ..selection import response
+from ..selection.search import Search
 from .artifacts import (
     SavedCoefficients,
     plot_coefficients,
@@ -31,6 +33,7 @@ def save_results(
     history: Sequence[Mapping[str, Any]],
     guard_history: Sequence[Mapping[str, Any]],
     disentanglement: Disentanglement | None,
+    search: Search | None,
 ) -> None:
     """Write coefficients, pictures and history.
 
@@ -40,6 +43,7 @@ def save_results(
         history: Entries per logged step.
         guard_history: Entries per check of the guard.
         disentanglement: What AWD removed, if anything.
+        search: For the coefficients' start, if there was one.
     """
     save_coefficients(result, folder)
     plot_coefficients(result, folder / "coefficients.png")
@@ -49,6 +53,8 @@ def save_results(
         (folder / "history.json").write_text(json.dumps(record))
     if disentanglement is not None:
         awd_report.save(disentanglement, folder)
+    if search is not None:
+        response.publish(search, {"score": "agreement"}, folder, "selection")
     log.info("Results: %s", folder)
 
 
