@@ -83,9 +83,8 @@ def _draw(search: Search, score: str, path: Path) -> None:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     all_settings = [candidate.settings for candidate in search.candidates]
-    option = max(
-        all_settings[0], key=lambda name: len({str(s[name]) for s in all_settings})
-    )
+    counts = {n: len({str(s[n]) for s in all_settings}) for n in all_settings[0]}
+    option = max(reversed(counts), key=counts.__getitem__)  # the scaling is the last
     lines: dict[str, list[Candidate]] = {}
     for candidate in search.candidates:
         others = {k: v for k, v in candidate.settings.items() if k != option}

@@ -44,7 +44,9 @@ def test_before_any_model_is_read(unread, options, error, message):
 
 
 def test_a_method_without_a_scaling_factor_needs_lists(unread):
-    message = "over=null: there is no option 'scaling_factor', expected lists for some of"
+    message = (
+        "over=null: there is no option 'scaling_factor', expected lists for some of"
+    )
     with pytest.raises(ValueError, match=f"{message} iter_num"):
         SelectAlgorithm(base=WUDI)
     message = "scaling=auto: there is no option 'scaling_factor', expected lists"
@@ -80,5 +82,7 @@ def test_a_method_that_gives_no_model_is_named(tiny_modelpool):
     base = {"_target_": "fusion_bench.method.TaskSingularVectorMerging"}
     base |= {"alpha": 1, "exclude_keys": None, "return_single_task_models": True}
     options = {"max_samples": 8, "num_workers": 0, "over": {"alpha": [1]}}
-    with pytest.raises(TypeError, match="TaskSingularVectorMerging gives a .*, not a mod"):
+    with pytest.raises(
+        TypeError, match="TaskSingularVectorMerging gives a .*, not a mod"
+    ):
         SelectAlgorithm(base=base, **options).run(tiny_modelpool)

@@ -38,7 +38,10 @@ def test_an_option_is_named_by_its_path_or_its_last_part(config, name, path):
 @pytest.mark.parametrize(
     ("over", "message"),
     [
-        ({}, "over lists no option, expected lists for some of alpha, lr, base, base.sca"),
+        (
+            {},
+            "over lists no option, expected lists for some of alpha, lr, base, base.sca",
+        ),
         ({"alpha": []}, r"over.alpha is \[\], expected a list of values"),
         ({"alpha": 0.1}, "over.alpha is 0.1, expected a list of values"),
         ({"alhpa": [1]}, "no option 'alhpa', .* Did you mean 'alpha'?"),
