@@ -54,7 +54,7 @@ class SelectOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.grid  # noqa: B018 - which finds what is wrong with it
+        _ = self.grid  # which finds what is wrong with it
 
     @property
     def grid(self) -> Grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,9 +25,13 @@ def agreement(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def negative_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """Of each sample's prediction, in nats: 0 is certain. The classes are not used."""
+    """Of each sample's prediction, in nats: 0 is certain. The classes are not used.
+
+    A prediction that holds NaN or Inf counts as that of all classes alike.
+    """
     log_p = logits.log_softmax(-1)
-    return (log_p.exp() * log_p).sum(-1)
+    certainty = torch.xlogy(log_p.exp(), log_p.exp()).sum(-1)
+    return certainty.nan_to_num(nan=-math.log(logits.shape[-1]))
 
 
 @dataclass(frozen=True)

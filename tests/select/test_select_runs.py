@@ -22,7 +22,7 @@ SCALING = {"scaling_factor": [0.1, 0.3, 0.9]}
 # Config name -> lists; the last four are not linear in the task vectors.
 METHODS = {
     "task_arithmetic": SCALING,
-    "awd": SCALING | {"alpha": [0, 0.1]},
+    "awd": {"scaling_factor": [0.3, 0.9], "alpha": [0, 0.1]},
     "ties_merging": SCALING | {"threshold": [20, 50]},
     "dare/task_arithmetic": {"sparsity_ratio": [0.3, 0.9]},
     "wudi/wudi": {"iter_num": [1, 3]},
@@ -36,7 +36,8 @@ def fabric(tmp_path) -> Fabric:
 
 
 def config_of(name: str) -> dict:
-    return plain(compose_method(name))
+    quick = {"iterations": 10} if name == "awd" else {}
+    return plain(compose_method(name)) | quick
 
 
 def select(pool, fabric, **options) -> tuple[SelectAlgorithm, nn.Module]:
@@ -93,8 +94,8 @@ def test_models_are_read_once_and_stay_as_they_are(tiny_modelpool, fabric, monke
         return load(self, name, *args, **kwargs)
 
     monkeypatch.setattr(kind, "load_model", counted)
-    base, over = config_of("awd"), {"alpha": [0, 0.1], **SCALING}
-    select(tiny_modelpool, fabric, base=base, over=over)
+    over = {"alpha": [0, 0.1], "scaling_factor": [0.3, 0.5]}
+    select(tiny_modelpool, fabric, base=config_of("awd"), over=over)
     assert sorted(read) == sorted(tiny_modelpool.all_model_names)
 
 
@@ -136,6 +137,19 @@ def test_the_labels_score_is_the_task_pools_accuracy(
     assert algorithm.response["data"] == "val"
 
 
+def test_layers_of_a_tasks_own_are_in_place(tiny_modelpool, tiny_pool_root, fabric):
+    tiny_modelpool._val_datasets = tiny_modelpool._test_datasets
+    base = {"_target_": "fusion_plugins.TintingAlgorithm", "rounds": 2, "lr": 0.1}
+    base |= {"checkpoint_dir": None, "guard_every": 0, "max_samples": 24, "seed": 0}
+    base["tint"] = ["head", "visual_projection", "vision_model.encoder.layers.1"]
+    options = {"score": "val", "over": {"seed": [1]}, "max_samples": None}
+    algorithm, merged = select(tiny_modelpool, fabric, base=base, **options)
+    report = demo_taskpool(root=tiny_pool_root).evaluate(merged)
+    (candidate,) = algorithm.response["candidates"]
+    for task, value in candidate["tasks"].items():
+        assert value == pytest.approx(report[task]["accuracy"], abs=1e-6)
+
+
 def test_entropy_takes_the_most_certain(tiny_modelpool, fabric):
     algorithm, _ = select(tiny_modelpool, fabric, score="entropy", over=SCALING)
     means = [c["mean"] for c in algorithm.response["candidates"]]
@@ -148,7 +162,7 @@ def test_without_over_the_scaling_is_scanned(tiny_modelpool, fabric, tmp_path):
     chosen = algorithm.response["chosen"]
     assert_same(merged, TaskArithmeticAlgorithm(**chosen).run(tiny_modelpool))
     # AWD's scaling=auto is the same search.
-    awd = {"alpha": 0, "data": "test"}
+    awd = {"alpha": 0, "iterations": 10}
     auto = AWDAlgorithm(scaling="auto", **awd)
     auto.fabric = fabric
     merged = auto.run(tiny_modelpool)

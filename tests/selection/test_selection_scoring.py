@@ -44,6 +44,9 @@ def test_a_candidate_is_behind_by_three_errors_of_the_paired_difference(worse, d
 
 def test_measures_by_hand():
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
+    odd = torch.tensor([[np.nan, 0.0], [np.inf, 0.0], [300.0, 0.0]])
+    got = negative_entropy(odd, torch.zeros(3)).tolist()
+    assert got == pytest.approx([-np.log(2), -np.log(2), 0])
     assert agreement(logits, torch.tensor([1, 1, 0])).tolist() == [1, 0, 1]
     p = 1 / (1 + np.exp(-1))
     want = p * np.log(p) + (1 - p) * np.log(1 - p)
