@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from ..common.logging import get_logger
 from .search import Candidate, Search
 
@@ -80,6 +77,8 @@ def _entry(candidate: Candidate, names: list[str]) -> dict[str, Any]:
 
 def _draw(search: Search, score: str, path: Path) -> None:
     """The score over the option with most values; a line for each of the others."""
+    from matplotlib.figure import Figure  # on use: it is slow to import
+
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     all_settings = [candidate.settings for candidate in search.candidates]
@@ -102,7 +101,7 @@ def _draw(search: Search, score: str, path: Path) -> None:
 
 
 def _draw_line(
-    axes: Axes, line: list[Candidate], option: str, numeric: bool, label: str
+    axes: Any, line: list[Candidate], option: str, numeric: bool, label: str
 ) -> None:
     if numeric:
         line = sorted(line, key=lambda candidate: candidate.settings[option])
