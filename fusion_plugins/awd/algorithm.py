@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..common.folders import results_folder
 from ..common.logging import get_logger
 from ..common.options import WithOptions, choice, patterns, plain
+from ..common.upstream import program_of
 from ..pools.family import FinishOptions, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
 from ..pools.replaced import with_shared_heads
@@ -93,7 +94,7 @@ class AWDAlgorithm(
         base = options.base
         if options.scaling is not None:
             base = self._base_with_best_scaling(modelpool, folder)
-        method = build_base_method(base, self._program, self.fabric)
+        method = build_base_method(base, program_of(self), self.fabric)
         with self.profile("load base"):
             module, task_vectors = load_task_vectors(modelpool, options.keep)
             finish = family_of(modelpool).finish(

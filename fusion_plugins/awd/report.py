@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning import Fabric
 from torch import Tensor
 
+from ..common import how_to_get
 from ..common.logging import get_logger
 from .disentangle import Disentanglement
 
@@ -79,11 +80,15 @@ def mean_absolute(cosines: Tensor) -> float:
 
 
 def save(result: Disentanglement, folder: str | Path) -> list[Path]:
-    """Write ``awd.json`` and ``awd_cosines.png``; returns their paths."""
+    """Write ``awd.json`` and, with matplotlib, ``awd_cosines.png``; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     report, picture = folder / "awd.json", folder / "awd_cosines.png"
     report.write_text(json.dumps(summary(result), indent=2))
+    command = how_to_get("matplotlib")
+    if command is not None:
+        log.warning("There is no picture of the cosines: %s", command)
+        return [report]
     plot_cosines(result, picture)
     return [report, picture]
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..common.logging import get_logger
+from ..common.upstream import models_of
 from ..pools import with_shared_heads
 from ..pools.clip_tasks import registered_tasks
 from ..pools.loading import head_site
@@ -67,7 +68,7 @@ class Bench:
         methods see the pretrained model's instead.
         """
         pool = copy(self.modelpool)
-        pool._models = deepcopy(pool._models)
+        models_of.put(pool, deepcopy(models_of(pool)))
         return with_shared_heads(pool) if self.own_heads and not own_method else pool
 
     def complete(self, model: nn.Module) -> nn.Module:

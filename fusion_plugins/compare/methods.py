@@ -77,7 +77,8 @@ def read_methods(listed: object, common: object = None) -> list[Method]:
         )
     entries = [_name_and_options(entry) for entry in plain]
     shared = _common(common, [name for name, _ in entries])
-    methods = [_method(n, _merged(shared.get(n, {}), own)) for n, own in entries]
+    known = method_names()  # slow to list
+    methods = [_method(n, _merged(shared.get(n, {}), own), known) for n, own in entries]
     labels = [method.label for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -131,14 +132,13 @@ def _common(common: object, names: Sequence[str]) -> dict:
     return {name: _nested(options) for name, options in plain.items()}
 
 
-def _method(name: str, overrides: dict) -> Method:
+def _method(name: str, overrides: dict, known: Sequence[str]) -> Method:
     if name in REFERENCES:
         if overrides:
             raise ValueError(
                 f"'{name}' is not a method, it has no options: {overrides}."
             )
         return Method(name)
-    known = method_names()
     if name not in known:
         raise ValueError(
             f"methods holds '{name}', which is no method.{did_you_mean(name, known)}"

@@ -18,13 +18,20 @@ from rich.console import Console
 from torch import nn
 
 from ..common.logging import get_logger
+from ..common.upstream import (
+    fabric_config,
+    loggers_of,
+    modelpool_config,
+    set_up,
+    taskpool_config,
+)
 from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds
 from .environment import full_errors
 from .evaluation import task_names
 from .execution import Bench, run_cell
 from .files import slug
-from .gathering import gather
+from .gathering import gather, require_report
 from .methods import as_plain, read_methods
 from .plan import Plan, plain_config, resolve_method
 from .store import Results, results_folder
@@ -79,27 +86,30 @@ class CompareProgram(FabricModelFusionProgram):
 
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
+        require_report()
         metric = plain_config(self.metric)
         plan = Plan(
             read_methods(self.methods, self.overrides),
             read_seeds(self.seeds),
             Results(results_folder(self.results)),
             surroundings={
-                "modelpool": self._modelpool,
-                "taskpool": self._taskpool,
+                "modelpool": modelpool_config(self),
+                "taskpool": taskpool_config(self),
                 "path": self.path or {},
                 "fast_dev_run": self.fast_dev_run,
             },
             about={"title": str(self.title), "published": plain_config(self.published)},
-            settings=[metric, self.fast_dev_run, (self._fabric or {}).get("precision")],
+            settings=[
+                metric,
+                self.fast_dev_run,
+                (fabric_config(self) or {}).get("precision"),
+            ],
         )
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
         for row in plan.methods:  # ours refuse wrong values before anything is slow
             if row.is_own:
-                self._instantiate_and_setup(
-                    resolve_method(row, plan.surroundings, None)
-                )
+                set_up(self)(resolve_method(row, plan.surroundings, None))
         return plan
 
     def run(self) -> dict:
@@ -173,11 +183,11 @@ class CompareProgram(FabricModelFusionProgram):
 
     def _load_pools(self, plan: Plan) -> None:
         compat = "fusion_bench.compat"
-        self.modelpool = self._instantiate_and_setup(
-            self._modelpool, f"{compat}.modelpool.load_modelpool_from_config"
+        self.modelpool = set_up(self)(
+            modelpool_config(self), f"{compat}.modelpool.load_modelpool_from_config"
         )
-        self.taskpool = self._instantiate_and_setup(
-            self._taskpool, f"{compat}.taskpool.load_taskpool_from_config"
+        self.taskpool = set_up(self)(
+            taskpool_config(self), f"{compat}.taskpool.load_taskpool_from_config"
         )
         names = task_names(self.taskpool)
         check_tasks(plan.added, names)
@@ -194,9 +204,9 @@ class CompareProgram(FabricModelFusionProgram):
         for option, value in (("seed", cell.seed), ("save_model", False)):
             if option in config and option not in cell.method.overrides:
                 config[option] = value
-        self.fabric._loggers = [CSVLogger(folder, name="", version="")]
+        loggers_of.put(self.fabric, [CSVLogger(folder, name="", version="")])
         load = "fusion_bench.compat.method.load_algorithm_from_config"
-        return self._instantiate_and_setup(config, load), config
+        return set_up(self)(config, load), config
 
     def _save_model(
         self, plan: Plan, cell: Cell, part: str | None, model: nn.Module

@@ -23,6 +23,7 @@ from ..common.options import (
     require_number,
     require_path,
 )
+from ..common.upstream import precision_of
 from ..pools.family import FinishOptions
 from ..pools.tasks import KEEP_ON, DataOptions
 from ..selection.pool import SAMPLES
@@ -164,7 +165,7 @@ def check_precision(fabric: Fabric) -> str:
     Raises:
         ValueError: It keeps the weights in half precision.
     """
-    precision = str(fabric._precision.precision)
+    precision = str(precision_of(fabric).precision)
     if precision.endswith("-true") and precision not in ("32-true", "64-true"):
         raise ValueError(
             f"fabric.precision={precision} would keep the merged weights in half"

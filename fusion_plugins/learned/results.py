@@ -12,7 +12,9 @@ from torch import nn
 
 from ..awd import report as awd_report
 from ..awd.disentangle import Disentanglement
+from ..common import how_to_get
 from ..common.logging import get_logger
+from ..common.upstream import models_of
 from ..merged.cards import model_card
 from ..pools.family import family_of
 from ..selection import response
@@ -35,7 +37,7 @@ def save_results(
     disentanglement: Disentanglement | None,
     search: Search | None,
 ) -> None:
-    """Write coefficients, pictures and history.
+    """Write coefficients and history, and pictures of them where matplotlib is.
 
     Args:
         folder: The log folder.
@@ -46,11 +48,16 @@ def save_results(
         search: For the coefficients' start, if there was one.
     """
     save_coefficients(result, folder)
-    plot_coefficients(result, folder / "coefficients.png")
     if history:
-        plot_history(history, guard_history, folder / "history.png")
         record = {"steps": history, "guard": guard_history}
         (folder / "history.json").write_text(json.dumps(record))
+    command = how_to_get("matplotlib")
+    if command is not None:
+        log.warning("There are no pictures of the run: %s", command)
+    else:
+        plot_coefficients(result, folder / "coefficients.png")
+        if history:
+            plot_history(history, guard_history, folder / "history.png")
     if disentanglement is not None:
         awd_report.save(disentanglement, folder)
     if search is not None:
@@ -89,5 +96,5 @@ def results_card(
     if modelpool.has_instance_models:
         models = dict.fromkeys(names, "a model in memory")
     else:
-        models = {name: str(modelpool._models[name]) for name in names}
+        models = {name: str(models_of(modelpool)[name]) for name in names}
     return model_card(f"{label} of {', '.join(tasks)}", settings, models, notes)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from fusion_bench.modelpool import BaseModelPool
 
+from ..common.upstream import model_options_of, models_of
+
 _FORM = {"_target_", "pretrained_model_name_or_path"}
 
 
@@ -26,10 +28,10 @@ def local_folder(modelpool: BaseModelPool, name: str, kind: type) -> Path | None
         name: The model.
         kind: The pool class whose loading is known.
     """
-    config = modelpool._models[name]
+    config = models_of(modelpool)[name]
     if type(modelpool) is not kind or not is_from_pretrained(config):
         return None
-    if set(config) != _FORM or getattr(modelpool, "_model_kwargs", None):
+    if set(config) != _FORM or model_options_of(modelpool, None):
         return None  # such as a dtype to convert to
     path = Path(config["pretrained_model_name_or_path"])
     return path if path.is_dir() else None

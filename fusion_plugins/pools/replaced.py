@@ -9,6 +9,7 @@ from typing import Any
 from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
+from ..common.upstream import models_of, with_methods
 from .family import PRETRAINED
 from .loading import head_site, is_instance, load_base, load_model, load_module
 
@@ -29,25 +30,19 @@ def with_experts(
         make_expert: Expert name -> a new module, called at every load.
         also: Names of other models that come from it.
     """
-    kind: Any = type(modelpool)
 
-    class View(kind):
-        def load_model(
-            self, model_name_or_config: Any, *args: Any, **kwargs: Any
-        ) -> Any:
-            name = model_name_or_config
-            if not isinstance(name, str) or name not in modelpool._models:
-                return modelpool.load_model(name, *args, **kwargs)
-            if name in modelpool.model_names or name in also:
-                return make_expert(name)
-            model = load_model(modelpool, name, *args, **kwargs)
-            return deepcopy(model) if is_instance(modelpool, name) else model
+    def load(
+        view: Any, model_name_or_config: Any, *args: Any, **kwargs: Any
+    ) -> nn.Module:
+        name = model_name_or_config
+        if not isinstance(name, str) or name not in models_of(modelpool):
+            return modelpool.load_model(name, *args, **kwargs)
+        if name in modelpool.model_names or name in also:
+            return make_expert(name)
+        model = load_model(modelpool, name, *args, **kwargs)
+        return deepcopy(model) if is_instance(modelpool, name) else model
 
-    View.__name__, View.__qualname__ = kind.__name__, kind.__qualname__
-    View.__module__ = kind.__module__
-    view = copy(modelpool)
-    view.__class__ = View
-    return view
+    return with_methods(copy(modelpool), load_model=load)
 
 
 def read_once(modelpool: BaseModelPool) -> BaseModelPool:

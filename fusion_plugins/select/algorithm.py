@@ -13,6 +13,7 @@ from torch import nn
 from ..awd.base_method import build_base_method
 from ..common.folders import results_folder
 from ..common.options import WithOptions
+from ..common.upstream import program_of
 from ..pools.family import as_modelpool
 from ..selection import response
 from ..selection.runner import Selection
@@ -60,7 +61,7 @@ class SelectAlgorithm(
             merged = found.kept
             if merged is None:
                 config = grid.method(response.chosen(found.search).settings)
-                method = build_base_method(config, self._program, self.fabric)
+                method = build_base_method(config, program_of(self), self.fabric)
                 merged = found.pool.merge(method)
         about = {"score": data.score, "data": data.split, "seed": data.seed}
         self.response = response.publish(found.search, about, folder, "selection")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..common import how_to_get
 from ..common.logging import get_logger
 from .search import Candidate, Search
 
@@ -54,7 +55,10 @@ def publish(
     record = {**about, "chosen": dict(best.settings), "candidates": found}
     if folder is not None:
         (folder / f"{name}.json").write_text(json.dumps(record, indent=2, default=str))
-        _draw(search, about["score"], folder / f"{name}.png")
+        if (command := how_to_get("matplotlib")) is None:
+            _draw(search, about["score"], folder / f"{name}.png")
+        else:
+            log.warning("There is no picture of the selection: %s", command)
     return record
 
 

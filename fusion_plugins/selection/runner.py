@@ -12,6 +12,7 @@ from lightning import Fabric
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..common.upstream import loggers_of
 from .candidates import Grid
 from .line import Line
 from .pool import SelectionData, SelectionPool
@@ -44,7 +45,7 @@ class Selection:
             ValueError, TypeError: The pool has no samples, or a candidate does not fit.
         """
         quiet = copy(self.fabric)
-        quiet._loggers = []  # candidates leave no files
+        loggers_of.put(quiet, [])  # candidates leave no files
 
         def build(settings: Mapping[str, Any]) -> BaseAlgorithm:
             return self.build(self.grid.method(settings), quiet)

@@ -18,8 +18,10 @@ from ..awd import report
 from ..awd.base_method import build_base_method
 from ..awd.disentangle import Disentanglement, disentangle_gram
 from ..awd.options import DisentangleOptions, base_method
+from ..common.folders import check_saving
 from ..common.logging import get_logger
 from ..common.options import WithOptions, choice, flag, number, path, patterns, plain
+from ..common.upstream import program_of
 from ..pools.causal_lm_files import (
     code_options,
     language_model_folders,
@@ -107,8 +109,10 @@ class StreamingAWDAlgorithm(
             ValueError, TypeError: The pool, its files or the output folder do not fit.
         """
         modelpool = as_modelpool(modelpool)
-        output = output_path(self.options.output, self._program, self.log_dir)
-        method = build_base_method(self.options.base, self._program, self.fabric)
+        program = program_of(self)
+        check_saving(program, self.log_dir)
+        output = output_path(self.options.output, program, self.log_dir)
+        method = build_base_method(self.options.base, program, self.fabric)
         check_base_method(method)
         folders = language_model_folders(modelpool)
         if self.fabric.is_global_zero:

@@ -71,7 +71,16 @@ def test_help_and_lists_are_fast(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["demo"], ["demo", "build"], ["demo", "run"], ["compare"], ["cite"]]
+    "words",
+    [
+        [],
+        ["demo"],
+        ["demo", "build"],
+        ["demo", "run"],
+        ["compare"],
+        ["doctor"],
+        ["completion"],
+    ],
 )
 def test_help(words, capsys):
     with pytest.raises(SystemExit) as ended:
