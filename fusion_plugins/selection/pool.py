@@ -92,7 +92,7 @@ class SelectionPool:
 
     Attributes:
         scorer: Of all candidates.
-        device: Where models run.
+        fabric: Device and precision.
         base: The pretrained model; not to be changed.
     """
 
@@ -104,7 +104,7 @@ class SelectionPool:
         fabric: Fabric,
     ):
         self.modelpool, self.adapter = modelpool, adapter
-        self._data, self._fabric, self.device = data, fabric, fabric.device
+        self._data, self.fabric = data, fabric
         self._view = read_once(modelpool)
         self.base = self._view.load_model(PRETRAINED)
         self.scorer = self._make_scorer()
@@ -135,13 +135,13 @@ class SelectionPool:
 
     def _make_scorer(self) -> Scorer:
         data, names = self._data, self.adapter.tasks
-        order = SampleOrder(data.seed, self._fabric.world_size)
+        order = SampleOrder(data.seed, self.fabric.world_size)
         no_draws: dict[str, list[int]] = {name: [] for name in names}
         options = replace(data.options, split=data.split, monitored=_EVERY)
-        tasks = build_tasks(self.adapter, order, no_draws, options, self._fabric)
+        tasks = build_tasks(self.adapter, order, no_draws, options, self.fabric)
         counts = [(task.name, task.source.count) for task in tasks]
         samples = [order.subset(name, count, count) for name, count in counts]
-        self._predictor = ModelPredictor(self.adapter, tasks, self._fabric)
+        self._predictor = ModelPredictor(self.adapter, tasks, self.fabric)
         if data.score == "val":
             classes = self._labels(tasks, samples, order, options)
         else:

@@ -128,6 +128,7 @@ class Candidates:
         name = self._scaling.name
         others = {**settings, name: 1.0}
         if self._line is None or self._line[0] != others:
-            whole = self._pool.merge(self._build(others)).to(self._pool.device)
+            whole = self._pool.merge(self._build(others))
+            whole.to(self._pool.fabric.device)
             self._line = others, Line(self._pool.base, whole)
         return self._line[1].at(settings[name])
