@@ -90,7 +90,7 @@ def labelling_worker(job: dict) -> dict:
     from adaptation_engine import make_predictor
     from adaptation_stand_ins import StandIn
 
-    from fusion_plugins.tinting.teacher import label_samples
+    from fusion_plugins.adaptation import label_samples
 
     given = StandIn(job)
     predictor, device = make_predictor(given), given.device

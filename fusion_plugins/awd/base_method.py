@@ -16,6 +16,7 @@ from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from ..common.options import plain
 from ..common.upstream import give_fabric, merged_parts, program_of
 from ..pools.loading import load_module
 from ..pools.replaced import with_experts
@@ -41,6 +42,13 @@ def build_base_method(base: Any, program: Any, fabric: Fabric) -> BaseAlgorithm:
     program_of.offer(base, program)
     give_fabric(base, fabric)
     return base
+
+
+def base_config(base: Any) -> dict[str, Any]:
+    """The config of such a method."""
+    if base is None:
+        base = TaskArithmeticAlgorithm(scaling_factor=_DEFAULT_SCALING)
+    return dict(base if isinstance(base, Mapping) else plain(base.config))
 
 
 def _from_config(config: DictConfig) -> BaseAlgorithm:

@@ -21,11 +21,13 @@ from ..merged.model import TintedModel
 from ..pools.adapter import PoolAdapter
 from ..pools.family import adapter_for, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
+from ..selection.pool import require_classes
 from ..task_vectors import require_finite
 from .artifacts import SavedCoefficients, load_coefficients
 from .objective import Objective
-from .options import INCIDENTAL, LearnedOptions, check_precision
+from .options import AUTO, INCIDENTAL, LearnedOptions, check_precision
 from .results import results_card, save_model, save_results
+from .start import start_notes
 from .training import Experts, Trained, Trainer
 from .transform import Transform
 
@@ -86,6 +88,8 @@ class LearnedMergeAlgorithm(
         settings = self._settings(objective)
         if saved is None and adapter is not None:
             adapter.check_datasets(self.options.data)
+            if self.options.init == AUTO:
+                require_classes(adapter)
             check_resume(self.options.resume, settings)
         experts = self._load(modelpool, adapter, objective, saved)
         with ExitStack() as held:
@@ -160,7 +164,7 @@ class LearnedMergeAlgorithm(
                 len(weights.tasks),
                 len(weights.keys),
                 options.granularity,
-                options.init,
+                0.0 if options.init == AUTO else float(options.init),
                 objective.clamps,
                 transform.mixing(weights.keys),
             ).to(device)
@@ -206,6 +210,7 @@ class LearnedMergeAlgorithm(
         notes = [
             f"Coefficients were learned on unlabelled {self.options.data} samples with"
             f" {objective.label}, seed {self.options.seed}.",
+            *start_notes(trained.search),
             *experts.finish.statistics.card_notes(),
         ]
         card = results_card(
@@ -225,6 +230,7 @@ class LearnedMergeAlgorithm(
                     trained.history,
                     trained.guard_history,
                     self.disentanglement,
+                    trained.search,
                 )
                 if self.options.save_model:
                     folder = save_model(experts.modelpool, merged, folder)

@@ -17,6 +17,8 @@ from ..common.logging import get_logger
 from ..common.upstream import models_of
 from ..merged.cards import model_card
 from ..pools.family import family_of
+from ..selection import response
+from ..selection.search import Search
 from .artifacts import (
     SavedCoefficients,
     plot_coefficients,
@@ -33,6 +35,7 @@ def save_results(
     history: Sequence[Mapping[str, Any]],
     guard_history: Sequence[Mapping[str, Any]],
     disentanglement: Disentanglement | None,
+    search: Search | None,
 ) -> None:
     """Write coefficients and history, and pictures of them where matplotlib is.
 
@@ -42,6 +45,7 @@ def save_results(
         history: Entries per logged step.
         guard_history: Entries per check of the guard.
         disentanglement: What AWD removed, if anything.
+        search: For the coefficients' start, if there was one.
     """
     save_coefficients(result, folder)
     if history:
@@ -56,6 +60,8 @@ def save_results(
             plot_history(history, guard_history, folder / "history.png")
     if disentanglement is not None:
         awd_report.save(disentanglement, folder)
+    if search is not None:
+        response.publish(search, {"score": "agreement"}, folder, "selection")
     log.debug("Results: %s", folder)
 
 

@@ -202,8 +202,9 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
         module: The pretrained model.
     """
     base, label = module_checkpoint(module, label_of(PRETRAINED)), label_of(name)
-    streamed = _stream_files(pool, name, module, base, label)
-    if streamed is not None:
+    if name in (held := getattr(pool, "held", {})):  # by read_once
+        return StateDictCheckpoint(held[name].state_dict(), label)
+    if (streamed := _stream_files(pool, name, module, base, label)) is not None:
         return streamed
     model = load_model(pool, name)
     if isinstance(model, LazyStateDict):
@@ -219,8 +220,7 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
 def _stream_files(
     pool: BaseModelPool, name: str, module: nn.Module, base: Checkpoint, label: str
 ) -> Checkpoint | None:
-    source = _files(pool, name)
-    if source is None or _adapter_folder(pool, name) is not None:
+    if (source := _files(pool, name)) is None or _adapter_folder(pool, name):
         return None
     try:
         checkpoint = SafetensorsCheckpoint(source, label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from typing import Any
 
@@ -10,11 +10,14 @@ from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
 from ..common.upstream import models_of, with_methods
+from .family import PRETRAINED
 from .loading import head_site, is_instance, load_base, load_model, load_module
 
 
 def with_experts(
-    modelpool: BaseModelPool, make_expert: Callable[[str], nn.Module]
+    modelpool: BaseModelPool,
+    make_expert: Callable[[str], nn.Module],
+    also: Sequence[str] = (),
 ) -> BaseModelPool:
     """The same pool, whose experts come from `make_expert`.
 
@@ -25,6 +28,7 @@ def with_experts(
     Args:
         modelpool: The pool to look through.
         make_expert: Expert name -> a new module, called at every load.
+        also: Names of other models that come from it.
     """
 
     def load(
@@ -33,12 +37,25 @@ def with_experts(
         name = model_name_or_config
         if not isinstance(name, str) or name not in models_of(modelpool):
             return modelpool.load_model(name, *args, **kwargs)
-        if name in modelpool.model_names:
+        if name in modelpool.model_names or name in also:
             return make_expert(name)
         model = load_model(modelpool, name, *args, **kwargs)
         return deepcopy(model) if is_instance(modelpool, name) else model
 
     return with_methods(copy(modelpool), load_model=load)
+
+
+def read_once(modelpool: BaseModelPool) -> BaseModelPool:
+    """The same pool, whose models are read now and handed out as copies.
+
+    Args:
+        modelpool: The pool. All its models are held in memory.
+    """
+    names = [PRETRAINED, *modelpool.model_names]
+    held = {name: load_module(modelpool, name) for name in names}
+    view: Any = with_experts(modelpool, lambda n: deepcopy(held[n]), [PRETRAINED])
+    view.held = held
+    return view
 
 
 def with_shared_heads(

@@ -52,7 +52,7 @@ def shown(text: str) -> list[str]:
         elif part != "\r":
             plain = re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|\].*?\x1b\\)", "", part)
             lines[row] = (plain + lines[row][len(plain) :]).rstrip()
-    return lines
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def height(lines: list[str], width: int) -> int:

@@ -1,6 +1,7 @@
 """Every config we ship composes, can be imported, and hides nothing of FusionBench."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ def header_commands(path: Path) -> list[list[str]]:
     """Overrides of the `fusion_bench` commands in a file's comments."""
     text = (CONFIG / path).read_text(encoding="utf-8")
     found = re.findall(r"^#\s+fusion_bench (.+)$", text, flags=re.MULTILINE)
-    return [[word for word in command.split() if "=" in word] for command in found]
+    words = map(shlex.split, found)
+    return [[word for word in command if "=" in word] for command in words]
 
 
 def test_these_tests_see_every_file() -> None:
