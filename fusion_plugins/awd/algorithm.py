@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from ..common.folders import results_folder
 from ..common.logging import get_logger
-from ..common.options import WithOptions, patterns
+from ..common.options import WithOptions, patterns, plain
 from ..common.upstream import program_of
+from ..merged.cards import pool_card
+from ..merged.model import TintedModel
 from ..pools.family import FinishOptions, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
 from ..pools.replaced import with_shared_heads
@@ -51,6 +53,7 @@ class AWDAlgorithm(
 
     Attributes:
         disentanglement: What the last run found.
+        card: The last merged model's card, Markdown with metadata.
 
     Raises:
         TypeError: An unknown option.
@@ -63,6 +66,7 @@ class AWDAlgorithm(
     Options = AWDOptions
     options: AWDOptions
     disentanglement: Disentanglement | None = None
+    card: str | None = None
 
     def run(self, modelpool: BaseModelPool | Mapping[str, Any]) -> nn.Module:
         """Merge a pool; its models are left as they are.
@@ -99,6 +103,9 @@ class AWDAlgorithm(
             merged = finish(merged, self.fabric.device)
             require_finite(merged, "Use a smaller scaling, or check the experts.")
         report.publish(found, self.fabric, folder)
+        self.card = pool_card("AWD", plain(self.config), modelpool)
+        if isinstance(merged, TintedModel):
+            merged.card = self.card
         self.print_profile_summary()
         return merged
 
