@@ -57,7 +57,7 @@ def model_card(
         license_name=", ".join(licences) if len(licences) > 1 else None,
         tags=["merge", "fusion-plugins", "_".join(label.lower().split())],
     )
-    lines = [f"# {title}", "", *notes, "", "## Merged from", ""]
+    lines = [f"# {title}", "", *notes, *[""] * bool(notes), "## Merged from", ""]
     lines += [f"- `{n}`: {name or 'a model in memory'}" for n, name in public.items()]
     lines += ["", "## Method", "", "```yaml"]
     lines += [

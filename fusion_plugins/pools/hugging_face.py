@@ -26,7 +26,9 @@ def is_from_pretrained(config: object) -> bool:
     return target.startswith("transformers.") and target.endswith(".from_pretrained")
 
 
-def local_folder(modelpool: BaseModelPool, name: str, kind: type) -> Path | None:
+def local_folder(
+    modelpool: BaseModelPool, name: str, kind: type[BaseModelPool]
+) -> Path | None:
     """The folder that a model is loaded from as it is; None where that is not certain.
 
     Args:
@@ -35,7 +37,9 @@ def local_folder(modelpool: BaseModelPool, name: str, kind: type) -> Path | None
         kind: The pool class whose loading is known.
     """
     config = models_of(modelpool)[name]
-    if type(modelpool).load_model is not kind.load_model or not is_from_pretrained(config):
+    if type(modelpool).load_model is not kind.load_model or not is_from_pretrained(
+        config
+    ):
         return None
     if set(config) != _FORM or model_options_of(modelpool, None):
         return None  # such as a dtype to convert to

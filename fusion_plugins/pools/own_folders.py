@@ -77,13 +77,17 @@ class OwnTextPool(_Shared, SequenceClassificationModelPool):
 
 
 def folder_modelpool(
-    models: Mapping[str, str], data: Mapping[str, str] | None = None
+    models: Mapping[str, str],
+    data: Mapping[str, str] | None = None,
+    templates: Mapping[str, Sequence[str]] | None = None,
 ) -> BaseModelPool:
     """A pool of model folders, CLIP's or text classifiers.
 
     Args:
         models: ``_pretrained_`` and the experts -> folder. Experts may be LoRA adapters.
         data: Expert -> what :func:`read_data` reads.
+        templates: Of CLIP: expert -> the prompts it was fine-tuned with; see
+            :data:`TEMPLATES` for those that are not named.
 
     Raises:
         ValueError: There is no ``_pretrained_``, it is of another kind, or `data` names
@@ -95,7 +99,7 @@ def folder_modelpool(
     if unknown:
         raise ValueError(f"data: there is no model for {unknown}, only {list(models)}.")
     if is_clip(base):
-        register_data(data)
+        register_data(data, templates)
         build = partial(OwnCLIPPool, OmegaConf.create(models), processor=base)
     else:
         configs = {n: from_pretrained(_CLASS, path) for n, path in models.items()}
@@ -138,10 +142,13 @@ def data_configs(data: Mapping[str, str]) -> Any:
     return OmegaConf.create(configs)
 
 
-def register_data(data: Mapping[str, str]) -> None:
+def register_data(
+    data: Mapping[str, str], templates: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Make the classes of image data sets known, so that CLIP can tell them apart."""
     for task, path in data.items():
-        register_clip_task(task, class_names(read_data(path), path), TEMPLATES)
+        prompts = list((templates or {}).get(task, TEMPLATES))
+        register_clip_task(task, class_names(read_data(path), path), prompts)
 
 
 def read_data(path: str) -> Any:

@@ -147,7 +147,9 @@ class StreamingAWDAlgorithm(
             if not all(map(output.is_done, shards)):
                 self._write(task_vectors, method, shards, output)
             check_unchanged(files, inputs)
-            card = pool_card("AWD" if self.options.iterations else "Merge", options, modelpool)
+            card = pool_card(
+                "AWD" if self.options.iterations else "Merge", options, modelpool
+            )
             companions.copy(output, dtype, card)
             output.complete(shards)
         log.info("Merged %d models into %s.", len(task_vectors.tasks), path)

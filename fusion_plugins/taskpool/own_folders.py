@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -15,13 +15,17 @@ from .sequence_classification import SequenceClassificationTaskPool
 
 
 def folder_taskpool(
-    models: Mapping[str, str], data: Mapping[str, str], batch_size: int = 64
+    models: Mapping[str, str],
+    data: Mapping[str, str],
+    templates: Mapping[str, Sequence[str]] | None = None,
+    batch_size: int = 64,
 ) -> Any:
     """The accuracy on every expert's data.
 
     Args:
         models: As for :func:`~fusion_plugins.pools.own_folders.folder_modelpool`.
         data: Expert -> its samples; see :func:`~fusion_plugins.pools.own_folders.read_data`.
+        templates: As for the model pool.
         batch_size: Samples per forward.
 
     Raises:
@@ -29,7 +33,7 @@ def folder_taskpool(
     """
     base, tests = models.get(PRETRAINED, ""), data_configs(data)
     if is_clip(base):
-        register_data(data)
+        register_data(data, templates)
         loader = OmegaConf.create({"batch_size": batch_size, "num_workers": 0})
         return CLIPTaskPool(
             tests, processor=base, clip_model=base, dataloader_kwargs=loader

@@ -10,16 +10,29 @@ from fusion_bench.scripts.cli import _hydra_main
 from huggingface_hub import ModelCard
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor, CLIPVisionModel
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPVisionModel,
+)
 
 from fusion_plugins import AWDAlgorithm, TintedModel
 from fusion_plugins.compare.evaluation import evaluate_model
+from fusion_plugins.demo import demo_taskpool
 from fusion_plugins.demo.datasets import load_dataset
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.pools.own_folders import folder_modelpool, read_data
 from fusion_plugins.taskpool.own_folders import folder_taskpool
 
 TASKS = ("digits", "textures")
+PROMPTS = {
+    "digits": ["a scan of the digit {}.", "the digit {}."],
+    "textures": ["a texture of {}.", "a pattern of {}."],
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +61,7 @@ def finished(own):
     models, data, root = own
     words = ["--config-name", "own_experts", "methods=[pretrained,experts,awd]"]
     words += [f"modelpool.models={listed(models)}", f"modelpool.data={listed(data)}"]
+    words += [f"modelpool.templates={PROMPTS}"]
     words += [f"results={root}/results", f"hydra.run.dir={root}/run"]
     words += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     with pytest.MonkeyPatch.context() as patch:
@@ -61,7 +75,7 @@ def finished(own):
 
 def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished):
     models, data, _ = own
-    table = (finished / "summary.csv").read_text()
+    table = (finished / "results.csv").read_text()
     assert all(name in table for name in ("pretrained", "experts", "awd"))
     (saved,) = finished.glob("work/awd*/merged_model")
     card = ModelCard.load(saved / "README.md")
@@ -71,10 +85,13 @@ def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished)
     assert str(Path(models["_pretrained_"]).parent) not in str(card)
     CLIPProcessor.from_pretrained(saved)
     report = evaluate_model(
-        CLIPVisionModel.from_pretrained(saved), folder_taskpool(models, data)
+        CLIPVisionModel.from_pretrained(saved), folder_taskpool(models, data, PROMPTS)
     )
     named = {r.dataset_name: r.metric_value for r in card.data.eval_results}
     assert named == {task: report[task]["accuracy"] for task in TASKS}
+    demo = demo_taskpool(Path(models["_pretrained_"]).parent, tasks=TASKS)
+    reference = evaluate_model(CLIPVisionModel.from_pretrained(saved), demo)
+    assert named == {task: reference[task]["accuracy"] for task in TASKS}
 
 
 def test_a_clip_is_saved_whole_on_request(own, tmp_path):
@@ -158,3 +175,30 @@ def test_tinted_models_go_to_the_hub_and_come_back(own, tmp_path, monkeypatch):
     again = TintedModel.from_pretrained("user/name")
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
+
+
+def test_text_folders_are_measured_and_saved_with_their_tokenizer(tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad"])
+    )
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
+    config = BertConfig(vocab_size=6, num_hidden_layers=1, num_labels=2, **size)
+    models = {name: str(tmp_path / name) for name in ("_pretrained_", "a", "b")}
+    for seed, folder in enumerate(models.values()):
+        torch.manual_seed(seed)
+        BertForSequenceClassification(config).save_pretrained(folder)
+        BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
+    file = tmp_path / "a.csv"
+    file.write_text("label,text\n1,good\n0,bad\n1,good good\n")
+    data = {"a": str(file), "b": str(file)}
+    pool = folder_modelpool(models, data)
+    merged = AWDAlgorithm().run(pool)
+    report = folder_taskpool(models, data).evaluate(merged)
+    pool.save_model(merged, str(tmp_path / "merged"))
+    again = TintedModel.from_pretrained(tmp_path / "merged")
+    repeated = folder_taskpool(models, data).evaluate(again)
+    assert [repeated[t] for t in data] == [report[t] for t in data]
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "merged")) == 6
+    card = ModelCard.load(tmp_path / "merged" / "README.md")
+    assert card.data.base_model == ["_pretrained_", "a", "b"]
