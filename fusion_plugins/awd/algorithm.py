@@ -61,6 +61,7 @@ class AWDAlgorithm(
 
     Attributes:
         disentanglement: What the last run found.
+        card: The last merged model's card, Markdown with metadata.
 
     Raises:
         TypeError: An unknown option.
@@ -75,6 +76,7 @@ class AWDAlgorithm(
     disentanglement: Disentanglement | None = None
     #: With a base whose merges move along a line as it is scaled, these do too.
     keeps_lines: ClassVar[bool] = True
+    card: str | None = None
 
     def run(self, modelpool: BaseModelPool | Mapping[str, Any]) -> nn.Module:
         """Merge a pool; its models are left as they are.
@@ -115,6 +117,7 @@ class AWDAlgorithm(
             require_finite(merged, "Use a smaller scaling, or check the experts.")
         report.publish(found, self.fabric, folder)
         log.debug("%s", self.profiler.summary())
+        self.card = finish.card("AWD", plain(self.config), merged)
         return merged
 
     def _base_with_best_scaling(

@@ -24,7 +24,7 @@ from ..pools.loading import head_site
 from ..pools.task_heads import with_task_heads
 from .cells import Cell
 from .environment import peak_memory, restart_peak_memory
-from .evaluation import evaluate_experts, evaluate_model, score
+from .evaluation import Scores, evaluate_experts, evaluate_model, score
 from .records import artifacts, failed_record, new_record, scored
 from .results import EXPERTS, PRETRAINED
 
@@ -40,7 +40,7 @@ class Bench:
         build: Cell -> its algorithm and the algorithm's resolved config.
         metric: The main metric's name, a mapping from task to name, or None to find it.
         device: Where cells run, for the record.
-        save: Called with a cell, a part's name and its model, to keep the model.
+        save: Called with a cell, a part's name, its model and scores, to keep the model.
         base_parameters: Of the pretrained model; None if the pool has none.
         own_heads: Whether the experts have classification heads of their own.
     """
@@ -50,7 +50,7 @@ class Bench:
     build: Callable[[Cell], tuple[BaseAlgorithm, DictConfig]]
     metric: str | Mapping | None = None
     device: str = "cpu"
-    save: Callable[[Cell, str | None, nn.Module], None] = lambda *_: None
+    save: Callable[[Cell, str | None, nn.Module, Scores], None] = lambda *_: None
     base_parameters: int | None = field(init=False, default=None)
     own_heads: bool = field(init=False, default=False)
 
@@ -135,7 +135,7 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[dict]:
         start = time.perf_counter()
         scores = score(evaluate_model(model, bench.taskpool), bench.metric)
         seconds = {"merge": merge, "evaluate": _seconds_since(start)}
-        bench.save(cell, part, model)
+        bench.save(cell, part, model, scores)
         parameters = _parameters(model, bench.base_parameters)
         costs = {"seconds": seconds, "parameters": parameters}
         yield new_record(cell, part, **scored(scores), **costs, **known)

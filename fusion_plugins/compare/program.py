@@ -23,9 +23,10 @@ from ..common.upstream import (
     set_up,
     taskpool_config,
 )
+from ..merged.cards import CARD, note_scores
 from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds
-from .evaluation import task_names
+from .evaluation import Scores, task_names
 from .execution import Bench, run_cell
 from .files import slug
 from .gathering import gather, require_report
@@ -203,10 +204,11 @@ class CompareProgram(FabricModelFusionProgram):
                 config[option] = value
         loggers_of.put(self.fabric, [CSVLogger(folder, name="", version="")])
         load = "fusion_bench.compat.method.load_algorithm_from_config"
-        return set_up(self)(config, load), config
+        self.method = set_up(self)(config, load)
+        return self.method, config
 
     def _save_model(
-        self, plan: Plan, cell: Cell, part: str | None, model: nn.Module
+        self, plan: Plan, cell: Cell, part: str | None, model: nn.Module, scores: Scores
     ) -> None:
         """Write a merged model with the model pool's own means."""
         if self.save_models:
@@ -214,6 +216,9 @@ class CompareProgram(FabricModelFusionProgram):
             folder = plan.work_folder(cell)
             folder.mkdir(parents=True, exist_ok=True)
             self.modelpool.save_model(model, str(folder / name))
+            if (folder / name / CARD).is_file():
+                measured = {t: v[scores.metric] for t, v in scores.tasks.items()}
+                note_scores(folder / name, measured, scores.metric)
 
     def _run_cell(
         self,

@@ -17,6 +17,7 @@ from ..awd.disentangle import Disentanglement
 from ..common.folders import require_folder, results_folder
 from ..common.logging import get_logger
 from ..common.options import WithOptions, plain
+from ..merged.cards import pool_card
 from ..merged.model import TintedModel
 from ..pools.adapter import PoolAdapter
 from ..pools.family import adapter_for, family_of
@@ -26,7 +27,7 @@ from ..task_vectors import require_finite
 from .artifacts import SavedCoefficients, load_coefficients
 from .objective import Objective
 from .options import AUTO, INCIDENTAL, LearnedOptions, check_precision
-from .results import results_card, save_model, save_results
+from .results import save_model, save_results
 from .start import start_notes
 from .training import Experts, Trained, Trainer
 from .transform import Transform
@@ -47,6 +48,7 @@ class LearnedMergeAlgorithm(
         result: The learned coefficients, after a run.
         history, guard_history: What was measured while learning.
         disentanglement: What AWD removed, if it was asked for.
+        card: The merged model's card, Markdown with metadata.
     """
 
     Options = LearnedOptions
@@ -55,6 +57,7 @@ class LearnedMergeAlgorithm(
     history: list[dict[str, Any]] = []
     guard_history: list[dict[str, Any]] = []
     disentanglement: Disentanglement | None = None
+    card: str | None = None
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -213,13 +216,8 @@ class LearnedMergeAlgorithm(
             *start_notes(trained.search),
             *experts.finish.statistics.card_notes(),
         ]
-        card = results_card(
-            objective.label,
-            self.result.tasks,
-            self.settings(),
-            experts.modelpool,
-            notes,
-        )
+        card = pool_card(objective.label, self.settings(), experts.modelpool, notes)
+        self.card = card
         if isinstance(merged, TintedModel):  # it writes its own folder
             merged.card = card
         if folder is not None:

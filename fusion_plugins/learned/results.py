@@ -14,8 +14,6 @@ from ..awd import report as awd_report
 from ..awd.disentangle import Disentanglement
 from ..common import how_to_get
 from ..common.logging import get_logger
-from ..common.upstream import models_of
-from ..merged.cards import model_card
 from ..pools.family import family_of
 from ..selection import response
 from ..selection.search import Search
@@ -74,27 +72,3 @@ def save_model(modelpool: BaseModelPool, module: nn.Module, folder: Path) -> Pat
     target = folder / "merged_model"
     family_of(modelpool).save_model(modelpool, module, target)
     return target if target.is_dir() else folder
-
-
-def results_card(
-    label: str,
-    tasks: Sequence[str],
-    settings: Mapping[str, Any],
-    modelpool: BaseModelPool,
-    notes: Sequence[str],
-) -> str:
-    """The model card of a run, Markdown.
-
-    Args:
-        label: The method's name.
-        tasks: What was merged.
-        settings: All options.
-        modelpool: Where the models came from.
-        notes: Sentences to say first.
-    """
-    names = modelpool.all_model_names
-    if modelpool.has_instance_models:
-        models = dict.fromkeys(names, "a model in memory")
-    else:
-        models = {name: str(models_of(modelpool)[name]) for name in names}
-    return model_card(f"{label} of {', '.join(tasks)}", settings, models, notes)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..common.upstream import active_option_of, option_name
-from . import files, replacing, sites
+from . import files, hub, replacing, sites
 from .sites import Site
 from .surgery import SurgeryHook
 
@@ -159,6 +159,10 @@ class TintedModel(SurgeryHook, nn.Module):
             files.save_tints(beside, self.sites, tints, report)
             (beside / "README.md").write_text(self.card or self._short_card())
 
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes to ``user/name``; see `hub.upload`."""
+        return hub.upload(self.save_pretrained, name, **options)
+
     @contextmanager
     def _without_switches(self) -> Iterator[None]:
         for site, (layer,) in self._plain.items():
@@ -201,7 +205,7 @@ class TintedModel(SurgeryHook, nn.Module):
         """Read what :meth:`save_pretrained` wrote.
 
         Args:
-            folder: The model's folder.
+            folder: The model's folder, or ``user/name`` on the hub.
             tasks: Load only these tasks' tints; all by default.
             trunk: A module of the trunk's architecture, to copy and fill; needed for
                 those that transformers cannot build, such as torchvision's.
@@ -212,7 +216,7 @@ class TintedModel(SurgeryHook, nn.Module):
             ValueError: Not such a folder, it has no tint for a task, a file of one is
                 missing or damaged, or `trunk` is needed or does not fit.
         """
-        folder = replacing.whole_folder(Path(folder))
+        folder = replacing.whole_folder(hub.fetched(folder))
         index = files.read_index(folder)
         tasks = list(index["tasks"]) if tasks is None else list(tasks)
         missing = [task for task in tasks if task not in index["tasks"]]

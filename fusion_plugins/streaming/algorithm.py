@@ -22,6 +22,7 @@ from ..common.folders import check_saving
 from ..common.logging import get_logger
 from ..common.options import WithOptions, choice, flag, number, path, patterns, plain
 from ..common.upstream import program_of
+from ..merged.cards import pool_card
 from ..pools.causal_lm_files import (
     code_options,
     language_model_folders,
@@ -148,7 +149,10 @@ class StreamingAWDAlgorithm(
             if not all(map(output.is_done, shards)):
                 self._write(task_vectors, method, shards, output)
             check_unchanged(files, inputs)
-            companions.copy(output, dtype)
+            card = pool_card(
+                "AWD" if self.options.iterations else "Merge", options, modelpool
+            )
+            companions.copy(output, dtype, card)
             output.complete(shards)
         log.info("Merged %d models into %s.", len(task_vectors.tasks), path)
 

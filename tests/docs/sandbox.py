@@ -152,7 +152,9 @@ class Sandbox:
     def _fusion_bench(self, arguments: list[str], needs: str | None) -> None:
         from fusion_bench.scripts.cli import _hydra_main
 
-        if "compare" in arguments:  # tests/compare runs them; here they must make sense
+        if {"compare", "own_experts"} & set(
+            arguments
+        ):  # tests/compare runs them; here they must make sense
             arguments = [a for a in arguments if "launcher" not in a] + ["dry_run=true"]
         elif needs is not None or not self._is_tiny(arguments):
             own = f"hydra.searchpath=[file://{self.folder}/own]"

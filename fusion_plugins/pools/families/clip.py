@@ -51,7 +51,8 @@ class CLIPAdapter(ImageAdapter):
     def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
         config = models_of(modelpool)[name]
         # A subclass may change what is loaded.
-        if type(modelpool) is not CLIPVisionModelPool or not isinstance(config, str):
+        own = type(modelpool).load_model is not CLIPVisionModelPool.load_model
+        if own or not isinstance(config, str):
             return None
         platform = clip_platform_of(modelpool)
         return Path(resolve_repo_path(config, repo_type="model", platform=platform))
