@@ -27,6 +27,7 @@ from .files import slug
 from .gathering import gather
 from .methods import as_plain, read_methods
 from .plan import Plan, plain_config, resolve_method
+from .results import Comparison
 from .store import Results, results_folder
 from .tables import terminal_tables
 
@@ -141,8 +142,7 @@ class CompareProgram(FabricModelFusionProgram):
             log.warning("%s: what decides its result has changed; see stale/", moved)
         add_results(results, plan.added, plan.identities, plan.shared)
         self._run_missing(plan)
-        console.print(*terminal_tables(gather(results.folder), console.width))
-        console.print(f"Results: {results.folder}", soft_wrap=True)
+        self.show(gather(results.folder), results, console)
         failed = plan.failed()
         if len(failed) == len(plan.cells):
             raise RuntimeError(
@@ -151,6 +151,11 @@ class CompareProgram(FabricModelFusionProgram):
         if failed:
             console.print(f"{len(failed)} of {len(plan.cells)} cells failed.")
         return done
+
+    def show(self, found: Comparison, results: Results, console: Console) -> None:
+        """Print what was found, and where it is."""
+        console.print(*terminal_tables(found, console.width))
+        console.print(f"Results: {results.folder}", soft_wrap=True)
 
     def _run_missing(self, plan: Plan) -> None:
         missing = [c for c in plan.cells if not plan.is_finished(c, self.retry_failed)]

@@ -80,14 +80,15 @@ def table_notes(comparison: Comparison) -> Iterator[str]:
 
 
 def terminal_tables(comparison: Comparison, width: int) -> list[Table]:
-    """Results, then costs, for rich's console; tasks that do not fit are left out."""
+    """Results, then costs, for rich's console; what does not fit is left out."""
     table, notes = text_table(comparison), list(table_notes(comparison))
-    results = table.iloc[:, :-_COSTS]
-    # Method names may wrap, numbers may not.
-    needed = results.iloc[:, 1:].map(len).max().clip(lower=results.columns[1:].map(len))
-    if 16 + sum(needed + 1) > width:
-        results = results.drop(columns=results.columns[1 : 1 + len(comparison.tasks)])
-        results.loc[table["merge s"] == "", results.columns[1]] = FAILED
+    *tasks, average, share = table.columns[1:-_COSTS]
+    choices = [[average, *tasks, share], [average, *tasks], [average, share]]
+    columns = next((c for c in choices if _fits(table[c], width)), choices[-1])
+    results = table[["method", *columns]].copy()
+    failed = [FAILED] + [""] * (len(columns) - 1)
+    results.loc[table["merge s"] == "", columns] = failed
+    if not {*tasks} <= {*columns}:
         notes.append("Every task: see results.md, or use a wider terminal.")
     shown = _terminal_table(results, table.attrs["rows"])
     shown.title = Text(comparison.title)
@@ -95,6 +96,12 @@ def terminal_tables(comparison: Comparison, width: int) -> list[Table]:
     done = table[: table.attrs["rows"]].query("`merge s` != ''")
     costs = done[["method", *done.columns[-_COSTS:]]]
     return [shown, _terminal_table(costs, len(costs))]
+
+
+def _fits(numbers: pd.DataFrame, width: int) -> bool:
+    """Whether they stand beside method names, which may wrap."""
+    needed = numbers.map(len).max().clip(lower=numbers.columns.map(len))
+    return 16 + sum(needed + 1) <= width
 
 
 def _terminal_table(frame: pd.DataFrame, rows: int) -> Table:
