@@ -103,7 +103,9 @@ class DemoRecipe(ImageRecipe):
         3000, "images per task that pretraining sees; with --data 2000"
     )
     pretrain_noise: float = option(
-        0.1, "deviation of pretraining's noise (1 = black to white); with --data 0.3", True
+        0.1,
+        "deviation of pretraining's noise (1 = black to white); with --data 0.3",
+        True,
     )
     pretrain_negatives: float = option(
         0.9, "share of pretraining's images shown as negatives; with --data 0", True

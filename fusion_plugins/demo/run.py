@@ -22,7 +22,7 @@ from .pool_folder import CONFIGS, pool_format, read_description
 from .recipe import DemoRecipe
 from .training import one_thread
 
-# As in `methods` of the compare config; learned methods take few steps here.
+# As in `methods` of the compare config; learned methods are cut short here.
 METHODS: tuple[str | dict, ...] = (
     "pretrained",
     "experts",
@@ -30,7 +30,7 @@ METHODS: tuple[str | dict, ...] = (
     "task_arithmetic",
     "awd",
     {"adamerging": {"steps": 60}},
-    {"tinting_pp": {"steps": 60}},
+    {"tinting_pp": {"rounds": 60}},
 )
 _PLAIN = "simple_average"
 
@@ -41,8 +41,9 @@ class DemoComparison(CompareProgram):
     def show(self, found: Comparison, results: Results, console: Console) -> None:
         """Print the results, a sentence about them and where the report is."""
         console.print(terminal_tables(found, console.width)[0])
-        for line in (summary(averages(found)), results.folder / "report.html"):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(summary(averages(found)), highlight=False)
+        report = str(results.folder / "report.html")
+        console.print(report, soft_wrap=True, markup=False, highlight=False)
 
 
 def averages(found: Comparison) -> dict[str, float]:
