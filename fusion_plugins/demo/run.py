@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 from fusion_bench.utils.hydra_utils import get_default_config_path
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -93,6 +94,9 @@ def run(
     root = ensure_pool(DemoRecipe(seed=seed)) if root is None else root.absolute()
     program = instantiate(_job(root, list(methods or METHODS), out))
     with nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread():
+        count = torch.get_num_threads()
+        said = f"Comparing with {count} thread(s); OMP_NUM_THREADS sets their number."
+        Console().print(said, highlight=False)
         return program.run()
 
 
