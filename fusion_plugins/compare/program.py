@@ -33,6 +33,7 @@ from .gathering import gather, require_report
 from .methods import as_plain, read_methods
 from .plan import Plan, plain_config, resolve_method
 from .progress import Progress
+from .results import Comparison
 from .store import Results, results_folder
 from .tables import scalars, terminal_tables
 
@@ -145,8 +146,7 @@ class CompareProgram(FabricModelFusionProgram):
         self._run_missing(plan)
         comparison = gather(results.folder)
         self.fabric.log_dict(scalars(comparison))
-        console.print(*terminal_tables(comparison, console.width))
-        console.print(f"Results: {results.folder}", soft_wrap=True)
+        self.show(comparison, results, console)
         failed = plan.failed()
         if len(failed) == len(plan.cells):
             raise RuntimeError(
@@ -155,6 +155,11 @@ class CompareProgram(FabricModelFusionProgram):
         if failed:
             console.print(f"{len(failed)} of {len(plan.cells)} cells failed.")
         return done
+
+    def show(self, found: Comparison, results: Results, console: Console) -> None:
+        """Print what was found, and where it is."""
+        console.print(*terminal_tables(found, console.width))
+        console.print(f"Results: {results.folder}", soft_wrap=True)
 
     def _run_missing(self, plan: Plan) -> None:
         missing = [c for c in plan.cells if not plan.is_finished(c, self.retry_failed)]

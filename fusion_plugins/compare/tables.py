@@ -83,12 +83,11 @@ def table_notes(comparison: Comparison) -> Iterator[str]:
 def terminal_tables(comparison: Comparison, width: int) -> list[Table]:
     """For rich's console, the mean first; what is too wide goes on in a table below."""
     table, notes = text_table(comparison), list(table_notes(comparison))
-    tasks = list(table.columns[1 : 1 + len(comparison.tasks)])
-    costs = list(table.columns[-_COSTS:])
-    means = [c for c in table.columns[1:] if c not in (*tasks, *costs)]
+    *tasks, average, share = table.columns[1:-_COSTS]
     failed = table["merge s"] == ""
-    table.loc[failed, means[0]], table.loc[failed, tasks] = FAILED, ""
-    parts = _folded(table[["method", *means, *tasks, *costs]], width)
+    table.loc[failed, average], table.loc[failed, tasks] = FAILED, ""
+    columns = ["method", average, *tasks, share, *table.columns[-_COSTS:]]
+    parts = _folded(table[columns], width)
     shown = [_terminal_table(part, table.attrs["rows"]) for part in parts]
     shown[0].title = Text(comparison.title)
     shown[-1].caption = Text("\n".join(notes), justify="left")

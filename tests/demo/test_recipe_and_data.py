@@ -62,6 +62,7 @@ def test_a_changed_recipe_has_another_hash():
             "width": 64,
             "text_width": 32,
             "heads": 2,
+            "pretrain_negatives": 0.5,
         }.get(field.name, value + 1 if not isinstance(value, tuple) else None)
         hashes.add(dataclasses.replace(DemoRecipe(), **{field.name: changed}).hash())
     assert len(hashes) == 1 + len(dataclasses.fields(DemoRecipe))
@@ -96,6 +97,7 @@ def test_a_missing_package_names_the_extra_before_anything_is_drawn(
         ({"seed": "0"}, "seed is '0', expected a whole number"),
         ({"seed": None}, "seed is None, expected a whole number"),
         ({"expert_lr": float("nan")}, "expert_lr is nan, expected a number"),
+        ({"pretrain_negatives": 1.5}, r"1.5, expected a number in \[0, 1\]"),
         ({"train_images": 1}, "train_images is 1, expected a whole number >= 2"),
         ({"width": 30}, "must be multiples of the 4 attention heads"),
         ({"patch_size": 5}, "image_size 32 is no multiple of patch_size 5"),
