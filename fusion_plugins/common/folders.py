@@ -66,8 +66,11 @@ def unwritable(path: Path) -> str | None:
     return None
 
 
-def check_saving(program: Any, log_dir: str | None) -> None:
-    """Raise ValueError if FusionBench's program could not save what it makes at the end."""
+def check_end(program: Any, log_dir: str | None) -> None:
+    """Raise ValueError if FusionBench's program could not save or evaluate at the end."""
+    taskpool: Any = getattr(program, "taskpool", None)
+    if hasattr(taskpool, "check_samples"):
+        taskpool.check_samples()
     for option in ("merged_model_save_path", "report_save_path"):
         named = getattr(program, option, None)
         if named is None:
@@ -106,7 +109,7 @@ def results_folder(method: Any) -> Path | None:
     folder, program = method.log_dir, program_of(method, None)
     if folder is None:
         folder = (getattr(program, "path", None) or {}).get("log_dir")
-    check_saving(program, folder)
+    check_end(program, folder)
     return None if folder is None else _claimed(Path(folder).absolute(), method.fabric)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -20,7 +21,8 @@ from ..common.running import full_errors
 from ..common.upstream import models_of
 from ..pools import with_shared_heads
 from ..pools.clip_tasks import registered_tasks
-from ..pools.loading import head_site
+from ..pools.loading import head_site, load_module
+from ..pools.replaced import with_experts
 from ..pools.task_heads import with_task_heads
 from .cells import Cell
 from .environment import peak_memory, restart_peak_memory
@@ -66,11 +68,15 @@ class Bench:
 
         Models that the pool holds in memory are copied. FusionBench's methods merge every
         tensor: where experts have heads of their own, which may differ in shape, these
-        methods see the pretrained model's instead.
+        methods see the pretrained model's instead. What they load is checked as for ours.
         """
         pool = copy(self.modelpool)
         models_of.put(pool, deepcopy(models_of(pool)))
-        return with_shared_heads(pool) if self.own_heads and not own_method else pool
+        if own_method:
+            return pool
+        if self.own_heads:
+            return with_shared_heads(pool)
+        return with_experts(pool, partial(load_module, pool))
 
     def complete(self, model: nn.Module) -> nn.Module:
         """The model with each expert's own head for its task, if experts have such."""

@@ -9,7 +9,6 @@ from functools import partial
 from fusion_bench import BaseAlgorithm, auto_register_config
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
-from lightning.fabric.loggers import CSVLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
@@ -30,9 +29,11 @@ from .evaluation import Scores, task_names
 from .execution import Bench, run_cell
 from .files import slug
 from .gathering import gather, require_report
+from .loggers import CellLogger
 from .methods import as_plain, read_methods
 from .plan import Plan, plain_config, resolve_method
 from .progress import Progress
+from .published import comparable
 from .results import Comparison
 from .store import Results, results_folder
 from .tables import scalars, terminal_tables
@@ -87,7 +88,8 @@ class CompareProgram(FabricModelFusionProgram):
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
         require_report()
-        metric = plain_config(self.metric)
+        metric, pools = plain_config(self.metric), (modelpool_config, taskpool_config)
+        published = comparable(plain_config(self.published), *[p(self) for p in pools])
         plan = Plan(
             read_methods(self.methods, self.overrides),
             read_seeds(self.seeds),
@@ -98,7 +100,7 @@ class CompareProgram(FabricModelFusionProgram):
                 "path": self.path or {},
                 "fast_dev_run": self.fast_dev_run,
             },
-            about={"title": str(self.title), "published": plain_config(self.published)},
+            about={"title": str(self.title), "published": published},
             settings=[
                 metric,
                 self.fast_dev_run,
@@ -207,7 +209,7 @@ class CompareProgram(FabricModelFusionProgram):
         for option, value in (("seed", cell.seed), ("save_model", False)):
             if option in config and option not in cell.method.overrides:
                 config[option] = value
-        loggers_of.put(self.fabric, [CSVLogger(folder, name="", version="")])
+        loggers_of.put(self.fabric, [CellLogger(folder, name="", version="")])
         load = "fusion_bench.compat.method.load_algorithm_from_config"
         self.method = set_up(self)(config, load)
         return self.method, config

@@ -74,13 +74,15 @@ def table_notes(comparison: Comparison) -> Iterator[str]:
     for row in comparison.listed():
         yield from (f"Failed: {row.label}, {error}" for error in row.errors())
     published = comparison.published
-    if published:
+    if "left_out" in published:
+        yield f"Published numbers left out: {published['left_out']}."
+    elif published:
         yield f"Published numbers: {published['source']}."
         yield f"Their checkpoints: {published['checkpoints']}."
         yield from (f"Differs: {text}." for text in published.get("differs") or ())
 
 
-def terminal_tables(comparison: Comparison, width: int) -> list[Table]:
+def terminal_tables(comparison: Comparison, width: int) -> list[Table | Text]:
     """For rich's console, the mean first; what is too wide goes on in a table below."""
     table, notes = text_table(comparison), list(table_notes(comparison))
     *tasks, average, share = table.columns[1:-_COSTS]
@@ -90,8 +92,7 @@ def terminal_tables(comparison: Comparison, width: int) -> list[Table]:
     parts = _folded(table[columns], width)
     shown = [_terminal_table(part, table.attrs["rows"]) for part in parts]
     shown[0].title = Text(comparison.title)
-    shown[-1].caption = Text("\n".join(notes), justify="left")
-    return shown
+    return [*shown, Text("\n".join(notes))]
 
 
 def _folded(results: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:

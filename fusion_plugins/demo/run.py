@@ -13,7 +13,6 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.text import Text
 
 from ..compare.program import CompareProgram
 from ..compare.results import Comparison
@@ -42,9 +41,8 @@ class DemoComparison(CompareProgram):
 
     def show(self, found: Comparison, results: Results, console: Console) -> None:
         """Print the results, a sentence about them and where the report is."""
-        table = terminal_tables(found, console.width)[0]
-        table.caption = Text(next(table_notes(found)), justify="left")
-        console.print(table)
+        console.print(terminal_tables(found, console.width)[0])
+        console.print(next(table_notes(found)), markup=False, highlight=False)
         console.print(summary(averages(found)), highlight=False)
         report = str(results.folder / "report.html")
         console.print(report, soft_wrap=True, markup=False, highlight=False)

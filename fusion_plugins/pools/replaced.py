@@ -36,13 +36,15 @@ def with_experts(
     ) -> nn.Module:
         name = model_name_or_config
         if not isinstance(name, str) or name not in models_of(modelpool):
-            return modelpool.load_model(name, *args, **kwargs)
+            return type(modelpool).load_model(view, name, *args, **kwargs)
         if name in modelpool.model_names or name in also:
             return make_expert(name)
         model = load_model(modelpool, name, *args, **kwargs)
         return deepcopy(model) if is_instance(modelpool, name) else model
 
-    return with_methods(copy(modelpool), load_model=load)
+    view = copy(modelpool)
+    models_of.put(view, copy(models_of(modelpool)))  # methods may add to it
+    return with_methods(view, load_model=load)
 
 
 def read_once(modelpool: BaseModelPool) -> BaseModelPool:

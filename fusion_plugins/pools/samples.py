@@ -16,7 +16,7 @@ from fusion_bench.utils import instantiate
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ..common.upstream import datasets_of, program_of
+from ..common.upstream import datasets_of
 from .adapter import PoolAdapter
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
@@ -106,15 +106,11 @@ class SampledAdapter(PoolAdapter):
     def check_datasets(self, split: str) -> None:
         """Fail before anything is loaded if samples are missing or cannot be read.
 
-        Looks at a few samples of each task, and at those that the running program is
-        going to evaluate on.
+        Looks at a few samples of each task.
         """
         super().check_datasets(split)
         for task in self.tasks:
             Samples(task, self._raw(task, split), partial(self.look, task)).check()
-        taskpool: Any = getattr(program_of(self.modelpool), "taskpool", None)
-        if hasattr(taskpool, "check_samples"):
-            taskpool.check_samples()
 
     def _raw(self, task: str, split: str) -> Any:
         if (task, split) not in self._opened:

@@ -18,7 +18,7 @@ from ..awd import report
 from ..awd.base_method import build_base_method
 from ..awd.disentangle import Disentanglement, disentangle_gram
 from ..awd.options import DisentangleOptions, base_method
-from ..common.folders import check_saving
+from ..common.folders import check_end
 from ..common.logging import get_logger
 from ..common.options import WithOptions, choice, flag, number, path, patterns, plain
 from ..common.upstream import program_of
@@ -111,7 +111,7 @@ class StreamingAWDAlgorithm(
         """
         modelpool = as_modelpool(modelpool)
         program = program_of(self)
-        check_saving(program, self.log_dir)
+        check_end(program, self.log_dir)
         output = output_path(self.options.output, program, self.log_dir)
         method = build_base_method(self.options.base, program, self.fabric)
         check_base_method(method)

@@ -40,6 +40,8 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
     def _outputs(self, classifier: HFCLIPClassifier, task: str) -> Iterator[Callable]:
         clip, model = classifier.clip_model, classifier.clip_model.vision_model
         if not isinstance(model, TintedModel):
+            if hasattr(model, "set_task"):  # FusionBench's modulated models, as of EMR
+                model.set_task(task)
             yield classifier
             return
         head, outer = None, {}

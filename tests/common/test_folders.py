@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from fusion_plugins import AWDAlgorithm
-from fusion_plugins.common.folders import check_saving
+from fusion_plugins.common.folders import check_end
 
 BAD = {
     "merged_model_save_path={tmp}/file/model": "{tmp}/file is a file",
@@ -42,6 +42,6 @@ def test_what_can_be_saved_is_not(tmp_path):
         report_save_path="{log_dir}/new/report.json",
         merged_model_save_path=tmp_path / "model.pt",
     )
-    check_saving(good, str(tmp_path))
-    check_saving(program(merged_model_save_path="model"), None)
+    check_end(good, str(tmp_path))
+    check_end(program(merged_model_save_path="model"), None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt"]

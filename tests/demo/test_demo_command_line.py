@@ -59,7 +59,7 @@ def test_run_is_a_comparison(tiny_pool_root, tmp_path, capsys):
     assert any(line.startswith("simple_average merges best: ") for line in lines)
     (heading,) = (at for at, line in enumerate(lines) if "digits" in line)
     assert lines[heading].split()[:3] == ["method", "average", "digits"]
-    assert max(map(len, lines[heading:-1])) <= 80 and "merge s" not in said
+    assert max(map(len, lines[heading:-1])) <= 80
 
 
 def test_help_and_lists_are_fast(tmp_path):

@@ -57,6 +57,7 @@ def killed_merge(root: Path, output: Path) -> int:
 def peak_memory(root: Path, output: Path) -> int:
     """Merge; the memory that this added at its peak, in bytes."""
     torch.set_num_threads(2)
+    root, output = Path(root), Path(output)
     # Load the classes first: their code is no part of what a merge adds.
     base = Path(folders(root)["_pretrained_"])
     read_folder(base, "the base", {})
