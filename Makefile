@@ -14,7 +14,8 @@ install: $(STAMP)
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e ".[demo,dev,docs]"
+	# `dev` brings what all tests need, `docs` what builds the site.
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e ".[dev,docs]"
 	touch $(STAMP)
 
 # Build (once) the offline demo pool, merge it with every method, print the table.

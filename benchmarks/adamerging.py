@@ -85,49 +85,31 @@ def print_result(result: dict) -> None:
 
 
 def ours_worker(job: dict) -> dict:
-    import torch
+    from adaptation_engine import make_engine
     from adaptation_stand_ins import StandIn
 
-    from fusion_plugins.adamerging.functional import prediction_entropy
-    from fusion_plugins.adaptation import (
-        AdaptationTask,
-        Coefficients,
-        Engine,
-        JointSchedule,
-        MergedWeights,
-    )
+    from fusion_plugins import AdaMergingAlgorithm
 
-    given = StandIn(job)
-    weights = MergedWeights(
-        given.tower, given.task_vectors(), given.device, job["task_vector_dtype"]
-    )
-    coefficients = Coefficients(
-        job["tasks"], len(weights.keys), init=_INITIAL, clamp=False
-    )
-    largest = [0]
+    given, largest = StandIn(job), [0]
+    features = given.features
 
-    def forward(module, inputs):
+    def watched(module, inputs):
         largest[0] = max(largest[0], len(inputs))
-        return given.features(module, inputs)
+        return features(module, inputs)
 
-    def loss(task, logits, batch):
-        values = prediction_entropy(logits, 1e-8)
-        return values, torch.ones_like(values)
-
+    given.features = watched
     marks = Marks(given.device)
     watch = EngineMarks(marks, job["steps"])
-    Engine(
-        weights=weights,
-        coefficients=coefficients,
-        tasks=[AdaptationTask(n, given.source(n), given.head(n)) for n in given.names],
-        forward=forward,
-        loss=loss,
-        schedule=JointSchedule(job["tasks"], timing.WARM_UP + job["steps"]),
-        fabric=given.fabric,
-        optimizer=torch.optim.Adam(coefficients.parameters(), lr=_LEARNING_RATE),
-        callbacks=[watch],
-    ).run()
-    change = (coefficients.raw.detach() - _INITIAL).double().norm().item()
+    steps = timing.WARM_UP + job["steps"]
+    algorithm = AdaMergingAlgorithm(
+        preset="fusion_bench",
+        steps=steps,
+        batch_size=job["batch"],
+        lr=_LEARNING_RATE,
+    )
+    engine = make_engine(given, algorithm, [watch])
+    engine.run()
+    change = (engine.coefficients.raw.detach() - _INITIAL).double().norm().item()
     return (
         marks.figures(job["steps"])
         | watch.parts
@@ -185,6 +167,7 @@ def upstream_worker(job: dict) -> dict:
 
     given = StandIn(job)
     marks = Marks(given.device)
+    sources = {name: given.source(name) for name in given.names}
 
     class Timed(CLIPLayerWiseAdaMergingAlgorithm):
         fabric = given.fabric
@@ -198,7 +181,7 @@ def upstream_worker(job: dict) -> dict:
             if task == given.names[0]:  # a step begins where the last one ended
                 marks.mark()
                 draws[0] += 1
-            return iter([(given.source(task).batch(draws).inputs, None)])
+            return iter([(sources[task].batch(draws).inputs, None)])
 
     draws = [-1]
     steps = timing.WARM_UP + job["steps"]
@@ -214,7 +197,7 @@ def upstream_worker(job: dict) -> dict:
         experts,
         clamp_weights=False,
         tie_weights=True,
-        strict=True,
+        strict=False,
     )
     del tower, experts
     algorithm.test_time_adaptation(module)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from copy import deepcopy
 
+import numpy as np
 import torch
 from lightning import Fabric
 from stand_ins import vit_b32_config
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from fusion_plugins.adaptation import Batch
+from fusion_plugins.adaptation import SampleOrder, TaskSamples
+from fusion_plugins.adaptation.sources import KeptSamples
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.task_vectors import Checkpoint, TaskVectors
 from fusion_plugins.task_vectors.checkpoint import module_checkpoint
@@ -27,6 +28,8 @@ def _config(size: str) -> CLIPVisionConfig:
         return vit_b32_config()
     if size == "vit-l14":
         shape = (1024, 4096, 24, 16, 224, 14)
+    elif size == "tiny":  # for tests
+        shape = (16, 32, 2, 2, 16, 8)
     else:  # 10.7M parameters; images of 32 pixels as in the demo pool, or of 24
         shape = (384, 1536, 6, 6, 32 if size == "small" else 24, 8)
     names = ("hidden_size", "intermediate_size", "num_hidden_layers")
@@ -54,28 +57,6 @@ class RandomExpert(Checkpoint):
         if not value.is_floating_point():
             return value
         return value + (change if rows is None else change[rows])
-
-
-class KeptBatches:
-    """A task's images in memory, in the engine's form of a source; batches are views."""
-
-    def __init__(self, images: Tensor, batch_size: int):
-        self.dataset = self._images = images
-        self._size, self._batches = batch_size, len(images) // batch_size
-        self.visited = torch.arange(len(images)).numpy()
-
-    def batch(self, draws: Iterable[int]) -> Batch:
-        (draw,) = draws
-        start = draw % self._batches * self._size
-        samples = torch.arange(start, start + self._size)
-        inputs = self._images[start : start + self._size]
-        return Batch(inputs, samples, torch.zeros(self._size, dtype=torch.long))
-
-    def inputs(self, samples) -> Tensor:
-        return self._images[torch.as_tensor(samples, device=self._images.device)]
-
-    def monitored(self, count: int) -> Tensor:
-        return self._images[:count]
 
 
 class StandIn:
@@ -122,8 +103,11 @@ class StandIn:
     def head(self, task: str) -> ClassificationHead:
         return ClassificationHead(self.heads[task] * self.scale)
 
-    def source(self, task: str) -> KeptBatches:
-        return KeptBatches(self.images[task], self.job["batch"])
+    def source(self, task: str) -> KeptSamples:
+        """The task's images on the device, in the order of a run with seed 0."""
+        images, order = self.images[task], SampleOrder(0, self.job["batch"])
+        samples = TaskSamples(task, images, order, lambda kept: kept, self.device)
+        return KeptSamples(samples, np.arange(len(images)), self.device)
 
     def _experts(self) -> dict[str, RandomExpert]:
         entries = sum(p.numel() for p in self.tower.parameters())

@@ -68,73 +68,46 @@ def print_result(result: dict) -> None:
 
 
 def ours_worker(job: dict) -> dict:
-    engine, algorithm = _engine(job)
-    algorithm.prepare_engine(engine)
-    engine.optimizer = algorithm.optimizer(engine)
-    marks = Marks(engine.weights.device)
-    watch = EngineMarks(marks, job["steps"])
-    engine.callbacks = [*algorithm.extra_callbacks(), watch]
-    engine.run()
-    return marks.figures(job["steps"]) | watch.parts
-
-
-def _engine(job: dict):
-    """The method's own parts, put together as its run() does."""
+    from adaptation_engine import make_engine
     from adaptation_stand_ins import StandIn
 
     from fusion_plugins import TintingAlgorithm
-    from fusion_plugins.adaptation import (
-        AdaptationTask,
-        Coefficients,
-        Engine,
-        MergedWeights,
-    )
-    from fusion_plugins.pools.adapter import PoolAdapter
 
     given = StandIn(job)
+    marks = Marks(given.device)
+    watch = EngineMarks(marks, job["steps"])
     rounds = -(-(timing.WARM_UP + job["steps"]) // job["tasks"])
-    algorithm = TintingAlgorithm(rounds=rounds, batch_size=job["batch"])
-    # The class itself: what an adapter says of itself where nothing else is known.
-    algorithm.adapter = type("NoPool", (PoolAdapter,), {"tasks": given.names})
-    algorithm.check_model(algorithm.adapter, given.tower)
-    weights = MergedWeights(
-        given.tower, given.task_vectors(), given.device, job["task_vector_dtype"]
+    algorithm = TintingAlgorithm(
+        rounds=rounds, batch_size=job["batch"], lr=_LEARNING_RATE
     )
-    coefficients = Coefficients(job["tasks"], len(weights.keys), init=_INITIAL)
-    engine = Engine(
-        weights=weights,
-        coefficients=coefficients.to(given.device),
-        tasks=[AdaptationTask(n, given.source(n), given.head(n)) for n in given.names],
-        forward=given.features,
-        loss=algorithm.sample_loss,
-        schedule=algorithm.schedule(job["tasks"]),
-        fabric=given.fabric,
-    )
-    return engine, algorithm
+    make_engine(given, algorithm, [watch]).run()
+    return marks.figures(job["steps"]) | watch.parts
 
 
 def labelling_worker(job: dict) -> dict:
     """Labelling every kept sample against bare forwards of as many, batched alike."""
     import torch
+    from adaptation_engine import make_predictor
+    from adaptation_stand_ins import StandIn
 
-    from fusion_plugins.tinting.teacher import label_samples
+    from fusion_plugins.adaptation import label_samples
 
-    engine, _ = _engine(job)
-    module, device = engine.weights.module, engine.weights.device
+    given = StandIn(job)
+    predictor, device = make_predictor(given), given.device
+    module, weights = predictor.weights.module, predictor.weights
 
     @torch.no_grad()
     def forwards():
-        with engine.fabric.autocast():
-            for task in engine.tasks:
-                engine.forward(module, task.source.monitored(128))
+        with given.fabric.autocast():
+            for task in predictor.tasks:
+                given.features(module, task.source.monitored(128))
 
     def merges():
         for index in range(job["tasks"]):
-            engine.weights.materialise_expert(index)
-        engine.materialise()
+            weights.materialise_expert(index)
 
     calls = {
-        "teacher": lambda: label_samples(engine, False),
+        "teacher": lambda: label_samples(predictor, False, False),
         "merges": merges,
         "forward": forwards,
     }

@@ -27,6 +27,7 @@ __getattr__, __all__ = lazy_exports(
         "OpenCLIPTaskPool": ".taskpool.openclip",
         "PoolAdapter": ".pools.adapter",
         "ResNetPool": ".modelpool.image_pools",
+        "SelectAlgorithm": ".select.algorithm",
         "SequenceClassificationTaskPool": ".taskpool.sequence_classification",
         "StreamingAWDAlgorithm": ".streaming",
         "TaskVectors": ".task_vectors",

@@ -5,9 +5,12 @@ nothing heavy and does nothing unless FusionBench is the program that is running
 """
 
 import importlib.util
+import os
 import sys
-from importlib import import_module
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -34,6 +37,26 @@ def _upstream_configs() -> Path | None:
     return _first_folder(root / "fusion_bench_config", root / "config")
 
 
+def _print_for_people() -> None:
+    """Let the `fusion_bench` command run our program where something of ours takes part."""
+    for name in ("fusion_bench.scripts.cli", "__main__"):
+        command = sys.modules.get(name)
+        main = getattr(command, "main", None)
+        if hasattr(command, "_hydra_main") and not isinstance(main, partial):
+            # FusionBench asks for whole tracebacks itself; the user may as well.
+            asked = os.environ.get("HYDRA_FULL_ERROR", "0")
+            command.main = partial(_main, main, asked)
+
+
+def _main(main: Callable[[Any], Any], full_errors: str, config: Any) -> Any:
+    parts = (config, *map(config.get, ("method", "modelpool", "taskpool")))
+    targets = [str(part.get("_target_")) for part in parts if part]
+    if any(target.startswith("fusion_plugins.") for target in targets):
+        os.environ["HYDRA_FULL_ERROR"] = full_errors
+        config = importlib.import_module("fusion_plugins.cli.merging").prepared(config)
+    return main(config)
+
+
 class FusionPluginsSearchPath(SearchPathPlugin):
     """Append our config folder, and upstream's own.
 
@@ -45,7 +68,10 @@ class FusionPluginsSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if "fusion_bench" not in sys.modules:
             return
-        import_module("fusion_plugins")  # which lends FusionBench names that it needs
+        importlib.import_module(
+            "fusion_plugins"
+        )  # which lends FusionBench names that it needs
+        _print_for_people()
         # Hydra keeps the program's own folder without its scheme.
         known = {str(e.path).removeprefix("file://") for e in search_path.get_path()}
         for provider, folder in (

@@ -26,6 +26,7 @@ TINY_RECIPE = DemoRecipe(
     test_images=120,
     pretrain_images=200,
     pretrain_noise=0.1,
+    pretrain_negatives=0.0,
     pretrain_steps=150,
     expert_steps=120,
     batch_size=32,

@@ -18,6 +18,7 @@ from .predictor import AdaptationTask, Predictor
 from .progress import Progress
 from .schedule import JointSchedule, Schedule, SequentialSchedule
 from .sources import KeptSamples, StreamedSamples
+from .teacher import TeacherLabels, label_samples, predictions
 from .weights import STORAGE_DTYPES, MergedWeights
 
 __all__ = [
@@ -44,7 +45,10 @@ __all__ = [
     "StepReport",
     "StreamedSamples",
     "TaskSamples",
+    "TeacherLabels",
     "Training",
     "check_resume",
     "expert_predictions",
+    "label_samples",
+    "predictions",
 ]

@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..common.upstream import precision_of
 from .batching import plan_groups
 from .coefficients import Coefficients
 from .data import Batch
@@ -205,7 +206,7 @@ class Engine:
     def _raise_if_diverged(self, report: StepReport, gradient: Tensor) -> None:
         bad = [n for n, loss in report.loss.items() if not math.isfinite(loss)]
         # A gradient scaler (float16) skips the steps that overflow.
-        scaled = getattr(self.fabric._precision, "scaler", None) is not None
+        scaled = getattr(precision_of(self.fabric), "scaler", None) is not None
         if not bad and (scaled or self._gradients_are_finite(report, gradient)):
             return
         where = f"the loss of task(s) {bad}"

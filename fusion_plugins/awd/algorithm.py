@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
@@ -13,13 +15,19 @@ from torch import Tensor, nn
 
 from ..common.folders import results_folder
 from ..common.logging import get_logger
-from ..common.options import WithOptions, patterns
+from ..common.options import WithOptions, choice, patterns, plain
+from ..common.upstream import program_of
 from ..pools.family import FinishOptions, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
 from ..pools.replaced import with_shared_heads
 from ..task_vectors import TaskVectors, merge_into, require_finite
 from . import report
-from .base_method import build_base_method, disentangled_pool, linear_weights
+from .base_method import (
+    base_config,
+    build_base_method,
+    disentangled_pool,
+    linear_weights,
+)
 from .disentangle import Disentanglement
 from .options import DisentangleOptions, base_method
 
@@ -33,10 +41,13 @@ class AWDOptions(DisentangleOptions, FinishOptions):
     Args:
         base: The method that merges the disentangled experts: a FusionBench method
             config, an algorithm object, or None for Task Arithmetic with 0.3.
+        scaling: ``auto``: the base method's scaling factor is the one whose merge agrees
+            best with the experts on unlabelled samples; None: as the base method says.
         keep: Patterns of tensors left as in the base, such as task heads.
     """
 
     base: Any = base_method()
+    scaling: str | None = choice(None, (None, "auto"))
     keep: tuple[str, ...] = patterns()
 
 
@@ -50,6 +61,7 @@ class AWDAlgorithm(
 
     Attributes:
         disentanglement: What the last run found.
+        card: The last merged model's card, Markdown with metadata.
 
     Raises:
         TypeError: An unknown option.
@@ -62,6 +74,9 @@ class AWDAlgorithm(
     Options = AWDOptions
     options: AWDOptions
     disentanglement: Disentanglement | None = None
+    #: With a base whose merges move along a line as it is scaled, these do too.
+    keeps_lines: ClassVar[bool] = True
+    card: str | None = None
 
     def run(self, modelpool: BaseModelPool | Mapping[str, Any]) -> nn.Module:
         """Merge a pool; its models are left as they are.
@@ -78,7 +93,10 @@ class AWDAlgorithm(
         """
         modelpool, options = as_modelpool(modelpool), self.options
         folder = results_folder(self) if self.fabric.is_global_zero else None
-        method = build_base_method(options.base, self._program, self.fabric)
+        base = options.base
+        if options.scaling is not None:
+            base = self._base_with_best_scaling(modelpool, folder)
+        method = build_base_method(base, program_of(self), self.fabric)
         with self.profile("load base"):
             module, task_vectors = load_task_vectors(modelpool, options.keep)
             finish = family_of(modelpool).finish(
@@ -98,8 +116,31 @@ class AWDAlgorithm(
             merged = finish(merged, self.fabric.device)
             require_finite(merged, "Use a smaller scaling, or check the experts.")
         report.publish(found, self.fabric, folder)
-        self.print_profile_summary()
+        log.debug("%s", self.profiler.summary())
+        self.card = finish.card("AWD", plain(self.config), merged)
         return merged
+
+    def _base_with_best_scaling(
+        self, modelpool: BaseModelPool, folder: Path | None
+    ) -> dict[str, Any]:
+        if not family_of(modelpool).has_data:
+            raise TypeError(
+                "scaling=auto needs samples, and nothing knows those of a"
+                f" {type(modelpool).__name__}. Set the base method's scaling factor, or"
+                " register an adapter for this class."
+            )
+        config = plain(self.config) | {"scaling": None}
+        # On use: merging without it needs no data, and no test-time engine.
+        room = import_module("...selection.scaling", family_of.__module__)
+        with self.profile("select scaling"):
+            return room.select_scaling(
+                config | {"base": base_config(self.options.base)},
+                modelpool,
+                lambda settings, fabric: build_base_method(settings, None, fabric),
+                self.fabric,
+                self.options.data,
+                folder,
+            )["base"]
 
     def _merge_linearly(
         self,

@@ -16,6 +16,8 @@ from lightning import Fabric
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from ..common.options import plain
+from ..common.upstream import give_fabric, merged_parts, program_of
 from ..pools.loading import load_module
 from ..pools.replaced import with_experts
 from ..task_vectors import TaskVectors, merge_block
@@ -37,12 +39,16 @@ def build_base_method(base: Any, program: Any, fabric: Fabric) -> BaseAlgorithm:
         base = TaskArithmeticAlgorithm(scaling_factor=_DEFAULT_SCALING)
     elif isinstance(base, Mapping):
         base = _from_config(OmegaConf.create(dict(base)))
-    if hasattr(base, "_program"):
-        base._program = program
-    for attribute in ("_fabric_instance", "_fabric"):  # new and v0.1 style classes
-        if hasattr(base, attribute):
-            setattr(base, attribute, fabric)
+    program_of.offer(base, program)
+    give_fabric(base, fabric)
     return base
+
+
+def base_config(base: Any) -> dict[str, Any]:
+    """The config of such a method."""
+    if base is None:
+        base = TaskArithmeticAlgorithm(scaling_factor=_DEFAULT_SCALING)
+    return dict(base if isinstance(base, Mapping) else plain(base.config))
 
 
 def _from_config(config: DictConfig) -> BaseAlgorithm:
@@ -65,7 +71,7 @@ def linear_weights(
     if type(method) is TaskArithmeticAlgorithm:
         scaling = float(method.config.scaling_factor)
         return torch.full((tasks,), scaling, dtype=torch.float64)
-    partial = getattr(module, "_fusion_bench_target_modules", None) is not None
+    partial = merged_parts(module, None) is not None
     if type(method) is SimpleAverageAlgorithm and not partial:
         return torch.full((tasks,), 1 / tasks, dtype=torch.float64)
     return None

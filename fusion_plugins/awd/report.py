@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning import Fabric
 from torch import Tensor
 
+from ..common import how_to_get
 from ..common.logging import get_logger
 from .disentangle import Disentanglement
 
@@ -56,7 +57,7 @@ def publish(result: Disentanglement, fabric: Fabric, folder: str | Path | None) 
     before, after = (mean_absolute(cosines) for cosines in result.cosines())
     norms = result.task_vector_norms()
     log.info(
-        "AWD: mean |cos| %.4f -> %.4f, |delta| %.4g, task vector norms %.3g to %.3g",
+        "AWD: mean |cos| %.4f -> %.4f, |delta| %.4g, norms %.3g to %.3g",
         before,
         after,
         result.delta_norm(),
@@ -68,7 +69,7 @@ def publish(result: Disentanglement, fabric: Fabric, folder: str | Path | None) 
         fabric.log_dict(dict(zip(names, values, strict=True)), step=step)
     if folder is not None and fabric.is_global_zero:
         for path in save(result, folder):
-            log.info("AWD report: %s", path)
+            log.debug("AWD report: %s", path)
 
 
 def mean_absolute(cosines: Tensor) -> float:
@@ -79,11 +80,15 @@ def mean_absolute(cosines: Tensor) -> float:
 
 
 def save(result: Disentanglement, folder: str | Path) -> list[Path]:
-    """Write ``awd.json`` and ``awd_cosines.png``; returns their paths."""
+    """Write ``awd.json`` and, with matplotlib, ``awd_cosines.png``; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     report, picture = folder / "awd.json", folder / "awd_cosines.png"
     report.write_text(json.dumps(summary(result), indent=2))
+    command = how_to_get("matplotlib")
+    if command is not None:
+        log.warning("There is no picture of the cosines: %s", command)
+        return [report]
     plot_cosines(result, picture)
     return [report, picture]
 

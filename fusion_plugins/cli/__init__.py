@@ -1,4 +1,4 @@
-"""The command line: ``fusion-plugins demo|pools|compare|convert|cite``."""
+"""The command line: ``fusion-plugins demo|pools|compare|convert|doctor|cite|completion``."""
 
 from .program import main
 

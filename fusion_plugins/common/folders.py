@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .logging import get_logger
+from .upstream import program_of
 
 log = get_logger(__name__)
 
@@ -52,6 +53,43 @@ def obstacle(path: Path) -> str | None:
     return "is a file" if path.exists() and not path.is_dir() else None
 
 
+def unwritable(path: Path) -> str | None:
+    """Why nothing can be written below a folder that may not exist yet."""
+    for part in (path, *path.absolute().parents):
+        problem = obstacle(part)
+        if problem is None and part.exists() and not os.access(part, os.W_OK | os.X_OK):
+            problem = "is read-only"
+        if problem is not None:
+            return f"{part} {problem}"
+        if part.exists():
+            break
+    return None
+
+
+def check_end(program: Any, log_dir: str | None) -> None:
+    """Raise ValueError if FusionBench's program could not save or evaluate at the end."""
+    taskpool: Any = getattr(program, "taskpool", None)
+    if hasattr(taskpool, "check_samples"):
+        taskpool.check_samples()
+    for option in ("merged_model_save_path", "report_save_path"):
+        named = getattr(program, option, None)
+        if named is None:
+            continue
+        path = Path(str(named).replace("{log_dir}", str(log_dir)))
+        problem = unwritable(path.parent)
+        if path.is_dir() and option == "report_save_path":
+            problem = f"{path} is a folder"
+        if path.is_file() and option == "merged_model_save_path" and not path.suffix:
+            problem = f"{path} is a file"
+        if os.sep not in str(named) and option == "report_save_path":
+            problem = "FusionBench wants a folder in it"
+        if problem is not None:
+            raise ValueError(
+                f"{option}={named}: {problem}. Choose another place, such as"
+                f" {option}=outputs/{path.name}."
+            )
+
+
 def results_folder(method: Any) -> Path | None:
     """Where a method writes its results: its logger's folder, or the program's.
 
@@ -65,12 +103,13 @@ def results_folder(method: Any) -> Path | None:
         None outside a program without loggers: nothing says where.
 
     Raises:
-        ValueError: The folder cannot be written into.
+        ValueError: The folder cannot be written into, or what the program saves at the
+            end could not be.
     """
-    folder = method.log_dir
+    folder, program = method.log_dir, program_of(method, None)
     if folder is None:
-        program = getattr(method, "_program", None)
         folder = (getattr(program, "path", None) or {}).get("log_dir")
+    check_end(program, folder)
     return None if folder is None else _claimed(Path(folder).absolute(), method.fabric)
 
 

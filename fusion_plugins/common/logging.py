@@ -2,7 +2,7 @@
 
 import logging
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 
 class _RankZeroFilter(logging.Filter):

@@ -18,6 +18,8 @@ from typing import Any, ClassVar, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from .upstream import saved_options
+
 # Keys FusionBench itself puts into a saved config.
 METADATA = {"_usage_", "_version_", "_recursive_"}
 
@@ -71,13 +73,12 @@ class WithOptions:
 
     Options: ClassVar[type[Options]]
     options: Any
-    _config_mapping: Any  # of FusionBench: attribute -> key of the saved config
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         entries = fields(cls.Options)
-        cls._config_mapping = cls._config_mapping.copy()
-        cls._config_mapping.update({entry.name: entry.name for entry in entries})
+        own = {entry.name: entry.name for entry in entries}
+        saved_options.put(cls, saved_options(cls) | own)
         cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import re
 import subprocess
@@ -36,11 +35,6 @@ def git_commit(folder: str | Path = ".") -> str | None:
         run = subprocess.run(command, check=False, **options)
         return run.stdout.strip() or None
     return None
-
-
-def full_errors() -> bool:
-    """Whether the user asked Hydra for whole tracebacks."""
-    return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def restart_peak_memory() -> None:

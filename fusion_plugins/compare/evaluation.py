@@ -12,6 +12,8 @@ from typing import Any
 from fusion_bench import BaseModelPool
 from torch import nn
 
+from ..common.upstream import is_set_up, test_datasets_of
+
 Tasks = dict[str, dict[str, float]]  # task -> metric -> value
 
 _NOT_TASKS = ("model_info", "average")
@@ -132,7 +134,7 @@ def evaluate_model(model: nn.Module, taskpool: Any) -> Tasks:
 
 def task_names(taskpool: Any) -> list[str] | None:
     """The pool's tasks before any evaluation; None where it does not say."""
-    datasets = getattr(taskpool, "_test_datasets", None)
+    datasets = test_datasets_of(taskpool, None)
     return list(map(str, datasets)) if isinstance(datasets, Mapping) else None
 
 
@@ -142,9 +144,9 @@ def only_task(taskpool: Any, task: str) -> Iterator[None]:
 
     Other pools evaluate all their tasks as ever, which costs time but no result.
     """
-    if getattr(taskpool, "_is_setup", True) is False:
+    if is_set_up(taskpool, True) is False:
         taskpool.setup()  # else it would fill the mappings again
-    names = ("_test_datasets", "test_datasets", "test_dataloaders")
+    names = (test_datasets_of.name, "test_datasets", "test_dataloaders")
     held = {name: getattr(taskpool, name, None) for name in names}
     whole = {n: m for n, m in held.items() if isinstance(m, Mapping) and task in m}
     for name, mapping in whole.items():

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -16,13 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..common.logging import get_logger
+from ..common.running import full_errors
+from ..common.upstream import models_of
 from ..pools import with_shared_heads
 from ..pools.clip_tasks import registered_tasks
-from ..pools.loading import head_site
+from ..pools.loading import head_site, load_module
+from ..pools.replaced import with_experts
 from ..pools.task_heads import with_task_heads
 from .cells import Cell
-from .environment import full_errors, peak_memory, restart_peak_memory
-from .evaluation import evaluate_experts, evaluate_model, score
+from .environment import peak_memory, restart_peak_memory
+from .evaluation import Scores, evaluate_experts, evaluate_model, score
 from .records import artifacts, failed_record, new_record, scored
 from .results import EXPERTS, PRETRAINED
 
@@ -38,7 +42,7 @@ class Bench:
         build: Cell -> its algorithm and the algorithm's resolved config.
         metric: The main metric's name, a mapping from task to name, or None to find it.
         device: Where cells run, for the record.
-        save: Called with a cell, a part's name and its model, to keep the model.
+        save: Called with a cell, a part's name, its model and scores, to keep the model.
         base_parameters: Of the pretrained model; None if the pool has none.
         own_heads: Whether the experts have classification heads of their own.
     """
@@ -48,7 +52,7 @@ class Bench:
     build: Callable[[Cell], tuple[BaseAlgorithm, DictConfig]]
     metric: str | Mapping | None = None
     device: str = "cpu"
-    save: Callable[[Cell, str | None, nn.Module], None] = lambda *_: None
+    save: Callable[[Cell, str | None, nn.Module, Scores], None] = lambda *_: None
     base_parameters: int | None = field(init=False, default=None)
     own_heads: bool = field(init=False, default=False)
 
@@ -64,11 +68,15 @@ class Bench:
 
         Models that the pool holds in memory are copied. FusionBench's methods merge every
         tensor: where experts have heads of their own, which may differ in shape, these
-        methods see the pretrained model's instead.
+        methods see the pretrained model's instead. What they load is checked as for ours.
         """
         pool = copy(self.modelpool)
-        pool._models = deepcopy(pool._models)
-        return with_shared_heads(pool) if self.own_heads and not own_method else pool
+        models_of.put(pool, deepcopy(models_of(pool)))
+        if own_method:
+            return pool
+        if self.own_heads:
+            return with_shared_heads(pool)
+        return with_experts(pool, partial(load_module, pool))
 
     def complete(self, model: nn.Module) -> nn.Module:
         """The model with each expert's own head for its task, if experts have such."""
@@ -133,7 +141,7 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[dict]:
         start = time.perf_counter()
         scores = score(evaluate_model(model, bench.taskpool), bench.metric)
         seconds = {"merge": merge, "evaluate": _seconds_since(start)}
-        bench.save(cell, part, model)
+        bench.save(cell, part, model, scores)
         parameters = _parameters(model, bench.base_parameters)
         costs = {"seconds": seconds, "parameters": parameters}
         yield new_record(cell, part, **scored(scores), **costs, **known)

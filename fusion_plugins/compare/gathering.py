@@ -6,6 +6,7 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 
+from ..common import require
 from .files import write_json, write_text
 from .latex import latex_table
 from .results import EXPERTS, Comparison, frame_of
@@ -22,7 +23,9 @@ def gather(folder: str | os.PathLike) -> Comparison:
 
     Raises:
         ValueError: The folder holds no results, or cells that do not belong together.
+        ModuleNotFoundError: As :func:`require_report`.
     """
+    require_report()
     results = Results(folder).existing()
     with results.locked():
         records = results.records()
@@ -40,6 +43,16 @@ def gather(folder: str | os.PathLike) -> Comparison:
             write_text(results.folder / name, text)
         _write_report(results, comparison)
     return comparison
+
+
+def require_report() -> None:
+    """Raise unless what the report needs is installed.
+
+    Raises:
+        ModuleNotFoundError: It is not; the message says how to install it.
+    """
+    for module in ("matplotlib", "jinja2"):
+        require(module, "The report of a comparison")
 
 
 def _write_report(results: Results, comparison: Comparison) -> None:

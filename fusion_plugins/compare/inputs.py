@@ -20,13 +20,19 @@ from ..common.identity import (
     folder_fingerprint,
 )
 from ..common.logging import get_logger
+from ..common.upstream import (
+    models_of,
+    test_datasets_of,
+    train_datasets_of,
+    val_datasets_of,
+)
 from .environment import versions
 from .methods import as_plain
 
 log = get_logger(__name__)
 
 _NOT_READ = ("cache_dir", "output_dir", "log_dir")  # where things go, not come from
-_HELD = ("_models", "_train_datasets", "_val_datasets", "_test_datasets")
+_HELD = (models_of, train_datasets_of, val_datasets_of, test_datasets_of)
 
 
 def inputs_identity(
@@ -37,10 +43,8 @@ def inputs_identity(
     Files and folders count by their content, hub repositories by the revision in the
     cache, models and samples in memory by their values, tasks by their class names.
     """
-    held = [
-        getattr(pool, name, None) for pool in (modelpool, taskpool) for name in _HELD
-    ]
-    tasks = getattr(taskpool, "_test_datasets", None) or ()
+    held = [read(pool, None) for pool in (modelpool, taskpool) for read in _HELD]
+    tasks = test_datasets_of(taskpool, None) or ()
     known = CLIPTemplateFactory.get_available_datasets()
     found = {
         "held": [dict(references(part)) for part in held],

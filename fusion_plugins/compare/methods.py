@@ -17,6 +17,8 @@ from .composing import compose_method, method_names
 from .files import flatten
 from .results import REFERENCES
 
+_ITSELF = ""  # beside options of a method: its name
+
 
 @dataclass(frozen=True)
 class Method:
@@ -77,7 +79,8 @@ def read_methods(listed: object, common: object = None) -> list[Method]:
         )
     entries = [_name_and_options(entry) for entry in plain]
     shared = _common(common, [name for name, _ in entries])
-    methods = [_method(n, _merged(shared.get(n, {}), own)) for n, own in entries]
+    known = method_names()  # slow to list
+    methods = [_method(n, _merged(shared.get(n, {}), own), known) for n, own in entries]
     labels = [method.label for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -96,12 +99,25 @@ def _merged(*options: Mapping) -> dict:
 
 
 def _nested(options: Mapping) -> dict:
-    """Options whose names may be dotted, as nested mappings."""
-    nested = OmegaConf.create()
+    """Options whose names may be dotted, as nested mappings.
+
+    An option that is given a method by name and options of that method has the name under
+    an empty key.
+    """
+    nested: dict = {}
     for name, value in flatten(options):
-        OmegaConf.update(nested, name, value)
-    plain: Any = OmegaConf.to_container(nested)
-    return plain
+        *parents, last = str(name).split(".")
+        place = nested
+        for parent in parents:
+            held = place.setdefault(parent, {})
+            if not isinstance(held, dict):
+                held = place[parent] = {_ITSELF: held}
+            place = held
+        if isinstance(place.get(last), dict):
+            place[last][_ITSELF] = value
+        else:
+            place[last] = value
+    return nested
 
 
 def _name_and_options(entry: object) -> tuple[str, dict]:
@@ -131,14 +147,13 @@ def _common(common: object, names: Sequence[str]) -> dict:
     return {name: _nested(options) for name, options in plain.items()}
 
 
-def _method(name: str, overrides: dict) -> Method:
+def _method(name: str, overrides: dict, known: Sequence[str]) -> Method:
     if name in REFERENCES:
         if overrides:
             raise ValueError(
                 f"'{name}' is not a method, it has no options: {overrides}."
             )
         return Method(name)
-    known = method_names()
     if name not in known:
         raise ValueError(
             f"methods holds '{name}', which is no method.{did_you_mean(name, known)}"
@@ -148,7 +163,13 @@ def _method(name: str, overrides: dict) -> Method:
     config = compose_method(name)
     chosen = _chosen_methods(name, config, overrides, known)
     config = compose_method(name, chosen) if chosen else config
-    changes = {key: value for key, value in overrides.items() if key not in chosen}
+    changes = {
+        key: (
+            {k: v for k, v in value.items() if k != _ITSELF} if key in chosen else value
+        )
+        for key, value in overrides.items()
+        if key not in chosen or isinstance(value, Mapping)
+    }
     _check_options(name, config, changes)
     changed: Any = OmegaConf.merge(config, changes)
     return Method(name, overrides, changed)
@@ -160,11 +181,11 @@ def _chosen_methods(
     """Options that hold a whole method and are given another one by name."""
     plain: Any = OmegaConf.to_container(config)  # not resolved
     parts = {k for k, v in plain.items() if isinstance(v, dict) and "_target_" in v}
-    chosen = {
-        key: value
+    named = {
+        key: value.get(_ITSELF) if isinstance(value, Mapping) else value
         for key, value in overrides.items()
-        if isinstance(value, str) and key in parts
     }
+    chosen = {k: v for k, v in named.items() if isinstance(v, str) and k in parts}
     for key, value in chosen.items():
         if value not in known:
             hint = did_you_mean(value, known)
@@ -182,7 +203,7 @@ def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 def _check_options(name: str, node: Mapping, changes: Mapping, path: str = "") -> None:
     for key, value in changes.items():
-        if key not in node:
+        if key not in list(node):  # `in` denies options that are still to be given
             known = [str(k) for k in node if not str(k).startswith("_")]
             raise ValueError(
                 f"{name} has no option '{path}{key}'.{did_you_mean(str(key), known, path)}"

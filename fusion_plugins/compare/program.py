@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -10,25 +9,34 @@ from functools import partial
 from fusion_bench import BaseAlgorithm, auto_register_config
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import CompactHydraException
-from lightning.fabric.loggers import CSVLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
 from ..common.logging import get_logger
+from ..common.running import one_line_errors, quiet, vanishing
+from ..common.upstream import (
+    fabric_config,
+    loggers_of,
+    modelpool_config,
+    set_up,
+    taskpool_config,
+)
+from ..merged.cards import CARD, note_scores
 from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds
-from .environment import full_errors
-from .evaluation import task_names
+from .evaluation import Scores, task_names
 from .execution import Bench, run_cell
 from .files import slug
-from .gathering import gather
+from .gathering import gather, require_report
+from .loggers import CellLogger
 from .methods import as_plain, read_methods
 from .plan import Plan, plain_config, resolve_method
+from .progress import Progress
+from .published import comparable
+from .results import Comparison
 from .store import Results, results_folder
-from .tables import terminal_tables
+from .tables import scalars, terminal_tables
 
 log = get_logger(__name__)
 
@@ -79,27 +87,31 @@ class CompareProgram(FabricModelFusionProgram):
 
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
-        metric = plain_config(self.metric)
+        require_report()
+        metric, pools = plain_config(self.metric), (modelpool_config, taskpool_config)
+        published = comparable(plain_config(self.published), *[p(self) for p in pools])
         plan = Plan(
             read_methods(self.methods, self.overrides),
             read_seeds(self.seeds),
             Results(results_folder(self.results)),
             surroundings={
-                "modelpool": self._modelpool,
-                "taskpool": self._taskpool,
+                "modelpool": modelpool_config(self),
+                "taskpool": taskpool_config(self),
                 "path": self.path or {},
                 "fast_dev_run": self.fast_dev_run,
             },
-            about={"title": str(self.title), "published": plain_config(self.published)},
-            settings=[metric, self.fast_dev_run, (self._fabric or {}).get("precision")],
+            about={"title": str(self.title), "published": published},
+            settings=[
+                metric,
+                self.fast_dev_run,
+                (fabric_config(self) or {}).get("precision"),
+            ],
         )
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
         for row in plan.methods:  # ours refuse wrong values before anything is slow
             if row.is_own:
-                self._instantiate_and_setup(
-                    resolve_method(row, plan.surroundings, None)
-                )
+                set_up(self)(resolve_method(row, plan.surroundings, None))
         return plan
 
     def run(self) -> dict:
@@ -112,16 +124,9 @@ class CompareProgram(FabricModelFusionProgram):
             ValueError: A name, an option or a folder does not fit.
             RuntimeError: Every cell failed. Under Hydra, all errors are one line.
         """
-        try:
+        again = "Finished cells are kept; the same command runs the rest."
+        with one_line_errors(again), quiet():
             return self._compare()
-        except Exception as error:
-            if full_errors() or not GlobalHydra().is_initialized():
-                raise
-            # FusionBench's command would log the traceback.
-            upstream = logging.getLogger("fusion_bench.scripts.cli")
-            upstream.addFilter(lambda r: not isinstance(r.msg, CompactHydraException))
-            text = f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
-            raise CompactHydraException(" ".join(text.split())) from error
 
     def _compare(self) -> dict:
         plan, console = self.plan(), Console()
@@ -141,8 +146,9 @@ class CompareProgram(FabricModelFusionProgram):
             log.warning("%s: what decides its result has changed; see stale/", moved)
         add_results(results, plan.added, plan.identities, plan.shared)
         self._run_missing(plan)
-        console.print(*terminal_tables(gather(results.folder), console.width))
-        console.print(f"Results: {results.folder}", soft_wrap=True)
+        comparison = gather(results.folder)
+        self.fabric.log_dict(scalars(comparison))
+        self.show(comparison, results, console)
         failed = plan.failed()
         if len(failed) == len(plan.cells):
             raise RuntimeError(
@@ -152,9 +158,13 @@ class CompareProgram(FabricModelFusionProgram):
             console.print(f"{len(failed)} of {len(plan.cells)} cells failed.")
         return done
 
+    def show(self, found: Comparison, results: Results, console: Console) -> None:
+        """Print what was found, and where it is."""
+        console.print(*terminal_tables(found, console.width))
+        console.print(f"Results: {results.folder}", soft_wrap=True)
+
     def _run_missing(self, plan: Plan) -> None:
         missing = [c for c in plan.cells if not plan.is_finished(c, self.retry_failed)]
-        log.info("%d of %d cells to run", len(missing), len(plan.cells))
         if not missing:
             return
         bench = Bench(
@@ -167,17 +177,22 @@ class CompareProgram(FabricModelFusionProgram):
         )
         # First what nobody works on; then wait for cells of other processes, and take
         # over those whose process died.
-        held = [cell for cell in missing if not self._run_cell(cell, plan, bench)]
+        users = list(self.fabric.loggers)
+        clock = Progress(len(missing))
+        held = [
+            cell for cell in missing if not self._run_cell(cell, plan, bench, clock)
+        ]
         for cell in held:
-            self._run_cell(cell, plan, bench, wait=True)
+            self._run_cell(cell, plan, bench, clock, wait=True)
+        loggers_of.put(self.fabric, users)
 
     def _load_pools(self, plan: Plan) -> None:
         compat = "fusion_bench.compat"
-        self.modelpool = self._instantiate_and_setup(
-            self._modelpool, f"{compat}.modelpool.load_modelpool_from_config"
+        self.modelpool = set_up(self)(
+            modelpool_config(self), f"{compat}.modelpool.load_modelpool_from_config"
         )
-        self.taskpool = self._instantiate_and_setup(
-            self._taskpool, f"{compat}.taskpool.load_taskpool_from_config"
+        self.taskpool = set_up(self)(
+            taskpool_config(self), f"{compat}.taskpool.load_taskpool_from_config"
         )
         names = task_names(self.taskpool)
         check_tasks(plan.added, names)
@@ -194,12 +209,13 @@ class CompareProgram(FabricModelFusionProgram):
         for option, value in (("seed", cell.seed), ("save_model", False)):
             if option in config and option not in cell.method.overrides:
                 config[option] = value
-        self.fabric._loggers = [CSVLogger(folder, name="", version="")]
+        loggers_of.put(self.fabric, [CellLogger(folder, name="", version="")])
         load = "fusion_bench.compat.method.load_algorithm_from_config"
-        return self._instantiate_and_setup(config, load), config
+        self.method = set_up(self)(config, load)
+        return self.method, config
 
     def _save_model(
-        self, plan: Plan, cell: Cell, part: str | None, model: nn.Module
+        self, plan: Plan, cell: Cell, part: str | None, model: nn.Module, scores: Scores
     ) -> None:
         """Write a merged model with the model pool's own means."""
         if self.save_models:
@@ -207,9 +223,17 @@ class CompareProgram(FabricModelFusionProgram):
             folder = plan.work_folder(cell)
             folder.mkdir(parents=True, exist_ok=True)
             self.modelpool.save_model(model, str(folder / name))
+            if (folder / name / CARD).is_file():
+                measured = {t: v[scores.metric] for t, v in scores.tasks.items()}
+                note_scores(folder / name, measured, scores.metric)
 
     def _run_cell(
-        self, cell: Cell, plan: Plan, bench: Bench, wait: bool = False
+        self,
+        cell: Cell,
+        plan: Plan,
+        bench: Bench,
+        clock: Progress,
+        wait: bool = False,
     ) -> bool:
         """Run a cell unless it is done; False if another process is at it."""
         with plan.results.claimed(cell, wait) as mine:
@@ -218,9 +242,11 @@ class CompareProgram(FabricModelFusionProgram):
             # What another process just tried and failed at is not tried once more.
             if plan.is_finished(cell, self.retry_failed and not wait):
                 return True
-            log.info("running %s", cell.id)
+            clock.tell(cell)
             shutil.rmtree(plan.work_folder(cell), ignore_errors=True)
-            records = [record | plan.marks(cell) for record in run_cell(cell, bench)]
+            with vanishing():
+                found = run_cell(cell, bench)
+            records = [record | plan.marks(cell) for record in found]
             plan.results.replace(cell, records)
             plan.results.note_tasks([task for r in records for task in r["tasks"]])
         return True

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..common import require
 from .files import flatten
 from .methods import did_you_mean
 from .results import load_results
@@ -36,7 +37,9 @@ def plot_sweep(
     Raises:
         ValueError: Fewer than two finished cells have different values of the option, or
             there is no such task.
+        ModuleNotFoundError: matplotlib is not installed.
     """
+    require("matplotlib", "The plot of a sweep")
     cells = load_results(folder).query("status == 'done'")
     points = sweep_points(
         cells[cells["method"] == method] if method else cells, option, task

@@ -24,6 +24,7 @@ from .results import Comparison, Row
 
 _NOTHING, FAILED = "-", "failed"
 _COSTS = 3  # columns of text_table that are not results
+_NAMES = 30  # width that methods' names have at most, if numbers need the rest
 
 
 def text_table(comparison: Comparison) -> pd.DataFrame:
@@ -73,28 +74,40 @@ def table_notes(comparison: Comparison) -> Iterator[str]:
     for row in comparison.listed():
         yield from (f"Failed: {row.label}, {error}" for error in row.errors())
     published = comparison.published
-    if published:
+    if "left_out" in published:
+        yield f"Published numbers left out: {published['left_out']}."
+    elif published:
         yield f"Published numbers: {published['source']}."
         yield f"Their checkpoints: {published['checkpoints']}."
         yield from (f"Differs: {text}." for text in published.get("differs") or ())
 
 
-def terminal_tables(comparison: Comparison, width: int) -> list[Table]:
-    """Results, then costs, for rich's console; tasks that do not fit are left out."""
+def terminal_tables(comparison: Comparison, width: int) -> list[Table | Text]:
+    """For rich's console, the mean first; what is too wide goes on in a table below."""
     table, notes = text_table(comparison), list(table_notes(comparison))
-    results = table.iloc[:, :-_COSTS]
-    # Method names may wrap, numbers may not.
-    needed = results.iloc[:, 1:].map(len).max().clip(lower=results.columns[1:].map(len))
-    if 16 + sum(needed + 1) > width:
-        results = results.drop(columns=results.columns[1 : 1 + len(comparison.tasks)])
-        results.loc[table["merge s"] == "", results.columns[1]] = FAILED
-        notes.append("Every task: see results.md, or use a wider terminal.")
-    shown = _terminal_table(results, table.attrs["rows"])
-    shown.title = Text(comparison.title)
-    shown.caption = Text("\n".join(notes), justify="left")
-    done = table[: table.attrs["rows"]].query("`merge s` != ''")
-    costs = done[["method", *done.columns[-_COSTS:]]]
-    return [shown, _terminal_table(costs, len(costs))]
+    *tasks, average, share = table.columns[1:-_COSTS]
+    failed = table["merge s"] == ""
+    table.loc[failed, average], table.loc[failed, tasks] = FAILED, ""
+    columns = ["method", average, *tasks, share, *table.columns[-_COSTS:]]
+    parts = _folded(table[columns], width)
+    shown = [_terminal_table(part, table.attrs["rows"]) for part in parts]
+    shown[0].title = Text(comparison.title)
+    return [*shown, Text("\n".join(notes))]
+
+
+def _folded(results: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
+    """Parts of a table that fit, each with the first column, which may wrap."""
+    titles = results.columns[1:]
+    # Numbers may not wrap.
+    needed = results[titles].map(len).max().clip(lower=titles.map(len)) + 1
+    names = min(results["method"].map(len).max(), _NAMES) + 1
+    part: list[str] = []
+    for title in titles:
+        if part and names + needed[part].sum() + needed[title] > width:
+            yield results[["method", *part]]
+            part = []
+        part.append(title)
+    yield results[["method", *part]]
 
 
 def _terminal_table(frame: pd.DataFrame, rows: int) -> Table:
@@ -127,6 +140,17 @@ def markdown_table(comparison: Comparison) -> str:
 
 def _markdown(text: str) -> str:
     return " ".join(re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).split())
+
+
+def scalars(comparison: Comparison) -> dict[str, float]:
+    """A number per method and task, for loggers; means over seeds."""
+    average, *tasks = main_columns(comparison)
+    spreads = {
+        f"{row.label}/{column.title}": column.spread(row)
+        for row in comparison.listed()
+        for column in (average, *tasks)
+    }
+    return {name: spread.mean for name, spread in spreads.items() if spread}
 
 
 def rows_csv(comparison: Comparison) -> str:

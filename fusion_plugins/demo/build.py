@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from .builtin import TaskData, builtin_tasks
 from .clip import make_model, make_processor, prompt_tokens
 from .image_build import save_pool, to_tensors, training
@@ -63,6 +65,8 @@ def _write_pool(
 
     sets, extra = [*map(tensors, tasks)], [*map(tensors, other)]
     with training(recipe) as bar:
+        count = min(len(sets), torch.get_num_threads())
+        bar.set_description(f"Training the pool, {count} experts at a time")
         base = make_model(recipe, processor.tokenizer)
         pretrain(base, sets + extra, recipe, bar.update)
         experts = train_experts(base, sets, recipe, bar.update)

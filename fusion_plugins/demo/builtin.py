@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..common import require
 from . import drawing as d
 from .recipe import BUILTIN_TASKS, DemoRecipe, ResNetRecipe
 
@@ -53,17 +53,7 @@ _TASKS: dict[str, tuple[Sequence[str], str, _Drawer | None]] = {
         d.draw_colour,
     ),
 }
-
-
-def _load_digits() -> Any:
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the digits task needs scikit-learn, which is not installed:"
-            " pip install fusion-plugins[demo]"
-        ) from error
-    return load_digits()
+_NEEDS = {"digits": "sklearn", "letters": "matplotlib"}  # real data; fonts
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -78,7 +68,9 @@ def _digits(
     recipe: DemoRecipe | ResNetRecipe, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """The 1797 real 8x8 scans, shuffled, the first `test_images` (<= 597) for testing."""
-    data = _load_digits()
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
     order = rng.permutation(len(data.images))
     scans = (data.images[order] * (255 / 16)).round().astype(np.uint8)
     x = np.stack([resize(scan, recipe.image_size) for scan in scans])
@@ -112,13 +104,16 @@ def builtin_tasks(recipe: DemoRecipe | ResNetRecipe) -> list[TaskData]:
 
     Raises:
         ValueError: A task is not built in.
-        ModuleNotFoundError: `digits` is wanted without scikit-learn.
+        ModuleNotFoundError: A task needs a package that is not installed.
     """
     unknown = [name for name in recipe.tasks if name not in _TASKS]
     if unknown:
         raise ValueError(
             f"unknown built-in tasks {unknown}; available: {list(BUILTIN_TASKS)}"
         )
+    for name, module in _NEEDS.items():
+        if name in recipe.tasks:
+            require(module, f"The task {name}")
     tasks = []
     for name in recipe.tasks:
         class_names, templates, draw = _TASKS[name]

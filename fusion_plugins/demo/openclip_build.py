@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fusion_bench.models.open_clip import ClassificationHead
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
 from ..modelpool.openclip.architecture import Architecture
-from ..modelpool.openclip.checkpoints import save_head
+from ..modelpool.openclip.checkpoints import ClassificationHead, save_head
 from ..modelpool.openclip.encoder import OpenCLIPImageEncoder
 from .build import ensure_pool
 from .builtin import TaskData

@@ -34,8 +34,12 @@ CONFIGS: dict[int | str | None, str] = {
 
 def cached_root(name: str, recipe: Recipe) -> Path:
     """The built-in pool's folder, below $FUSION_PLUGINS_DEMO_ROOT or the user's cache."""
-    cache = os.environ.get(ROOT_VARIABLE) or user_cache_dir("fusion-plugins")
-    return Path(cache, f"{name}-{recipe.hash()}").absolute()
+    return Path(cache_folder(), f"{name}-{recipe.hash()}").absolute()
+
+
+def cache_folder() -> str:
+    """Where the built-in pools are."""
+    return os.environ.get(ROOT_VARIABLE) or user_cache_dir("fusion-plugins")
 
 
 def is_pool(root: str | os.PathLike) -> bool:

@@ -84,8 +84,8 @@ class ImageRecipe(Recipe):
 class DemoRecipe(ImageRecipe):
     """A pool of small CLIP models.
 
-    Pretraining sees few images of each task under noise; experts see all training images
-    as they are.
+    Pretraining sees most images as faint negatives under noise; experts see them as they
+    are.
     """
 
     format: ClassVar[int] = 1
@@ -100,10 +100,15 @@ class DemoRecipe(ImageRecipe):
     train_images: int = option(3000, "training images per drawn task")
     test_images: int = option(500, "test images per built-in task")
     pretrain_images: int = option(
-        150, "images per task that pretraining sees; with --data 2000"
+        3000, "images per task that pretraining sees; with --data 2000"
     )
     pretrain_noise: float = option(
-        0.3, "deviation of pretraining's noise; 1 = black to white", zero=True
+        0.1,
+        "deviation of pretraining's noise (1 = black to white); with --data 0.3",
+        True,
+    )
+    pretrain_negatives: float = option(
+        0.9, "share of pretraining's images shown as negatives; with --data 0", True
     )
     pretrain_steps: int = option(400, "steps of pretraining; with --data 1000")
     pretrain_lr: float = option(1e-3, "peak learning rate of pretraining")
@@ -116,6 +121,7 @@ class DemoRecipe(ImageRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_integer("train_images", self.train_images, 2)  # one is held out
+        require_number("pretrain_negatives", self.pretrain_negatives, high=1.0)
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is no multiple of patch_size"
@@ -129,7 +135,13 @@ class DemoRecipe(ImageRecipe):
 
 
 # Real images are harder than drawn ones, and may have hundreds of classes.
-DATA_DEFAULTS = {"pretrain_images": 2000, "pretrain_steps": 1000, "expert_steps": 800}
+DATA_DEFAULTS = {
+    "pretrain_images": 2000,
+    "pretrain_noise": 0.3,
+    "pretrain_negatives": 0.0,
+    "pretrain_steps": 1000,
+    "expert_steps": 800,
+}
 
 # Smaller than the CLIP demo, so that a fresh machine builds it within a minute or so.
 OPENCLIP_RECIPE = DemoRecipe(
@@ -138,6 +150,9 @@ OPENCLIP_RECIPE = DemoRecipe(
     depth=3,
     embedding=96,
     train_images=2000,
+    pretrain_images=150,
+    pretrain_noise=0.3,
+    pretrain_negatives=0.0,
     pretrain_steps=300,
     expert_steps=250,
 )
@@ -157,6 +172,9 @@ class ResNetRecipe(ImageRecipe):
     )
     batch_size: int = option(64, "images per step")
     pretrain_images: int = option(150, "images per task that pretraining sees")
+    pretrain_negatives: float = option(
+        0.9, "share of pretraining's images shown as negatives; with --data 0", True
+    )
     pretrain_steps: int = option(400, "steps of pretraining")
     pretrain_lr: float = option(3e-3, "peak learning rate of pretraining")
     expert_steps: int = option(400, "steps of each expert")

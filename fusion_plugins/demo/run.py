@@ -2,18 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 from fusion_bench.utils.hydra_utils import get_default_config_path
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
 
+from ..compare.program import CompareProgram
+from ..compare.results import Comparison
+from ..compare.store import Results
+from ..compare.tables import table_notes, terminal_tables
 from .build import ensure_pool
 from .pool_folder import CONFIGS, pool_format, read_description
 from .recipe import DemoRecipe
+from .training import one_thread
 
-METHODS = ("pretrained", "experts", "simple_average", "task_arithmetic", "awd")
+# As in `methods` of the compare config; learned methods are cut short here.
+METHODS: tuple[str | dict, ...] = (
+    "pretrained",
+    "experts",
+    "simple_average",
+    "task_arithmetic",
+    "awd",
+    {"adamerging": {"steps": 60}},
+    {"tinting_pp": {"rounds": 60}},
+)
+_PLAIN = "simple_average"
+
+
+class DemoComparison(CompareProgram):
+    """The compare program that shows one table and says what is in it."""
+
+    def show(self, found: Comparison, results: Results, console: Console) -> None:
+        """Print the results, a sentence about them and where the report is."""
+        console.print(terminal_tables(found, console.width)[0])
+        console.print(next(table_notes(found)), markup=False, highlight=False)
+        console.print(summary(averages(found)), highlight=False)
+        report = str(results.folder / "report.html")
+        console.print(report, soft_wrap=True, markup=False, highlight=False)
+
+
+def averages(found: Comparison) -> dict[str, float]:
+    """Method -> its average in percent, best first."""
+    spreads = {row.method: found.average(row) for row in found.finished}
+    return {name: 100 * s.mean for name, s in spreads.items() if s and s.finite}
+
+
+def summary(averages: Mapping[str, float]) -> str:
+    """One sentence on the averages (percent): what won, and what lost to averaging."""
+    references = {"pretrained": "the pretrained model's", "experts": "the experts'"}
+    merged = {k: v for k, v in averages.items() if k not in references}
+    if not merged:
+        return "No merged model was measured."
+    best = max(merged, key=lambda name: merged[name])
+    text = f"{best} merges best: {merged[best]:.1f} on average"
+    given = [f"{w} {averages[k]:.1f}" for k, w in references.items() if k in averages]
+    text += f", against {' and '.join(given)}" if given else ""
+    worse = [k for k in merged if merged[k] < merged.get(_PLAIN, 0.0)]
+    lost = ", ".join(f"{name} ({merged[name]:.1f})" for name in worse)
+    plain = f"; worse than {_PLAIN} ({merged.get(_PLAIN, 0.0):.1f}): {lost}"
+    return text + (plain if worse else "") + "."
 
 
 def run(
@@ -22,7 +76,9 @@ def run(
     methods: Sequence[str] | None = None,
     out: Path | None = None,
 ) -> dict:
-    """Measure the methods and print their table, as ``--config-name compare`` does.
+    """Measure the methods and print their table.
+
+    torch computes with one thread unless ``OMP_NUM_THREADS`` is set.
 
     Args:
         root: A pool of any kind; None uses the built-in CLIP pool, built on first use.
@@ -37,14 +93,24 @@ def run(
         ValueError: `root` is no pool, or a method is unknown.
     """
     root = ensure_pool(DemoRecipe(seed=seed)) if root is None else root.absolute()
+    program = instantiate(_job(root, list(methods or METHODS), out))
+    with nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread():
+        count = torch.get_num_threads()
+        said = f"Comparing with {count} thread(s); OMP_NUM_THREADS sets their number."
+        Console().print(said, highlight=False)
+        return program.run()
+
+
+def _job(root: Path, methods: list, out: Path | None) -> DictConfig:
     name = CONFIGS[pool_format(read_description(root))]
     pools = [f"modelpool={name}", f"taskpool={name}"]
     with initialize_config_dir(get_default_config_path(), version_base=None):
         job = compose("compare", overrides=pools)
     results = str(out or Path("outputs", "demo", root.name))
+    job._target_ = "fusion_plugins.demo.run.DemoComparison"
     job.modelpool.root = job.taskpool.root = str(root)
     job.title, job.results = name, results
     # Hydra's command would set these.
     job.path.log_dir, job.path.work_dir = results, "."
-    job.methods = list(methods or METHODS)
-    return instantiate(job).run()
+    job.methods = methods
+    return job

@@ -2,8 +2,9 @@
 
 import copy
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from .recipe import DemoRecipe
 
 _MAX_LOGIT_SCALE = float(np.log(100))  # as in CLIP
 _WARM_UP = 0.1  # share of the steps
+_NEGATIVE = -0.5  # dark and light change places, at half the contrast
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,21 @@ class ClipTask(ImageTensors):
     """With token ids (templates, classes, longest prompt) of its prompts."""
 
     tokens: Tensor
+
+
+@contextmanager
+def one_thread() -> Iterator[int]:
+    """Let torch compute with one thread; gives how many it had.
+
+    Models this small gain little from a second one, and stand still where other programs
+    want the cores too. Results then do not depend on how many cores there are.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _cosine(
@@ -70,8 +87,9 @@ def pretrain(
     recipe: DemoRecipe,
     on_step: Callable[[], None],
 ) -> None:
-    """Train both towers in place on few, noisy images of all tasks (contrastive)."""
+    """Train both towers in place on noisy images, most of them negatives (contrastive)."""
     draw = generator(recipe.seed, "pretraining")
+    draw_negatives = generator(recipe.seed, "negatives")
     kept = [
         torch.randperm(len(task.y_train), generator=draw)[: recipe.pretrain_images]
         for task in tasks
@@ -84,6 +102,8 @@ def pretrain(
             images.append(tasks[t].x_train[pick])
             captions.append(_caption(tasks[t], tasks[t].y_train[pick], draw))
         pixels = normalise(torch.stack(images))
+        negative = torch.rand(len(pixels), generator=draw_negatives)
+        pixels[negative < recipe.pretrain_negatives] *= _NEGATIVE
         noise = torch.randn(pixels.shape, generator=draw)
         pixels = pixels + 2 * recipe.pretrain_noise * noise  # pixels span 2
         return _contrastive_loss(model, pixels, captions)
@@ -94,7 +114,8 @@ def pretrain(
 
     steps, decay = recipe.pretrain_steps, recipe.pretrain_weight_decay
     adamw = _cosine(model.parameters(), recipe.pretrain_lr, steps, decay)
-    fit(model, loss, steps, *adamw, clamp)
+    with one_thread():
+        fit(model, loss, steps, *adamw, clamp)
 
 
 def train_expert(
@@ -127,12 +148,8 @@ def train_experts(
     recipe: DemoRecipe,
     on_step: Callable[[], None],
 ) -> dict[str, CLIPModel]:
-    """One expert per task, several at a time with one core each.
-
-    Operations this small gain little from a second core, and the result then does not
-    depend on how many cores there are.
-    """
-    threads, lock = torch.get_num_threads(), threading.Lock()
+    """One expert per task; as many at a time as torch had threads, with one each."""
+    lock = threading.Lock()
 
     def count_step() -> None:
         with lock:
@@ -141,14 +158,11 @@ def train_experts(
     def train(task: ClipTask) -> CLIPModel:
         return train_expert(pretrained, task, recipe, count_step)
 
-    workers = ThreadPoolExecutor(
-        min(len(tasks), threads), initializer=torch.set_num_threads, initargs=(1,)
-    )
-    try:
-        with workers:
+    with one_thread() as threads:
+        with ThreadPoolExecutor(
+            min(len(tasks), threads), initializer=torch.set_num_threads, initargs=(1,)
+        ) as workers:
             experts = list(workers.map(train, tasks))
-    finally:
-        torch.set_num_threads(threads)
     return {t.name: e for t, e in zip(tasks, experts, strict=True)}
 
 

@@ -15,18 +15,24 @@ from torch import nn
 from ..adaptation import Coefficients, MergedWeights, check_resume
 from ..awd.disentangle import Disentanglement
 from ..common.folders import require_folder, results_folder
+from ..common.logging import get_logger
 from ..common.options import WithOptions, plain
+from ..merged.cards import pool_card
 from ..merged.model import TintedModel
 from ..pools.adapter import PoolAdapter
 from ..pools.family import adapter_for, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
+from ..selection.pool import require_classes
 from ..task_vectors import require_finite
 from .artifacts import SavedCoefficients, load_coefficients
 from .objective import Objective
-from .options import INCIDENTAL, LearnedOptions, check_precision
-from .results import results_card, save_model, save_results
+from .options import AUTO, INCIDENTAL, LearnedOptions, check_precision
+from .results import save_model, save_results
+from .start import start_notes
 from .training import Experts, Trained, Trainer
 from .transform import Transform
+
+log = get_logger(__name__)
 
 
 class LearnedMergeAlgorithm(
@@ -42,6 +48,7 @@ class LearnedMergeAlgorithm(
         result: The learned coefficients, after a run.
         history, guard_history: What was measured while learning.
         disentanglement: What AWD removed, if it was asked for.
+        card: The merged model's card, Markdown with metadata.
     """
 
     Options = LearnedOptions
@@ -50,6 +57,7 @@ class LearnedMergeAlgorithm(
     history: list[dict[str, Any]] = []
     guard_history: list[dict[str, Any]] = []
     disentanglement: Disentanglement | None = None
+    card: str | None = None
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -83,6 +91,8 @@ class LearnedMergeAlgorithm(
         settings = self._settings(objective)
         if saved is None and adapter is not None:
             adapter.check_datasets(self.options.data)
+            if self.options.init == AUTO:
+                require_classes(adapter)
             check_resume(self.options.resume, settings)
         experts = self._load(modelpool, adapter, objective, saved)
         with ExitStack() as held:
@@ -102,7 +112,7 @@ class LearnedMergeAlgorithm(
             self._keep(trained, experts, objective, merged, folder)
             if trained.checkpoints is not None:
                 trained.checkpoints.forget()
-        self.print_profile_summary()
+        log.debug("%s", self.profiler.summary())
         return merged
 
     def _folder(self) -> Path | None:
@@ -157,7 +167,7 @@ class LearnedMergeAlgorithm(
                 len(weights.tasks),
                 len(weights.keys),
                 options.granularity,
-                options.init,
+                0.0 if options.init == AUTO else float(options.init),
                 objective.clamps,
                 transform.mixing(weights.keys),
             ).to(device)
@@ -203,15 +213,11 @@ class LearnedMergeAlgorithm(
         notes = [
             f"Coefficients were learned on unlabelled {self.options.data} samples with"
             f" {objective.label}, seed {self.options.seed}.",
+            *start_notes(trained.search),
             *experts.finish.statistics.card_notes(),
         ]
-        card = results_card(
-            objective.label,
-            self.result.tasks,
-            self.settings(),
-            experts.modelpool,
-            notes,
-        )
+        card = pool_card(objective.label, self.settings(), experts.modelpool, notes)
+        self.card = card
         if isinstance(merged, TintedModel):  # it writes its own folder
             merged.card = card
         if folder is not None:
@@ -222,6 +228,7 @@ class LearnedMergeAlgorithm(
                     trained.history,
                     trained.guard_history,
                     self.disentanglement,
+                    trained.search,
                 )
                 if self.options.save_model:
                     folder = save_model(experts.modelpool, merged, folder)

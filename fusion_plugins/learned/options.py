@@ -20,10 +20,15 @@ from ..common.options import (
     option,
     path,
     patterns,
+    require_number,
     require_path,
 )
+from ..common.upstream import precision_of
 from ..pools.family import FinishOptions
 from ..pools.tasks import KEEP_ON, DataOptions
+from ..selection.pool import SAMPLES
+
+AUTO = "auto"
 
 
 def _check_disentangle(name: str, value: Any) -> dict[str, Any] | None:
@@ -42,6 +47,15 @@ def _check_disentangle(name: str, value: Any) -> dict[str, Any] | None:
     return dict(value)
 
 
+def _check_init(name: str, value: Any) -> float | str:
+    if value != AUTO:
+        try:
+            require_number(name, value, -10, 10)
+        except ValueError as error:
+            raise ValueError(f"{str(error)[:-1]}, or '{AUTO}'.") from None
+    return value
+
+
 def _check_seed(name: str, value: Any) -> int:
     known = isinstance(value, int) and not isinstance(value, bool)
     if value is not None and not (known and 0 <= value < 2**63):
@@ -55,7 +69,8 @@ class LearnedOptions(FinishOptions):
 
     Args:
         granularity: ``layer`` (one coefficient per task and tensor) or ``task``.
-        init: Coefficients at step 0.
+        init: Coefficients at step 0; ``auto``: the one value whose merge agrees best with
+            the experts on unlabelled samples.
         lr: Of Adam, betas (0.9, 0.999), no weight decay.
         batch_size: Samples per batch, over all processes.
         trim: Share of each task vector kept by TIES trimming ("++"); None for none.
@@ -83,7 +98,7 @@ class LearnedOptions(FinishOptions):
     """
 
     granularity: str = choice("layer", GRANULARITIES)
-    init: float = number(0.3, -10, 10)
+    init: float | str = option(0.3, _check_init)
     lr: float = number(1e-3, high=1e30, open_low=True)
     batch_size: int = integer(16, low=1)
     trim: float | None = number(None, high=1, open_low=True)
@@ -113,13 +128,16 @@ class LearnedOptions(FinishOptions):
     @property
     def data_options(self) -> DataOptions:
         """Which samples to learn from."""
+        monitored = self.guard_samples if self.guard_every else 0
+        if self.init == AUTO:
+            monitored = max(monitored, SAMPLES)
         return DataOptions(
             self.data,
             self.fraction,
             self.max_samples,
             self.cache,
             self.num_workers,
-            self.guard_samples if self.guard_every else 0,
+            monitored,
         )
 
 
@@ -147,7 +165,7 @@ def check_precision(fabric: Fabric) -> str:
     Raises:
         ValueError: It keeps the weights in half precision.
     """
-    precision = str(fabric._precision.precision)
+    precision = str(precision_of(fabric).precision)
     if precision.endswith("-true") and precision not in ("32-true", "64-true"):
         raise ValueError(
             f"fabric.precision={precision} would keep the merged weights in half"

@@ -12,9 +12,11 @@ from torch import nn
 
 from ..awd import report as awd_report
 from ..awd.disentangle import Disentanglement
+from ..common import how_to_get
 from ..common.logging import get_logger
-from ..merged.cards import model_card
 from ..pools.family import family_of
+from ..selection import response
+from ..selection.search import Search
 from .artifacts import (
     SavedCoefficients,
     plot_coefficients,
@@ -31,8 +33,9 @@ def save_results(
     history: Sequence[Mapping[str, Any]],
     guard_history: Sequence[Mapping[str, Any]],
     disentanglement: Disentanglement | None,
+    search: Search | None,
 ) -> None:
-    """Write coefficients, pictures and history.
+    """Write coefficients and history, and pictures of them where matplotlib is.
 
     Args:
         folder: The log folder.
@@ -40,16 +43,24 @@ def save_results(
         history: Entries per logged step.
         guard_history: Entries per check of the guard.
         disentanglement: What AWD removed, if anything.
+        search: For the coefficients' start, if there was one.
     """
     save_coefficients(result, folder)
-    plot_coefficients(result, folder / "coefficients.png")
     if history:
-        plot_history(history, guard_history, folder / "history.png")
         record = {"steps": history, "guard": guard_history}
         (folder / "history.json").write_text(json.dumps(record))
+    command = how_to_get("matplotlib")
+    if command is not None:
+        log.warning("There are no pictures of the run: %s", command)
+    else:
+        plot_coefficients(result, folder / "coefficients.png")
+        if history:
+            plot_history(history, guard_history, folder / "history.png")
     if disentanglement is not None:
         awd_report.save(disentanglement, folder)
-    log.info("Results: %s", folder)
+    if search is not None:
+        response.publish(search, {"score": "agreement"}, folder, "selection")
+    log.debug("Results: %s", folder)
 
 
 def save_model(modelpool: BaseModelPool, module: nn.Module, folder: Path) -> Path:
@@ -61,27 +72,3 @@ def save_model(modelpool: BaseModelPool, module: nn.Module, folder: Path) -> Pat
     target = folder / "merged_model"
     family_of(modelpool).save_model(modelpool, module, target)
     return target if target.is_dir() else folder
-
-
-def results_card(
-    label: str,
-    tasks: Sequence[str],
-    settings: Mapping[str, Any],
-    modelpool: BaseModelPool,
-    notes: Sequence[str],
-) -> str:
-    """The model card of a run, Markdown.
-
-    Args:
-        label: The method's name.
-        tasks: What was merged.
-        settings: All options.
-        modelpool: Where the models came from.
-        notes: Sentences to say first.
-    """
-    names = modelpool.all_model_names
-    if modelpool.has_instance_models:
-        models = dict.fromkeys(names, "a model in memory")
-    else:
-        models = {name: str(modelpool._models[name]) for name in names}
-    return model_card(f"{label} of {', '.join(tasks)}", settings, models, notes)

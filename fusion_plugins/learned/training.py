@@ -31,8 +31,10 @@ from ..common.logging import get_logger
 from ..pools.adapter import PoolAdapter
 from ..pools.family import Finish
 from ..pools.tasks import build_tasks
+from ..selection.search import Search
 from .objective import Learner, Objective
-from .options import LearnedOptions
+from .options import AUTO, LearnedOptions
+from .start import start_chooser
 from .transform import Transform
 
 log = get_logger(__name__)
@@ -66,6 +68,7 @@ class Trained:
     Attributes:
         model: The merged model, without the parts that `finish` adds.
         history, guard_history: Entries per logged step, and per check of the guard.
+        search: For the coefficients' start; None if it was given.
         checkpoints: Still there, until the results are saved; None without any.
     """
 
@@ -73,6 +76,7 @@ class Trained:
     history: list[dict[str, Any]]
     guard_history: list[dict[str, Any]]
     checkpoints: Checkpoints | None
+    search: Search | None = None
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,11 @@ class Trainer:
             tasks = build_tasks(adapter, order, draws, data, self.fabric)
         predictor = Predictor(weights, tasks, adapter.features, self.fabric)
         guard = self._guard(predictor, adapter)
+        choose = start_chooser(predictor, order) if options.init == AUTO else None
         start = self.objective.prepare(predictor, adapter)
         # From here on the weights hold what is merged, and the experts no more.
         experts.transform.apply_(weights)
+        search = choose and choose(experts.coefficients, experts.finish.statistics)
         batch_tasks = self._settle_statistics(experts)
         learner = start(weights, experts.coefficients)
         progress = Progress(self.objective.label, options.log_every)
@@ -130,7 +136,8 @@ class Trainer:
             engine.run()
         experts.finish.statistics.repair(weights.module)
         history = guard.history if guard else []
-        return Trained(learner.result(), progress.history, history, checkpoints)
+        found = progress.history, history, checkpoints, search
+        return Trained(learner.result(), *found)
 
     def _guard(
         self, predictor: Predictor, adapter: PoolAdapter

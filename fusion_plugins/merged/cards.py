@@ -1,26 +1,129 @@
-"""Model cards: how a merged model came about."""
+"""Model cards: how a merged model came about, with the hub's metadata."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
+from fusion_bench import BaseModelPool
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..common.upstream import models_of
+from ..modelpool.folders import source_of
+
+CARD = "README.md"
 _PACKAGES = ("fusion-plugins", "fusion-bench", "torch", "transformers", "lightning")
 
 
-def model_card(
-    title: str, method: Mapping, experts: Mapping[str, str], notes: Sequence[str]
+def pool_card(
+    label: str,
+    settings: Mapping[str, Any],
+    modelpool: BaseModelPool,
+    notes: Sequence[str] = (),
 ) -> str:
-    """Markdown that says how a merged model came about."""
-    lines = [f"# {title}", "", *notes, "", "## Merged from", ""]
-    lines += [f"- `{name}`: {source}" for name, source in experts.items()]
+    """The card of a model merged from a pool, Markdown with metadata.
+
+    Args:
+        label: The method's name.
+        settings: All options.
+        modelpool: Where the models came from.
+        notes: Sentences to say first.
+    """
+    sources = {n: source_of(models_of(modelpool)[n]) for n in modelpool.all_model_names}
+    title = f"{label} of {', '.join(modelpool.model_names)}"
+    return model_card(title, label, settings, sources, notes)
+
+
+def model_card(
+    title: str,
+    label: str,
+    settings: Mapping[str, Any],
+    sources: Mapping[str, str | None],
+    notes: Sequence[str] = (),
+) -> str:
+    """As :func:`pool_card`, of folders or hub names; None is a model in memory."""
+    public = {n: None if s is None else public_name(s) for n, s in sources.items()}
+    licences = sorted({x for s in sources.values() if s for x in _licences(Path(s))})
+    data = ModelCardData(
+        model_name=title,
+        base_model=[name for name in public.values() if name] or None,
+        base_model_relation="merge",
+        library_name="transformers",
+        license=licences[0] if len(licences) == 1 else "other" if licences else None,
+        license_name=", ".join(licences) if len(licences) > 1 else None,
+        tags=["merge", "fusion-plugins", "_".join(label.lower().split())],
+    )
+    lines = [f"# {title}", "", *notes, *[""] * bool(notes), "## Merged from", ""]
+    lines += [f"- `{n}`: {name or 'a model in memory'}" for n, name in public.items()]
     lines += ["", "## Method", "", "```yaml"]
     lines += [
-        f"{key}: {json.dumps(value, default=str)}" for key, value in method.items()
+        f"{key}: {json.dumps(_public(value), default=str)}"
+        for key, value in settings.items()
     ]
     lines += ["```", "", "## Made with", ""]
     lines += [f"- {name} {version(name)}" for name in _PACKAGES]
     lines += [f"- Python {platform.python_version()}", ""]
-    return "\n".join(lines)
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)
+
+
+def note_scores(folder: Path, scores: Mapping[str, float], metric: str) -> None:
+    """Add what an evaluation measured to a saved model's card.
+
+    Args:
+        folder: The model's folder, with a card.
+        scores: Data set -> value.
+        metric: Its name, such as accuracy.
+    """
+    card = ModelCard.load(folder / CARD)
+    card.data.model_name = card.data.model_name or folder.name
+    card.data.eval_results = [
+        EvalResult(
+            task_type="text-classification" if _is_text(folder) else _IMAGES,
+            dataset_type=task,
+            dataset_name=task,
+            metric_type=metric,
+            metric_value=value,
+        )
+        for task, value in scores.items()
+    ]
+    card.save(folder / CARD)
+
+
+_IMAGES = "image-classification"
+
+
+def _is_text(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").is_file() and not (
+        folder / "preprocessor_config.json"
+    ).is_file()
+
+
+def public_name(source: str) -> str:
+    """A hub id as it is, also one in the hub's cache; of a folder its name."""
+    path = Path(source)
+    cached = [part for part in path.parts if part.startswith("models--")]
+    if cached:
+        return cached[0].removeprefix("models--").replace("--", "/")
+    return path.resolve().name if path.is_dir() or path.is_absolute() else source
+
+
+def _public(value: Any) -> Any:
+    """Options without paths of the machine."""
+    if isinstance(value, Mapping):
+        return {key: _public(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(v) for v in value]
+    path = isinstance(value, str | Path) and Path(value).is_absolute()
+    return Path(value).name if path else value
+
+
+def _licences(folder: Path) -> Iterable[str]:
+    """What the card in a folder names; nothing where there is none."""
+    if not (folder / CARD).is_file():
+        return []
+    given = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.license
+    return given if isinstance(given, list) else [given] if given else []

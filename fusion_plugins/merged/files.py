@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +15,9 @@ from torch import Tensor, nn
 from ..modelpool.folders import FolderModelPool, accounted
 from ..task_vectors.files import one_line
 from .heads import ClassificationHead
+from .replacing import INDEX, TINTS
 from .sites import Site, file_name, fitting_copy, trainable_copy
 
-INDEX = "tinted.json"
 _WEIGHTS = "model.safetensors"
 
 
@@ -71,46 +67,6 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
     return trunk
 
 
-@contextmanager
-def written_beside(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which then takes the place of an older model.
-
-    A kill leaves the older model, or the new one, and never a mixture. A folder that holds
-    something else than a tinted model is written into.
-    """
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX).is_file():
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(
-        dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True
-    ) as name:
-        new, old = Path(name) / "new", Path(name) / "old"
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            old.rename(folder)
-            raise
-    for left in _beside(folder):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _beside(folder: Path) -> list[Path]:
-    """What killed saves have left."""
-    return list(folder.parent.glob(f".{escape(folder.name)}-*"))
-
-
-def whole_folder(folder: Path) -> Path:
-    """A model's folder, or its older state if a save was killed between two renames."""
-    left = [path / "old" for path in _beside(folder.resolve())]
-    return folder if folder.exists() else next(filter(Path.is_dir, left), folder)
-
-
 def save_tints(
     folder: Path,
     places: Sequence[str],
@@ -125,7 +81,7 @@ def save_tints(
         tints: Task -> tensors, named ``<site>/<tensor>``.
         parameters: For the index, to read.
     """
-    (folder / "tints").mkdir(exist_ok=True)
+    (folder / TINTS).mkdir(exist_ok=True)
     for task, tensors in tints.items():
         save_file(dict(tensors), _tint_file(folder, task))
     index = {"format": 1, "sites": list(places), "tasks": list(tints)}
@@ -166,7 +122,7 @@ def _is_names(value: Any) -> bool:
 
 
 def _tint_file(folder: Path, task: str) -> Path:
-    return folder / "tints" / f"{file_name(task)}.safetensors"
+    return folder / TINTS / f"{file_name(task)}.safetensors"
 
 
 def read_tint(folder: Path, task: str, places: Sequence[str]) -> dict[str, Tensor]:

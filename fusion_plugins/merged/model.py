@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import files, sites
+from ..common.upstream import active_option_of, option_name
+from . import files, hub, replacing, sites
 from .sites import Site
 from .surgery import SurgeryHook
 
@@ -70,8 +71,8 @@ class TintedModel(SurgeryHook, nn.Module):
     @property
     def active_task(self) -> str | None:
         """The task whose layers are in use; also FusionBench's pools may set it."""
-        active = sites.active_option(self.switches[0])
-        names = {sites.option_name(task): task for task in self.tasks}
+        active = active_option_of(self.switches[0])
+        names = {option_name(task): task for task in self.tasks}
         return None if active is None else names.get(active)
 
     def set_task(self, task: str | None) -> None:
@@ -150,13 +151,17 @@ class TintedModel(SurgeryHook, nn.Module):
             folder: Created if absent.
             **kwargs: For the trunk's own save_pretrained, if it has one.
         """
-        with files.written_beside(Path(folder)) as beside:
+        with replacing.written_beside(Path(folder)) as beside:
             with self._without_switches():
                 files.save_trunk(self.trunk, beside, **kwargs)
             tints = {task: self._task_tensors(task) for task in self.tasks}
             report = self.parameter_report()
             files.save_tints(beside, self.sites, tints, report)
             (beside / "README.md").write_text(self.card or self._short_card())
+
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes to ``user/name``; see `hub.upload`."""
+        return hub.upload(self.save_pretrained, name, **options)
 
     @contextmanager
     def _without_switches(self) -> Iterator[None]:
@@ -200,7 +205,7 @@ class TintedModel(SurgeryHook, nn.Module):
         """Read what :meth:`save_pretrained` wrote.
 
         Args:
-            folder: The model's folder.
+            folder: The model's folder, or ``user/name`` on the hub.
             tasks: Load only these tasks' tints; all by default.
             trunk: A module of the trunk's architecture, to copy and fill; needed for
                 those that transformers cannot build, such as torchvision's.
@@ -211,7 +216,7 @@ class TintedModel(SurgeryHook, nn.Module):
             ValueError: Not such a folder, it has no tint for a task, a file of one is
                 missing or damaged, or `trunk` is needed or does not fit.
         """
-        folder = files.whole_folder(Path(folder))
+        folder = replacing.whole_folder(hub.fetched(folder))
         index = files.read_index(folder)
         tasks = list(index["tasks"]) if tasks is None else list(tasks)
         missing = [task for task in tasks if task not in index["tasks"]]

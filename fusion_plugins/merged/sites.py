@@ -8,9 +8,10 @@ from copy import deepcopy
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from fusion_bench.models.wrappers.switch import SwitchModule, _standardize_option_name
+from fusion_bench.models.wrappers.switch import SwitchModule
 from torch import Tensor, nn
 
+from ..common.upstream import active_option_of, option_name, options_of
 from ..task_vectors.names import respelled, respelled_path
 
 HEAD = "head"
@@ -120,7 +121,7 @@ def check_task_names(tasks: Sequence[str]) -> None:
     modules: dict[str, str] = {}
     files: dict[str, str] = {}
     for task in tasks:
-        option = _standardize_option_name(task)
+        option = option_name(task)
         problem = None
         if not option or "." in option or hasattr(nn.ModuleDict(), option):
             problem = (
@@ -149,25 +150,26 @@ class TaskSwitch(SwitchModule):
 
     def __init__(self, modules: Mapping[str, nn.Module], site: str):
         super().__init__(dict(modules))
-        self._active_option, self._site = None, site
+        self._site = site
+        active_option_of.put(self, None)
 
     def set_active_option(self, option_name: str | None) -> None:
         """Choose a task's layer; None for none."""
         if option_name is None:
-            self._active_option = None
+            active_option_of.put(self, None)
         else:
             super().set_active_option(option_name)
 
     def __getattr__(self, name: str) -> Any:
-        if self.__dict__.get("_active_option") is None:
+        if self.__dict__.get(active_option_of.name) is None:
             return nn.Module.__getattr__(self, name)
         return super().__getattr__(name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self._active_option is None:
+        if active_option_of(self) is None:
             raise RuntimeError(
                 f"The layer '{self._site}' differs between the tasks"
-                f" {list(self._option_modules)}, but no task is set: call"
+                f" {list(options_of(self))}, but no task is set: call"
                 " set_task(name) on the tinted model, or evaluate with a task pool that"
                 " does (CLIPTaskPool, FusionBench's ImageClassificationTaskPool)."
             )
@@ -191,22 +193,12 @@ def replace(module: nn.Module, site: str, layer: nn.Module) -> None:
 
 def option(switch: nn.Module, task: str) -> nn.Module:
     """The layer of one task."""
-    return cast(TaskSwitch, switch)._option_modules[_standardize_option_name(task)]
+    return options_of(switch)[option_name(task)]
 
 
 def choose(switch: nn.Module, task: str | None) -> None:
     """Let a switch use the layer of a task; None for no layer."""
     cast(TaskSwitch, switch).set_active_option(task)
-
-
-def active_option(switch: nn.Module) -> str | None:
-    """The option a switch uses, as SwitchModule spells it."""
-    return cast(TaskSwitch, switch)._active_option
-
-
-def option_name(task: str) -> str:
-    """A task's name as SwitchModule spells it."""
-    return _standardize_option_name(task)
 
 
 def fitting_copy(layer: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

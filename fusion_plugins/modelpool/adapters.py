@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common import require
 from ..common.logging import get_logger
 from ..task_vectors.checks import shown
 from ..task_vectors.files import UNREADABLE, one_line
@@ -30,9 +31,11 @@ class Adapter:
 
     Raises:
         ValueError: Its config is damaged.
+        ModuleNotFoundError: peft is not installed.
     """
 
     def __init__(self, folder: Path, label: str):
+        require("peft", f"{label} is a LoRA adapter ({folder}), which")
         self.folder, self.label = folder, label
         self._config = folder / ADAPTER_CONFIG
         try:
@@ -76,19 +79,14 @@ class Adapter:
             base: Is changed.
 
         Raises:
-            ValueError: peft is missing, or the adapter does not fit the base.
+            ValueError: The adapter does not fit the base.
         """
-        try:
-            from peft import PeftConfig, PeftModel
-            from peft.utils.save_and_load import (
-                load_peft_weights,
-                set_peft_model_state_dict,
-            )
-        except ImportError as error:
-            raise ValueError(
-                f"{self.label} is a LoRA adapter ({self.folder}), which needs peft: pip"
-                " install 'fusion-plugins[peft]'."
-            ) from error
+        from peft import PeftConfig, PeftModel
+        from peft.utils.save_and_load import (
+            load_peft_weights,
+            set_peft_model_state_dict,
+        )
+
         where, fit = f"the adapter in {self.folder}", f"fit a {type(base).__name__}"
         try:
             tensors = _fitted(base, load_peft_weights(str(self.folder), device="cpu"))

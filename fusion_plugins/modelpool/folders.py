@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from torch import Tensor, nn
 
 from ..common.logging import get_logger
+from ..common.upstream import models_of
 from ..task_vectors.checks import shown
 from ..task_vectors.files import UNREADABLE, one_line, read_folder, refuse_quantised
 from ..task_vectors.names import (
@@ -44,7 +45,7 @@ class FolderModelPool(BaseModelPool):
     """
 
     def load_model(self, model_name_or_config: str, *args: Any, **kwargs: Any) -> Any:
-        config = self._models.get(model_name_or_config)
+        config = models_of(self).get(model_name_or_config)
         if not isinstance(config, str):
             return super().load_model(model_name_or_config, *args, **kwargs)
         return _model_class(Path(config)).from_pretrained(config, *args, **kwargs)

@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from ..common import require
 from ..common.compat import import_upstream
+from ..common.upstream import models_of
 from ..task_vectors.files import read_tensors
 from .folders import load_exactly
 
@@ -39,8 +41,10 @@ class ResNetPool(_ResNetPool):
         self, model_name_or_config: Any, *args: Any, **kwargs: Any
     ) -> nn.Module:
         config = model_name_or_config
-        if isinstance(config, str) and config in self._models:
-            config = self._models[config]
+        if isinstance(config, str) and config in models_of(self):
+            config = models_of(self)[config]
+        if self.type == "torchvision":
+            require("torchvision", "A ResNet pool of type torchvision")
         model = super().load_model(config, *args, **kwargs)
         if self.type != "torchvision" or not isinstance(config, Mapping):
             return model

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from fusion_bench.modelpool import BaseModelPool
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..merged.cards import pool_card
+from ..merged.model import TintedModel
 from ..merged.sites import check_task_names
 from .family import (
     ADAPTERS,
@@ -38,6 +40,12 @@ class AdapterFinish(Finish):
 
     def complete(self, merged: nn.Module, device: torch.device) -> nn.Module:
         return self.recalibrated(with_task_heads(merged, self.modelpool), device)
+
+    def card(self, label: str, settings: Any, merged: nn.Module) -> str:
+        text = pool_card(label, settings, self.modelpool)
+        if isinstance(merged, TintedModel):
+            merged.card = text
+        return text
 
     def recalibrated(self, merged: nn.Module, device: torch.device) -> nn.Module:
         """The model with estimated statistics, if the options ask for them."""

@@ -12,6 +12,7 @@ from fusion_bench.modelpool.causal_lm import CausalLMBackbonePool
 from fusion_bench.utils import parse_dtype
 from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 
+from ..common.upstream import models_of
 from ..modelpool.folders import FolderModelPool, source_of
 from .loading import PRETRAINED
 
@@ -34,7 +35,7 @@ def language_model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
             f" {type(modelpool).__name__}. For other pools use method=awd."
         )
     return {
-        name: _folder(name, modelpool._models[name])
+        name: _folder(name, models_of(modelpool)[name])
         for name in (PRETRAINED, *modelpool.model_names)
     }
 
@@ -95,7 +96,7 @@ def tokenizer_source(modelpool: BaseModelPool) -> Path | object | None:
 
 def local_folder(modelpool: BaseModelPool, name: str) -> Path | None:
     """The folder that loading the model reads as it is; None where it does more."""
-    path = modelpool._models[name]
+    path = models_of(modelpool)[name]
     options = {k: v for k, v in _model_options(modelpool).items() if v is not None}
     plain = type(modelpool) is CausalLMPool and isinstance(path, str)
     if not plain or options or not Path(path).is_dir():

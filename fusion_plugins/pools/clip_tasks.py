@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fusion_bench.mixins import clip_classification
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 
 from ..common.logging import get_logger
+from ..common.upstream import keep_no_clip_heads, known_clip_tasks
 
 log = get_logger(__name__)
 
@@ -79,7 +79,7 @@ def register_clip_task(
             " classes of one name apart."
         )
     info: dict[str, list[Any]] = {"classnames": names, "templates": prompts}
-    known = CLIPTemplateFactory._dataset_mapping
+    known = known_clip_tasks(CLIPTemplateFactory)
     if known.get(name) == info:
         return
     if known.pop(name, None) is not None:  # a name still there makes upstream warn
@@ -87,13 +87,7 @@ def register_clip_task(
     # FusionBench 0.2.33 stores templates under a misspelt key unless it is given all
     # three arguments.
     CLIPTemplateFactory.register_dataset(name, dataset_info=info, **info)
-    # Its methods keep heads on disk by the task's name, whatever the classes are.
-    clip_classification.cache_with_joblib = _uncached
-
-
-def _uncached() -> Callable[[Callable], Callable]:
-    """Stands for FusionBench's decorator of that name (0.2.33)."""
-    return lambda function: function
+    keep_no_clip_heads()
 
 
 def register_clip_tasks(tasks: Mapping | None, prompts: bool = True) -> None:
@@ -127,7 +121,7 @@ def registered_tasks(
         tasks: As :func:`register_clip_tasks` takes them; None to undo what others register.
         prompts: Likewise.
     """
-    known = CLIPTemplateFactory._dataset_mapping
+    known = known_clip_tasks(CLIPTemplateFactory)
     before = dict(known)
     try:
         register_clip_tasks(tasks, prompts)

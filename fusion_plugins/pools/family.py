@@ -104,12 +104,15 @@ class Finish:
         """All but the statistics that need no samples: they are written already."""
         return merged
 
+    def card(self, label: str, settings: Any, merged: nn.Module) -> str | None:
+        """A model card, if one is made."""
+        return None
+
 
 class ModelFamily:
     """A family of model pools as data-free methods see it: files, heads, saving.
 
-    This class serves pools that no family knows; families derive from
-    ``PoolAdapter``, which knows their data too.
+    Serves pools that no family knows; families derive from ``PoolAdapter``.
     """
 
     #: Whether instances give a task's batches, features and heads.

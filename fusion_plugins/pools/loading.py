@@ -16,6 +16,7 @@ from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 from torch import nn
 
 from ..common.logging import get_logger
+from ..common.upstream import models_of
 from ..modelpool.folders import (
     ADAPTER_CONFIG,
     FolderModelPool,
@@ -89,7 +90,7 @@ def load_model(
 
 
 def _adapter_folder(modelpool: BaseModelPool, name: str) -> Path | None:
-    folder = source_of(modelpool._models.get(name))
+    folder = source_of(models_of(modelpool).get(name))
     if folder is None or not Path(folder, ADAPTER_CONFIG).is_file():
         return None
     if name == PRETRAINED:
@@ -116,7 +117,7 @@ def _load(
 
 
 def _pretrained_source(modelpool: BaseModelPool) -> str | None:
-    model = modelpool._models[PRETRAINED]
+    model = models_of(modelpool)[PRETRAINED]
     held = isinstance(model, nn.Module)
     return getattr(model, "name_or_path", None) or None if held else source_of(model)
 
@@ -139,7 +140,7 @@ def _materialise(lazy: LazyStateDict, label: str) -> nn.Module:
 
 def is_instance(modelpool: BaseModelPool, name: str) -> bool:
     """Whether the pool holds this model in memory and would hand out that very object."""
-    return isinstance(modelpool._models[name], nn.Module)
+    return isinstance(models_of(modelpool)[name], nn.Module)
 
 
 def load_task_vectors(
@@ -201,8 +202,9 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
         module: The pretrained model.
     """
     base, label = module_checkpoint(module, label_of(PRETRAINED)), label_of(name)
-    streamed = _stream_files(pool, name, module, base, label)
-    if streamed is not None:
+    if name in (held := getattr(pool, "held", {})):  # by read_once
+        return StateDictCheckpoint(held[name].state_dict(), label)
+    if (streamed := _stream_files(pool, name, module, base, label)) is not None:
         return streamed
     model = load_model(pool, name)
     if isinstance(model, LazyStateDict):
@@ -219,8 +221,7 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
 def _stream_files(
     pool: BaseModelPool, name: str, module: nn.Module, base: Checkpoint, label: str
 ) -> Checkpoint | None:
-    source = _files(pool, name)
-    if source is None or _adapter_folder(pool, name) is not None:
+    if (source := _files(pool, name)) is None or _adapter_folder(pool, name):
         return None
     try:
         checkpoint = SafetensorsCheckpoint(source, label)
@@ -244,7 +245,7 @@ def _fitted(
 
 
 def _files(pool: BaseModelPool, name: str) -> Path | None:
-    config = pool._models[name]
+    config = models_of(pool)[name]
     if type(pool) is FolderModelPool:
         return Path(config) if isinstance(config, str) else None
     return family_of(pool).files(pool, name)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from typing import Any
 
 from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
+from ..common.upstream import models_of, with_methods
+from .family import PRETRAINED
 from .loading import head_site, is_instance, load_base, load_model, load_module
 
 
 def with_experts(
-    modelpool: BaseModelPool, make_expert: Callable[[str], nn.Module]
+    modelpool: BaseModelPool,
+    make_expert: Callable[[str], nn.Module],
+    also: Sequence[str] = (),
 ) -> BaseModelPool:
     """The same pool, whose experts come from `make_expert`.
 
@@ -24,25 +28,35 @@ def with_experts(
     Args:
         modelpool: The pool to look through.
         make_expert: Expert name -> a new module, called at every load.
+        also: Names of other models that come from it.
     """
-    kind: Any = type(modelpool)
 
-    class View(kind):
-        def load_model(
-            self, model_name_or_config: Any, *args: Any, **kwargs: Any
-        ) -> Any:
-            name = model_name_or_config
-            if not isinstance(name, str) or name not in modelpool._models:
-                return modelpool.load_model(name, *args, **kwargs)
-            if name in modelpool.model_names:
-                return make_expert(name)
-            model = load_model(modelpool, name, *args, **kwargs)
-            return deepcopy(model) if is_instance(modelpool, name) else model
+    def load(
+        view: Any, model_name_or_config: Any, *args: Any, **kwargs: Any
+    ) -> nn.Module:
+        name = model_name_or_config
+        if not isinstance(name, str) or name not in models_of(modelpool):
+            return type(modelpool).load_model(view, name, *args, **kwargs)
+        if name in modelpool.model_names or name in also:
+            return make_expert(name)
+        model = load_model(modelpool, name, *args, **kwargs)
+        return deepcopy(model) if is_instance(modelpool, name) else model
 
-    View.__name__, View.__qualname__ = kind.__name__, kind.__qualname__
-    View.__module__ = kind.__module__
     view = copy(modelpool)
-    view.__class__ = View
+    models_of.put(view, copy(models_of(modelpool)))  # methods may add to it
+    return with_methods(view, load_model=load)
+
+
+def read_once(modelpool: BaseModelPool) -> BaseModelPool:
+    """The same pool, whose models are read now and handed out as copies.
+
+    Args:
+        modelpool: The pool. All its models are held in memory.
+    """
+    names = [PRETRAINED, *modelpool.model_names]
+    held = {name: load_module(modelpool, name) for name in names}
+    view: Any = with_experts(modelpool, lambda n: deepcopy(held[n]), [PRETRAINED])
+    view.held = held
     return view
 
 

@@ -16,6 +16,7 @@ from fusion_bench.utils import instantiate
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..common.upstream import datasets_of
 from .adapter import PoolAdapter
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
@@ -105,15 +106,11 @@ class SampledAdapter(PoolAdapter):
     def check_datasets(self, split: str) -> None:
         """Fail before anything is loaded if samples are missing or cannot be read.
 
-        Looks at a few samples of each task, and at those that the running program is
-        going to evaluate on.
+        Looks at a few samples of each task.
         """
         super().check_datasets(split)
         for task in self.tasks:
             Samples(task, self._raw(task, split), partial(self.look, task)).check()
-        taskpool: Any = getattr(self.modelpool._program, "taskpool", None)
-        if hasattr(taskpool, "check_samples"):
-            taskpool.check_samples()
 
     def _raw(self, task: str, split: str) -> Any:
         if (task, split) not in self._opened:
@@ -137,7 +134,7 @@ def opened(listed: Any) -> Any:
 def listed_dataset(modelpool: BaseModelPool, task: str, split: str) -> Any:
     """A split of a task as the pool loads it, or the very object that the pool lists."""
     name = f"load_{split}_dataset"
-    listed = getattr(modelpool, f"_{split}_datasets")[task]
+    listed = datasets_of(modelpool, split)[task]
     own = not getattr(type(modelpool), name).__module__.startswith("fusion_bench.")
     if own or isinstance(listed, str):
         return getattr(modelpool, name)(task)

@@ -71,7 +71,7 @@ def build_tasks(
         task: TaskSamples(
             task,
             EncodedDataset(
-                dataset, adapter.encode, _chosen(task, dataset, order, options)
+                dataset, adapter.encode, chosen_samples(task, dataset, order, options)
             ),
             order,
             adapter.decode,
@@ -92,9 +92,10 @@ def build_tasks(
     ]
 
 
-def _chosen(
+def chosen_samples(
     task: str, dataset: Dataset, order: SampleOrder, options: DataOptions
 ) -> np.ndarray | None:
+    """Which samples of a task take part, ascending; None for all."""
     size = len(dataset)  # type: ignore[arg-type]
     count = int(np.ceil(size * options.fraction))
     if options.max_samples is not None:

@@ -10,6 +10,7 @@ from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import instantiate
 from torch import Tensor, nn
 
+from ..common.upstream import tokenizer_of
 from .loading import load_base
 from .samples import SampledAdapter
 from .tokens import TextEncoder, choose_length, position_limit, texts_of
@@ -26,7 +27,7 @@ def load_tokenizer(modelpool: BaseModelPool) -> Any:
     Raises:
         ValueError: The pool has none.
     """
-    given = getattr(modelpool, "_tokenizer", None)
+    given = tokenizer_of(modelpool, None)
     if given is None:
         raise ValueError(
             f"The {type(modelpool).__name__} has no tokenizer to prepare text with. Set"

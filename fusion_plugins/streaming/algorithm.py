@@ -18,8 +18,11 @@ from ..awd import report
 from ..awd.base_method import build_base_method
 from ..awd.disentangle import Disentanglement, disentangle_gram
 from ..awd.options import DisentangleOptions, base_method
+from ..common.folders import check_end
 from ..common.logging import get_logger
 from ..common.options import WithOptions, choice, flag, number, path, patterns, plain
+from ..common.upstream import program_of
+from ..merged.cards import pool_card
 from ..pools.causal_lm_files import (
     code_options,
     language_model_folders,
@@ -107,14 +110,16 @@ class StreamingAWDAlgorithm(
             ValueError, TypeError: The pool, its files or the output folder do not fit.
         """
         modelpool = as_modelpool(modelpool)
-        output = output_path(self.options.output, self._program, self.log_dir)
-        method = build_base_method(self.options.base, self._program, self.fabric)
+        program = program_of(self)
+        check_end(program, self.log_dir)
+        output = output_path(self.options.output, program, self.log_dir)
+        method = build_base_method(self.options.base, program, self.fabric)
         check_base_method(method)
         folders = language_model_folders(modelpool)
         if self.fabric.is_global_zero:
             self._merge(modelpool, method, folders, output)
         self.fabric.barrier()
-        self.print_profile_summary()
+        log.debug("%s", self.profiler.summary())
         return load_mapped(output, code_options(modelpool))
 
     @torch.no_grad()
@@ -144,7 +149,10 @@ class StreamingAWDAlgorithm(
             if not all(map(output.is_done, shards)):
                 self._write(task_vectors, method, shards, output)
             check_unchanged(files, inputs)
-            companions.copy(output, dtype)
+            card = pool_card(
+                "AWD" if self.options.iterations else "Merge", options, modelpool
+            )
+            companions.copy(output, dtype, card)
             output.complete(shards)
         log.info("Merged %d models into %s.", len(task_vectors.tasks), path)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..merged.cards import CARD
 from .output import OutputFolder
 
 _TOKENIZER = (
@@ -61,12 +62,13 @@ class Companions:
                 " pretrained model and save it."
             )
 
-    def copy(self, output: OutputFolder, dtype: torch.dtype | None) -> None:
+    def copy(self, output: OutputFolder, dtype: torch.dtype | None, card: str) -> None:
         """Make a folder of merged weights a model that loads by itself.
 
         Args:
             output: The folder.
             dtype: Of the weights, for the config; None leaves it as in the base.
+            card: The model card; a file of the user's in its place stays.
         """
         contents = {name: file.read_bytes() for name, file in self._files.items()}
         if dtype is not None:
@@ -76,6 +78,8 @@ class Companions:
                 self._tokenizer.save_pretrained(folder)
                 saved = dict(_matching(Path(folder), _TOKENIZER))
                 contents |= {name: file.read_bytes() for name, file in saved.items()}
+        if output.may_replace(CARD):
+            contents[CARD] = card.encode()
         output.put_beside(contents)
 
 

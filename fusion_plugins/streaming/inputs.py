@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..common.folders import obstacle
-from ..task_vectors.files import file_identity, safetensors_files
+from ..common.folders import unwritable
+from ..common.identity import file_identity
+from ..task_vectors.files import safetensors_files
 from .folders import ModelFolder
 
 
@@ -68,20 +68,10 @@ def output_path(
             " method.output=FOLDER, or the program's merged_model_save_path=FOLDER."
         )
     path = Path(str(named).replace("{log_dir}", str(log_dir))).expanduser()
-    for part in (path / ".merge", path, *path.absolute().parents):
-        problem = _problem(part)
-        if problem:
-            raise ValueError(
-                f"The merged model cannot be written to {path}: {part} {problem}. Choose"
-                " another folder with method.output."
-            )
-        if part.exists():
-            break
+    problem = unwritable(path / ".merge")
+    if problem is not None:
+        raise ValueError(
+            f"The merged model cannot be written to {path}: {problem}. Choose another"
+            " folder with method.output."
+        )
     return path
-
-
-def _problem(part: Path) -> str | None:
-    problem = obstacle(part)
-    if problem is None and part.exists() and not os.access(part, os.W_OK | os.X_OK):
-        return "is read-only"
-    return problem

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..common.logging import get_logger
+from ..common.upstream import with_methods
 from ..task_vectors import SafetensorsCheckpoint
 from ..task_vectors.blocks import row_slices
 
@@ -30,21 +31,17 @@ def load_mapped(folder: Path, options: Mapping) -> PreTrainedModel:
     module = AutoModelForCausalLM.from_pretrained(
         str(folder), torch_dtype="auto", **options
     )
-    kind: Any = type(module)
+    save = type(module).save_pretrained
 
-    class Mapped(kind):
-        def save_pretrained(
-            self, save_directory: Any, *args: Any, **kwargs: Any
-        ) -> Any:
-            if Path(save_directory).resolve() != folder.resolve():
-                return super().save_pretrained(save_directory, *args, **kwargs)
-            _require_unchanged(self, folder)
-            log.info("The merged model is in %s already.", folder)
+    def save_elsewhere(
+        mapped: PreTrainedModel, save_directory: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if Path(save_directory).resolve() != folder.resolve():
+            return save(mapped, save_directory, *args, **kwargs)
+        _require_unchanged(mapped, folder)
+        log.info("The merged model is in %s already.", folder)
 
-    Mapped.__name__, Mapped.__qualname__ = kind.__name__, kind.__qualname__
-    Mapped.__module__ = kind.__module__
-    module.__class__ = Mapped
-    return module.eval()
+    return with_methods(module, save_pretrained=save_elsewhere).eval()
 
 
 def _require_unchanged(module: PreTrainedModel, folder: Path) -> None:

@@ -31,10 +31,10 @@ _PARTS = ("options", "inputs", "versions")  # of what a merge's numbers depend o
 class OutputFolder:
     """Finished shards and statistics of one merge; nothing of another one.
 
-    ``.merge/manifest.json`` in the folder names the options, input files and versions
-    that decide the numbers, and a hash of each file that is complete. What stands there
-    is used again only if all are the same. Use it as a context: it keeps other runs out
-    of the folder.
+    ``merge.json`` in the folder names the options, input files and versions that decide
+    the numbers, and a hash of each file that is complete. What stands there is used again
+    only if all are the same. Use it as a context: it keeps other runs out of the folder,
+    and what they keep in ``.merge`` goes when the merge is complete.
 
     Args:
         path: The folder; made if it does not exist.
@@ -51,7 +51,7 @@ class OutputFolder:
     ):
         self.path, self._overwrite = path, overwrite
         self._private = path / ".merge"
-        self._manifest = self._private / "manifest.json"
+        self._manifest = path / "merge.json"
         versions = {"fusion_plugins": __version__, "torch": torch.__version__}
         described = {"format": _FORMAT, "options": dict(options)}
         described |= {"inputs": dict(inputs), "versions": versions}
@@ -76,11 +76,16 @@ class OutputFolder:
         try:
             self._take_over()
         except BaseException:
-            self._guard.release()
+            self._leave()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if (self.path / INDEX).is_file():  # complete
+            shutil.rmtree(self._private, ignore_errors=True)
         self._guard.release()
 
     def _take_over(self) -> None:
@@ -99,7 +104,9 @@ class OutputFolder:
             raise ValueError(self._refusal(held, foreign))
         for file in weights:
             file.unlink()
-        self._clear(self._guard.lock_file)
+        for file in self._private.iterdir():
+            if file != Path(self._guard.lock_file):
+                file.unlink()
         self._write_manifest()
 
     def _read_manifest(self) -> dict:
@@ -140,11 +147,9 @@ class OutputFolder:
             os.fsync(stream.fileno())
         os.replace(partial, target)
 
-    def _clear(self, *kept: str | Path) -> None:
-        """Delete what stands in the private folder, but the files given."""
-        for file in self._private.iterdir():
-            if file not in map(Path, kept):
-                file.unlink()
+    def may_replace(self, name: str) -> bool:
+        """Whether no file of someone else's has this name."""
+        return name in self._state["companions"] or not (self.path / name).exists()
 
     def put_beside(self, contents: Mapping[str, bytes]) -> None:
         """Write the files beside the weights, in place of those of earlier runs."""
@@ -192,10 +197,9 @@ class OutputFolder:
             )
 
     def complete(self, shards: list[Shard]) -> None:
-        """Write the index, which makes the folder a model, and drop what was kept."""
+        """Write the index, which makes the folder a model."""
         content = json.dumps(index_of(shards), indent=2).encode()
         self._write(self.path / INDEX, content)
-        self._clear(self._manifest, self._guard.lock_file)
 
     # Statistics of the task vectors, which cost a walk over all files each
 

@@ -13,8 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..common.identity import fingerprint
-
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -35,7 +33,6 @@ UNREADABLE: tuple[type[Exception], ...] = (
     *(EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
     *(SafetensorError, pickle.UnpicklingError),
 )
-_SAMPLES, _SAMPLE_BYTES = 64, 2**12  # of a file's content, for its identity
 DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 _DOWNLOAD_AGAIN = "Download or save it again; a git-lfs pointer needs `git lfs pull`."
@@ -126,23 +123,6 @@ def read_header(file: Path, label: str) -> dict[str, TensorSpec]:
                 )
             specs[name] = TensorSpec(tuple(view.get_shape()), _DTYPES[view.get_dtype()])
     return specs
-
-
-def file_identity(file: Path) -> list[int | str]:
-    """What tells one version of a file from another, without reading all of it.
-
-    Returns:
-        Its name, bytes, times of change (of content, of anything) in ns, and a
-        fingerprint of parts all over it, for disks that keep no times.
-    """
-    stat = file.stat()
-    with file.open("rb", buffering=0) as stream:
-        parts = [stream.read(_HEADER_BYTES)]
-        for number in range(_SAMPLES):
-            stream.seek(stat.st_size * number // _SAMPLES)
-            parts.append(stream.read(_SAMPLE_BYTES))
-    times = (stat.st_mtime_ns, stat.st_ctime_ns)
-    return [file.name, stat.st_size, *times, fingerprint(*parts)]
 
 
 def data_starts(file: Path) -> dict[str, int]:

@@ -10,6 +10,7 @@ from fusion_bench.models.hf_clip import HFCLIPClassifier
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from torch import Tensor
 
+from ..common.upstream import saved_options, test_datasets_of
 from ..merged.model import TintedModel
 from .images import OwnTasks
 
@@ -25,19 +26,22 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
         **options: See upstream's task pool.
     """
 
-    _config_mapping = CLIPVisionModelTaskPool._config_mapping | {"tasks": "tasks"}
+    _config_mapping = saved_options(CLIPVisionModelTaskPool) | {"tasks": "tasks"}
 
     def setup(self) -> None:
-        given, self._test_datasets = self._test_datasets, self.check_samples()
+        given = test_datasets_of(self)
+        test_datasets_of.put(self, self.check_samples())
         try:
             super().setup()
         finally:
-            self._test_datasets = given
+            test_datasets_of.put(self, given)
 
     @contextmanager
     def _outputs(self, classifier: HFCLIPClassifier, task: str) -> Iterator[Callable]:
         clip, model = classifier.clip_model, classifier.clip_model.vision_model
         if not isinstance(model, TintedModel):
+            if hasattr(model, "set_task"):  # FusionBench's modulated models, as of EMR
+                model.set_task(task)
             yield classifier
             return
         head, outer = None, {}

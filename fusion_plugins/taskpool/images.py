@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from ..common.compat import import_upstream
 from ..common.options import plain, reject_unknown
+from ..common.upstream import saved_options, test_datasets_of
 from ..merged.model import TintedModel
 from ..pools.clip_tasks import registered_tasks, require_class_names
 from ..pools.image_processing import labelled_images
@@ -34,8 +35,6 @@ class CalibratedImages:
     average get `ece`, the expected calibration error with 15 bins.
     """
 
-    _test_datasets: Mapping[str, Any]
-
     @abstractmethod
     def classes(self, task: str) -> Sequence[str] | int:
         """A task's classes, by name or how many."""
@@ -46,11 +45,12 @@ class CalibratedImages:
         Raises:
             ValueError: Images or labels are missing or do not fit the task's classes.
         """
-        for task, listed in self._test_datasets.items():
+        test_datasets = test_datasets_of(self)
+        for task, listed in test_datasets.items():
             if task not in self._checked:
                 raw, classes = opened(listed), self.classes(task)
                 self._checked[task] = labelled_images(task, raw, classes)
-        return {task: self._checked[task] for task in self._test_datasets}
+        return {task: self._checked[task] for task in test_datasets}
 
     @cached_property
     def _checked(self) -> dict[str, Samples]:
@@ -119,7 +119,7 @@ class OwnTasks(CalibratedImages):
     def __init__(
         self, test_datasets: Mapping, *, tasks: Mapping | None = None, **options: Any
     ):
-        known = [*self._config_mapping.values(), "base_model"]  # type: ignore[attr-defined]
+        known = [*saved_options(self).values(), "base_model"]
         reject_unknown(type(self).__name__, options, known)
         super().__init__(test_datasets, **options)  # type: ignore[call-arg]
         self.tasks = plain(tasks)
@@ -151,7 +151,7 @@ class ImageTaskPool(OwnTasks, _Upstream):
         **options: FusionBench's: `processor` and `dataloader_kwargs`.
     """
 
-    _config_mapping = _Upstream._config_mapping | {"tasks": "tasks"}
+    _config_mapping = saved_options(_Upstream) | {"tasks": "tasks"}
     _prompts = False
 
     def load_test_dataset(

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..common.upstream import program_of
 from ..merged.model import TintedModel
 from ..pools.loading import load_model
 
@@ -64,6 +65,6 @@ class NYUv2TaskPool(_NYUv2TaskPool):
         return dict(self.trainer.validate(module, loader)[0])
 
     def _decoder(self, task: str) -> nn.Module:
-        pool = self._program.modelpool
+        pool = program_of(self).modelpool
         model: Any = load_model(pool, task, encoder_only=False)
         return model.decoders[task]

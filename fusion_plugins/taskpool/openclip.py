@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion_bench.dataset.image_dataset import ImageClassificationDataset
-from fusion_bench.models.open_clip import ClassificationHead, ImageClassifier
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..common.compat import import_upstream
+from ..common.upstream import (
+    is_set_up,
+    loader_options_of,
+    model_name_of,
+    program_of,
+    task_heads_of,
+)
 from ..merged.model import TintedModel
 from ..modelpool.openclip.architecture import named_architecture
 from ..modelpool.openclip.checkpoints import load_head
 from .images import CalibratedImages, tinted_model
+
+if TYPE_CHECKING:
+    from fusion_bench.models.open_clip import ClassificationHead, ImageClassifier
 
 _upstream = import_upstream("fusion_bench.taskpool.openclip_vision.openclip_taskpool")
 OpenCLIPVisionModelTaskPool: Any = _upstream.OpenCLIPVisionModelTaskPool
@@ -72,15 +81,15 @@ class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
             prepared = ImageClassificationDataset(checked, self.processor)
             self.test_datasets[name] = prepared
             self.test_dataloaders[name] = self.fabric.setup_dataloaders(
-                DataLoader(prepared, **self._dataloader_kwargs)
+                DataLoader(prepared, **loader_options_of(self))
             )
-        self._is_setup = True
+        is_set_up.put(self, True)
 
     @cached_property
     def classifier_heads(self) -> dict[str, ClassificationHead]:
         return {
             name: self._head(head).to(self.fabric.device)
-            for name, head in self._classifier_heads.items()
+            for name, head in task_heads_of(self).items()
         }
 
     def classes(self, task: str) -> int:
@@ -92,15 +101,15 @@ class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
         return _upstream.load_classifier_head(head)
 
     def _find_processor(self) -> Callable:
-        modelpool: Any = getattr(self._program, "modelpool", None)
+        modelpool: Any = getattr(program_of(self), "modelpool", None)
         if hasattr(type(modelpool), "test_processor"):
             return modelpool.test_processor
-        if self._model_name is None:
+        if model_name_of(self) is None:
             raise ValueError(
                 "How to prepare images is not known: run the task pool together with an"
                 " OpenCLIP model pool, or set taskpool.model_name, for example ViT-B-32."
             )
-        return named_architecture(self._model_name).transforms()[1]
+        return named_architecture(model_name_of(self)).transforms()[1]
 
     def evaluate(self, model: nn.Module, **kwargs: Any) -> dict[str, Any]:
         """As upstream's, with ECE; a tinted model has no task set afterwards."""

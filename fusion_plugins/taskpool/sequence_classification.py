@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..common.logging import get_logger
 from ..common.options import reject_unknown, require_integer
+from ..common.upstream import program_of, saved_options
 from ..merged.model import TintedModel
 from ..merged.sites import replace
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
@@ -50,7 +51,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         TypeError, ValueError: An option is unknown or out of its range.
     """
 
-    _config_mapping = BaseTaskPool._config_mapping | {
+    _config_mapping = saved_options(BaseTaskPool) | {
         "_test_datasets": "test_datasets",
         "_tokenizer": "tokenizer",
         "heads": "heads",
@@ -67,7 +68,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         batch_size: int = 64,
         **kwargs: Any,
     ):
-        reject_unknown(type(self).__name__, kwargs, list(self._config_mapping.values()))
+        reject_unknown(type(self).__name__, kwargs, list(saved_options(self).values()))
         if not test_datasets:
             raise ValueError("test_datasets is empty: there is no task to evaluate on.")
         self._test_datasets, self._tokenizer = test_datasets, tokenizer
@@ -102,7 +103,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         return load_tokenizer(modelpool)
 
     def _program_modelpool(self) -> Any:
-        return getattr(self._program, "modelpool", None)
+        return getattr(program_of(self), "modelpool", None)
 
     # -- heads --------------------------------------------------------------------
 
@@ -225,7 +226,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
 
     def _save(self, report: dict) -> None:
         """Into the log folder, like FusionBench's pools, never over an older report."""
-        if not (self.fabric.is_global_zero and self.fabric._loggers):
+        if not (self.fabric.is_global_zero and self.fabric.loggers):
             return
         folder = Path(self.log_dir)
         names = (f"report_{n}.json" if n else "report.json" for n in itertools.count())

@@ -17,6 +17,8 @@ from ..adaptation import (
     SampleOrder,
     Schedule,
     SequentialSchedule,
+    TeacherLabels,
+    label_samples,
 )
 from ..learned.objective import Learner, Start
 from ..merged import sites
@@ -26,7 +28,6 @@ from ..merged.statistics import BatchNorm, batch_norms
 from ..pools.adapter import PoolAdapter
 from .options import TintingOptions
 from .selection import PseudoLabelLoss, SelectionLog
-from .teacher import TeacherLabels, label_samples
 from .tints import Places, Tints, make_tints
 
 

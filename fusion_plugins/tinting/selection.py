@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..adaptation import Batch, Callback, StepReport, Training
+from ..adaptation import Batch, Callback, StepReport, TeacherLabels, Training
 from ..common.logging import get_logger
 from . import functional
 from .options import TintingOptions
-from .teacher import TeacherLabels
 
 log = get_logger(__name__)
 

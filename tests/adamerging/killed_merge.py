@@ -1,20 +1,13 @@
-"""Runs AdaMerging on a CLIP pool and kills it; started by test_adamerging_killed.
+"""AdaMerging on a CLIP pool, killed twice; for test_adamerging_killed."""
 
-    killed_merge.py POOL FOLDER
-
-Forks for every run, because a start costs seconds. Writes `FOLDER/unbroken.pt`,
-`FOLDER/resumed.pt` and `FOLDER/found.json`, what each run found on its way.
-"""
-
-import json
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
 import torch
+from forked import finished, fork
 from lightning import Fabric
 
 from fusion_plugins import AdaMergingAlgorithm
@@ -49,37 +42,23 @@ def run(pool: str, checkpoints: Path, result: Path) -> None:
     )
 
 
-def fork(*arguments) -> int:
-    process = os.fork()
-    if process:
-        return process
-    try:
-        run(*arguments)
-    finally:
-        os._exit(0)
-
-
 def newest(checkpoints: Path) -> int:
     names = [path.name for path in checkpoints.glob("*/step_*")]
     return max((int(name.removeprefix("step_")) for name in names), default=0)
 
 
-def main(pool: str, folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.waitpid(fork(pool, folder / "first", folder / "unbroken.pt"), 0)
+def kill(pool: str, folder: Path) -> list:
+    """What each run found; they write `unbroken.pt` and `resumed.pt`."""
+    assert finished(fork(run, pool, folder / "first", folder / "unbroken.pt"))
     checkpoints, chance, found = folder / "second", random.Random(1), []
     for wanted in (4, 8):
-        process = fork(pool, checkpoints, folder / "resumed.pt")
+        process = fork(run, pool, checkpoints, folder / "resumed.pt")
         while newest(checkpoints) < wanted:
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.02))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         found.append([newest(checkpoints), (folder / "resumed.pt").exists()])
-    os.waitpid(fork(pool, checkpoints, folder / "resumed.pt"), 0)
+    assert finished(fork(run, pool, checkpoints, folder / "resumed.pt"))
     found.append([newest(checkpoints), (folder / "resumed.pt").exists()])
-    (folder / "found.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    return found

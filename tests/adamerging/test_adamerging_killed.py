@@ -1,14 +1,9 @@
 """The whole method, killed twice and continued, ends as if nothing had happened."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
+import killed_merge
 import pytest
 import torch
-
-SCRIPT = Path(__file__).with_name("killed_merge.py")
+from forked import call
 
 pytestmark = pytest.mark.slow
 
@@ -17,9 +12,7 @@ pytestmark = pytest.mark.slow
 def runs(tiny_pool_root, tmp_path_factory):
     """(what was found after each run, unbroken result, resumed result)."""
     folder = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, str(SCRIPT), str(tiny_pool_root), str(folder)]
-    subprocess.run(command, check=True, timeout=180)
-    found = json.loads((folder / "found.json").read_text())
+    found = call(killed_merge.kill, str(tiny_pool_root), folder)
     return found, *(torch.load(folder / f"{n}.pt") for n in ("unbroken", "resumed"))
 
 

@@ -1,16 +1,8 @@
-"""Runs an engine again and again, killing it; started by test_adaptation_checkpoints.
+"""An engine that runs again and again and is killed; for test_adaptation_checkpoints."""
 
-    killed_runs.py FOLDER
-
-Imports once and forks for every run, because a start costs seconds. Writes
-`FOLDER/report.json` and, from the run that was allowed to end, `FOLDER/ended.pt`.
-"""
-
-import json
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -136,8 +128,8 @@ def outcome(folder: Path, process: int, pipe: int, seen: list[int]) -> dict:
     return {"first": seen[0], "last": seen[-1], "killed": killed, "left": left}
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
+def kill(folder: Path) -> list[dict]:
+    """What happened in each run; the last, which ends, writes `ended.pt`."""
     torch.save(run(folder / "unbroken"), folder / "unbroken.pt")
     chance = random.Random(0)
     moments = sorted(chance.sample(range(4, STEPS - 12), KILLS))
@@ -145,8 +137,4 @@ def main(folder: Path) -> None:
     report.append(let_run(folder, die_before_replacing))
     report.append(let_run(folder, die_while_clearing))
     report.append(let_run(folder))
-    (folder / "report.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return report

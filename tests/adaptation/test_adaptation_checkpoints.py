@@ -1,18 +1,14 @@
 """A run killed at any moment ends as if nothing had happened."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
+import killed_runs
 import pytest
 import torch
+from forked import call
 from toy_engine import learned, make_engine, make_guard, make_predictor
 
 from fusion_plugins.adaptation import Checkpoints
 from fusion_plugins.common.hashing import settings_hash
 
-SCRIPT = Path(__file__).with_name("killed_runs.py")
 TIMINGS = ("seconds/", "samples_per_second")
 
 
@@ -21,8 +17,7 @@ def killed(tmp_path_factory):
     """(what happened in each run, the unbroken run's result, the last run's)."""
     folder = tmp_path_factory.mktemp("killed")
     (folder / "unbroken").mkdir()
-    subprocess.run([sys.executable, str(SCRIPT), str(folder)], check=True, timeout=120)
-    report = json.loads((folder / "report.json").read_text())
+    report = call(killed_runs.kill, folder)
     results = [torch.load(folder / f"{n}.pt") for n in ("unbroken", "ended")]
     return report, *results
 

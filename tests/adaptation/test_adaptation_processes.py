@@ -1,15 +1,10 @@
 """Two processes learn what one learns."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import two_processes
+from forked import call
 from toy_engine import cpu_fabric
-
-SCRIPT = Path(two_processes.__file__)
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +13,7 @@ pytestmark = pytest.mark.slow
 def ranks(tmp_path_factory):
     """What each of the two processes wrote."""
     folder = tmp_path_factory.mktemp("ranks")
-    subprocess.run([sys.executable, str(SCRIPT), str(folder)], check=True, timeout=120)
+    call(two_processes.main, folder)
     return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
 
 

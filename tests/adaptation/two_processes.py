@@ -1,11 +1,5 @@
-"""Runs the engine on two processes; started by test_adaptation_processes.
+"""The engine on two processes; for test_adaptation_processes."""
 
-    two_processes.py FOLDER
-
-Each process writes `FOLDER/rank<n>.pt`.
-"""
-
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,9 +93,6 @@ def everything(fabric: Fabric, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    """Each process writes `rank<n>.pt`."""
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
     fabric.launch(everything, folder)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

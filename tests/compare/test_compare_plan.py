@@ -174,3 +174,20 @@ def test_results_that_cannot_be_a_folder(kind, tmp_path):
     reason = {"file": "is a file, not a folder", "dangling": "is a link to nothing"}
     with pytest.raises(ValueError, match=f"results is .*, but .* {reason[kind]}"):
         results_folder(str(path / "below"))
+
+
+def test_a_method_for_an_option_keeps_options_of_its_own():
+    given = [{"awd": {"base": "ties_merging", "base.scaling_factor": 0.5}}]
+    other = [{"awd": {"base.scaling_factor": 0.5, "base": "ties_merging"}}]
+    for entries in (given, other):
+        (method,) = read_methods(entries)
+        assert method.config.base._target_.endswith("TiesMergingAlgorithm")
+        assert method.config.base.scaling_factor == 0.5
+        assert "base=ties_merging" in method.label and "base." in method.label
+
+
+def test_options_that_a_config_leaves_open_can_be_given():
+    (method,) = read_methods(
+        [{"adamerging/clip": {"name": "clip_layer_wise_adamerging"}}]
+    )
+    assert method.config.name == "clip_layer_wise_adamerging"

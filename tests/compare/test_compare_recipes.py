@@ -86,7 +86,7 @@ def test_a_corruption_chooses_images_and_published_numbers(
         assert splits == {corruption}
     averages = [row["average"] for row in job["published"]["rows"]]
     assert averages == [task_arithmetic, adamerging]
-    assert job["results"] == f"out/compare/corrupted_b32_{corruption}"
+    assert job["results"].startswith(f"out/compare/corrupted_b32_{corruption}/recipe/")
 
 
 @pytest.mark.slow
@@ -105,6 +105,26 @@ def test_a_recipe_runs_on_another_pool(tiny_pool_root, tmp_path, capsys):
     assert [cell["status"] for cell in cells.values()] == ["done", "done"]
     table = (tmp_path / "results" / "results.md").read_text()
     assert "| simple\\_average |" in table
-    assert "| Weight averaging \\(c\\) (published) |" in table.replace("(c)", "\\(c\\)")
-    assert "other checkpoints and are not to be mixed" in table
-    assert "AWD with Task Arithmetic (a)" in capsys.readouterr().out
+    assert "(published)" not in table and "75.2" not in table
+    assert "Published numbers left out: other pool." in table
+    assert table.startswith("# ta8\\_b32 on demo\n")
+    assert "left out: other pool" in capsys.readouterr().out
+    folder = composed("ta8_b32", "modelpool=demo")["results"]
+    assert folder == "out/compare/ta8_b32/demo"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shown"),
+    [
+        ([], True),
+        (["modelpool.models.mnist=someone/else"], False),
+        (["~modelpool.models.mnist"], False),
+        (["~taskpool.test_datasets.mnist"], False),
+        (["seeds=[0,1]"], True),
+    ],
+)
+def test_published_numbers_stand_beside_their_own_models_and_tasks(
+    overrides, shown, tmp_path
+):
+    about = make_program(tmp_path, "recipe=ta8_b32", *overrides).plan().description
+    assert ("rows" in about["published"]) == shown

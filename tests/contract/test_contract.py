@@ -5,7 +5,7 @@ A new class needs one line in `CASES`.
 
 import inspect
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import fusion_bench
@@ -43,6 +43,9 @@ CASES = {
         {"output": "merged", "alpha": 1e-3, "lr": 0.1, "iterations": 20},
     ),
     "AdaMergingAlgorithm": Case("tiny_modelpool", LEARNED | {"steps": 2}),
+    "SelectAlgorithm": Case(
+        "tiny_modelpool", {"over": {"scaling_factor": [0.2, 0.4]}, "max_samples": 16}
+    ),
     "TintingAlgorithm": Case("tiny_modelpool", LEARNED | {"rounds": 2}),
 }
 
@@ -187,11 +190,11 @@ def test_changed_options_survive_saving_and_loading(name, case, tmp_path):
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_misspelt_option_is_refused_with_a_hint(name):
     kind = getattr(fusion_plugins, name)
-    message = f"{name} has no option 'graularity'. Did you mean 'granularity'"
-    if "granularity" not in kind._config_mapping.values():
-        pytest.fail(f"{name} has no granularity: choose another option to misspell")
+    option = max((entry.name for entry in fields(kind.Options)), key=len)
+    typo = option[:2] + option[3:]
+    message = f"{name} has no option '{typo}'. Did you mean '{option}'"
     with pytest.raises(TypeError, match=message):
-        kind(graularity="x")
+        kind(**{typo: "x"})
 
 
 @pytest.mark.parametrize("name", CLASSES)

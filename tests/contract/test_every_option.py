@@ -22,6 +22,7 @@ WRONG = {
     "bool": ["yes", 1, 0.0, None, [True], {}],
     "bool | None": ["yes", 1, [True], {}],
     "str": ["nonsense", 3, None, True, [], {}],
+    "float | str": [*NUMBERS, None],
     "str | bool": ["nonsense", 3, None, [], {}],
     "str | None": ["", 3, True, [], {}, "a\0b"],
     "BatchNorm": ["nonsense", 3, None, True, [], {}],

@@ -1,63 +1,13 @@
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
 
+import killed_builds
 import pytest
+from forked import assert_nothing_lost, call
+from killed_builds import RECIPE, files
 
-from fusion_plugins.demo import DemoRecipe, build_pool, ensure_pool
+from fusion_plugins.demo import build_pool, ensure_pool
 from fusion_plugins.demo.pool_folder import ROOT_VARIABLE, cached_root
-
-RECIPE = DemoRecipe(
-    tasks=("textures", "counting"),
-    width=16,
-    depth=1,
-    heads=2,
-    text_width=16,
-    text_depth=1,
-    embedding=16,
-    train_images=40,
-    test_images=10,
-    pretrain_steps=4,
-    expert_steps=4,
-    batch_size=8,
-)
-
-# Builds RECIPE with the given number of steps in the folder argv[1]; says when it starts.
-BUILD = """
-import dataclasses, sys, torch
-from tests.demo.test_build import RECIPE
-from fusion_plugins.demo import build, ensure_pool
-torch.set_num_threads(1)
-recipe = dataclasses.replace(RECIPE, pretrain_steps=int(sys.argv[2]))
-inner = build._write_pool
-def write(*args):
-    print("building", flush=True)
-    return inner(*args)
-build._write_pool = write
-ensure_pool(recipe, sys.argv[1])
-"""
-
-
-def start(root, steps):
-    environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", BUILD, str(root), str(steps)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-
-
-def files(root):
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != "pool.json"  # that one holds the duration
-    }
 
 
 def test_the_same_recipe_gives_the_same_bytes(tmp_path):
@@ -75,9 +25,13 @@ def test_building_leaves_the_callers_random_state_and_threads(tmp_path):
 
     torch.manual_seed(3)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    ensure_pool(RECIPE, tmp_path / "pool")
+    torch.set_num_threads(2)
+    try:
+        ensure_pool(RECIPE, tmp_path / "pool")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
     assert torch.equal(state, torch.get_rng_state())
-    assert threads == torch.get_num_threads()
 
 
 def test_the_cache_folder_follows_the_environment_and_the_recipe(tmp_path, monkeypatch):
@@ -144,26 +98,12 @@ def test_what_killed_builds_left_is_replaced(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_build_leaves_no_half_pool(tmp_path, sent):
-    root = tmp_path / "pool"
-    process = start(root, 1_000_000)
-    assert process.stdout.readline() == "building\n"
-    assert list(tmp_path.glob(".pool.building-*"))
-    process.send_signal(sent)
-    assert process.wait() != 0
-    process.stdout.close()
-    assert not root.exists()
-    assert files(ensure_pool(RECIPE, root)) == files(
-        ensure_pool(RECIPE, tmp_path / "b")
-    )
-    assert not list(tmp_path.glob(".pool.building-*"))
+def test_a_killed_build_leaves_no_half_pool(tmp_path):
+    assert_nothing_lost(call(killed_builds.kill, tmp_path))
 
 
 @pytest.mark.slow
 def test_two_processes_build_one_pool(tmp_path):
-    both = [start(tmp_path / "pool", 30) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sorted(said) == ["", "building\n"]
+    call(killed_builds.build_twice_at_once, tmp_path)
+    assert len({"one", "other"} & {path.name for path in tmp_path.iterdir()}) == 1
     assert json.loads((tmp_path / "pool" / "pool.json").read_text())["tasks"]

@@ -54,8 +54,12 @@ def test_run_is_a_comparison(tiny_pool_root, tmp_path, capsys):
         for task, value in built[row].items():
             assert tasks[task]["accuracy"] == pytest.approx(value)
             assert f"{100 * value:.1f}" in said
-    assert "simple_average" in said and str(out) in said
-    assert (out / "report.html").is_file()
+    lines = said.splitlines()
+    assert lines[-1] == str(out / "report.html") and (out / "report.html").is_file()
+    assert any(line.startswith("simple_average merges best: ") for line in lines)
+    (heading,) = (at for at, line in enumerate(lines) if "digits" in line)
+    assert lines[heading].split()[:3] == ["method", "average", "digits"]
+    assert max(map(len, lines[heading:-1])) <= 80
 
 
 def test_help_and_lists_are_fast(tmp_path):
@@ -71,7 +75,16 @@ def test_help_and_lists_are_fast(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["demo"], ["demo", "build"], ["demo", "run"], ["compare"], ["cite"]]
+    "words",
+    [
+        [],
+        ["demo"],
+        ["demo", "build"],
+        ["demo", "run"],
+        ["compare"],
+        ["doctor"],
+        ["completion"],
+    ],
 )
 def test_help(words, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -1,10 +1,10 @@
-import builtins
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
 
-from fusion_plugins.demo import DemoRecipe, builtin_tasks
+from fusion_plugins.demo import DemoRecipe, builtin, builtin_tasks
 from fusion_plugins.demo.datasets import train_and_val
 from fusion_plugins.demo.recipe import BUILTIN_TASKS
 
@@ -62,24 +62,26 @@ def test_a_changed_recipe_has_another_hash():
             "width": 64,
             "text_width": 32,
             "heads": 2,
+            "pretrain_negatives": 0.5,
         }.get(field.name, value + 1 if not isinstance(value, tuple) else None)
         hashes.add(dataclasses.replace(DemoRecipe(), **{field.name: changed}).hash())
     assert len(hashes) == 1 + len(dataclasses.fields(DemoRecipe))
 
 
-def test_missing_scikit_learn_names_the_extra(monkeypatch):
-    real_import = builtins.__import__
-
-    def without_sklearn(name, *args, **kwargs):
-        if name.startswith("sklearn"):
-            raise ModuleNotFoundError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_sklearn)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"pip install fusion-plugins\[demo\]"
-    ):
-        builtin_tasks(dataclasses.replace(SMALL, tasks=("digits",)))
+@pytest.mark.parametrize(
+    ("task", "module", "extra"),
+    [("digits", "sklearn", "demo"), ("letters", "matplotlib", "report")],
+)
+def test_a_missing_package_names_the_extra_before_anything_is_drawn(
+    monkeypatch, task, module, extra
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(builtin, "_drawn", None)
+    message = (
+        rf"^The task {task} needs {module}: pip install 'fusion-plugins\[{extra}\]'\.$"
+    )
+    with pytest.raises(ModuleNotFoundError, match=message):
+        builtin_tasks(dataclasses.replace(SMALL, tasks=("shapes", task)))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,7 @@ def test_missing_scikit_learn_names_the_extra(monkeypatch):
         ({"seed": "0"}, "seed is '0', expected a whole number"),
         ({"seed": None}, "seed is None, expected a whole number"),
         ({"expert_lr": float("nan")}, "expert_lr is nan, expected a number"),
+        ({"pretrain_negatives": 1.5}, r"1.5, expected a number in \[0, 1\]"),
         ({"train_images": 1}, "train_images is 1, expected a whole number >= 2"),
         ({"width": 30}, "must be multiples of the 4 attention heads"),
         ({"patch_size": 5}, "image_size 32 is no multiple of patch_size 5"),

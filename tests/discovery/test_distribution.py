@@ -5,10 +5,14 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from start_program import REPOSITORY, start
+
+from fusion_plugins.common import EXTRAS
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +73,18 @@ def test_the_wheel_holds_every_module_and_config(wheel: Path) -> None:
     assert len(configs) >= 19
     shipped = {k: v for k, v in content.items() if ".dist-info/" not in k}
     assert shipped == modules | configs
+
+
+def test_the_wheel_asks_for_optional_packages_in_extras_only(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = message_from_bytes(archive.read(name))
+    assert set(EXTRAS.values()) < set(metadata.get_all("Provides-Extra"))
+    wanted = map(Requirement, metadata.get_all("Requires-Dist"))
+    core = {r.name for r in wanted if r.marker is None or r.marker.evaluate()}
+    assert {"fusion-bench", "torch"} < core
+    left_out = {"open-clip-torch", "torchvision", "matplotlib", "jinja2"}
+    assert core.isdisjoint(left_out | {"scikit-learn", "peft", "shtab"})
 
 
 def test_the_source_archive_holds_the_tests_and_configs(built: Path) -> None:

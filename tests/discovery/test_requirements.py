@@ -8,6 +8,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from fusion_plugins import common
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
@@ -18,16 +20,36 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="ut
 LINES = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
 # Some packages' newest releases need Python 3.11: 3.10 has pins of its own.
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-# The documentation is built elsewhere, so its tools are not pinned.
-TESTED_EXTRAS = ("demo", "dev")
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+CORE = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
+# What nothing but some users' work needs, by module and distribution.
+OPTIONAL = {
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
+    "open_clip": "open-clip-torch",
+    "peft": "peft",
+    "shtab": "shtab",
+    "sklearn": "scikit-learn",
+    "torchvision": "torchvision",
+}
+
+
+def of_extra(name: str) -> list[Requirement]:
+    """What an extra brings, also through other extras of this package."""
+    found = []
+    for required in map(Requirement, EXTRAS[name]):
+        own = required.name == PYPROJECT["project"]["name"]
+        found += (
+            [r for other in sorted(required.extras) for r in of_extra(other)]
+            if own
+            else [required]
+        )
+    return found
 
 
 def collect_requirements() -> list[Requirement]:
-    project = PYPROJECT["project"]
-    extras = project["optional-dependencies"]
-    lists = [project["dependencies"], PYPROJECT["build-system"]["requires"]]
-    lists += [extras[name] for name in TESTED_EXTRAS]
-    return [Requirement(text) for texts in lists for text in texts]
+    built = [Requirement(text) for text in PYPROJECT["build-system"]["requires"]]
+    return [*CORE, *built, *of_extra("dev")]
 
 
 def requirement(name: str) -> Requirement:
@@ -85,6 +107,33 @@ def test_a_requirement_is_a_range(required: Requirement) -> None:
 )
 def test_releases_that_cannot_work_are_refused(name: str, refused: str) -> None:
     assert not requirement(name).specifier.contains(refused)
+
+
+def test_the_core_does_without_optional_packages() -> None:
+    names = {canonicalize_name(r.name) for r in CORE}
+    assert "fusion-bench" in names and names.isdisjoint(OPTIONAL.values())
+
+
+@pytest.mark.parametrize("module", OPTIONAL)
+def test_the_extra_that_messages_name_brings_the_package(module: str) -> None:
+    brought = {canonicalize_name(r.name) for r in of_extra(common.EXTRAS[module])}
+    assert OPTIONAL[module] in brought
+    assert OPTIONAL[module] in {canonicalize_name(r.name) for r in of_extra("dev")}
+
+
+def test_nothing_names_an_extra_that_there_is_not() -> None:
+    assert common.EXTRAS.keys() == OPTIONAL.keys()
+    docs = REPOSITORY / "docs"
+    texts = {
+        page.stem: page.read_text(encoding="utf-8")
+        for page in (REPOSITORY / "README.md", *docs.rglob("*.md"))
+    }
+    named = re.findall(r"fusion-plugins\[([\w,]+)\]", "\n".join(texts.values()))
+    assert len(named) >= 5
+    assert {extra for names in named for extra in names.split(",")} <= EXTRAS.keys()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", texts["install"], re.M)) == sorted(
+        EXTRAS
+    )
 
 
 def test_python_3_10_is_supported() -> None:

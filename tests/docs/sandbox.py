@@ -88,19 +88,26 @@ class Sandbox:
 
     @contextlib.contextmanager
     def _tiny_pools(self):
-        """`demo_modelpool()` and `demo_taskpool()` give the tiny pool."""
+        """`demo_modelpool()`, `demo_openclip_taskpool()` and so on give the tiny pool."""
         import fusion_plugins.demo as demo
 
+        roots = {"demo": lambda: self.pool, "demo_openclip": self._openclip_pool}
         with _monkeypatch() as patch:
-            for name in ("demo_modelpool", "demo_taskpool"):
-                patch.setattr(
-                    demo, name, self._on_tiny(getattr(demo, name)), raising=False
-                )
+            for family, root in roots.items():
+                for name in (f"{family}_modelpool", f"{family}_taskpool"):
+                    small = self._on_tiny(getattr(demo, name), root)
+                    patch.setattr(demo, name, small, raising=False)
             yield
 
-    def _on_tiny(self, function):
+    def _openclip_pool(self) -> Path:
+        from fusion_plugins.demo.openclip_build import export_pool
+
+        root = self.folder / "openclip-pool"
+        return root if root.exists() else export_pool(self.pool, root)
+
+    def _on_tiny(self, function, own: Callable[[], Path]):
         return lambda root=None, *rest, **named: function(
-            root or str(self.pool), *rest, **named
+            root or str(own()), *rest, **named
         )
 
     # -- shell ----------------------------------------------------------------------
@@ -114,7 +121,9 @@ class Sandbox:
     def accept(self, words: list[str]) -> None:
         """Let the program judge its arguments, without doing what they say."""
         match words:
-            case ["cd" | "export", *_] | ["pip", "install", *_] | ["git", "clone", *_]:
+            case ["cd" | "export", *_] | ["git", "clone", *_]:
+                pass
+            case ["pip" | ".venv/bin/pip", "install", *_]:
                 pass
             case ["make", *targets]:
                 _dry_run_make(targets)
@@ -143,7 +152,9 @@ class Sandbox:
     def _fusion_bench(self, arguments: list[str], needs: str | None) -> None:
         from fusion_bench.scripts.cli import _hydra_main
 
-        if "compare" in arguments:  # tests/compare runs them; here they must make sense
+        if {"compare", "own_experts"} & set(
+            arguments
+        ):  # tests/compare runs them; here they must make sense
             arguments = [a for a in arguments if "launcher" not in a] + ["dry_run=true"]
         elif needs is not None or not self._is_tiny(arguments):
             own = f"hydra.searchpath=[file://{self.folder}/own]"

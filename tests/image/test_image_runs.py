@@ -11,6 +11,7 @@ from torchvision import transforms
 from fusion_plugins import (
     AdaMergingAlgorithm,
     AWDAlgorithm,
+    SelectAlgorithm,
     TintedModel,
     TintingAlgorithm,
 )
@@ -250,3 +251,28 @@ def test_experts_of_another_size_are_named(tmp_path):
     pool._models["odd"] = other._models["img-a"]
     with pytest.raises(ValueError, match="expert 'odd' lacks .* tensor"):
         AWDAlgorithm().run(pool)
+
+
+@torch.no_grad()
+def test_selection_scores_models_with_heads_of_their_own(pool):
+    """FusionBench's method is given shared heads; AWD knows the experts'."""
+    average = {"_target_": "fusion_bench.method.SimpleAverageAlgorithm"}
+    average |= {"inplace": True, "show_pbar": False}
+    awd = {"_target_": "fusion_plugins.AWDAlgorithm", "alpha": 0.01, "base": average}
+    adapter = adapter_for(pool)
+    adapter.prepare(torch.device("cpu"))
+    for method in (average, awd):
+        options = {"base": method, "over": {"inplace": [True]}, "num_workers": 0}
+        algorithm = SelectAlgorithm(**options)
+        merged = algorithm.run(pool).eval()
+        (found,) = algorithm.response["candidates"]
+        for task in TASKS:
+            data, expert = adapter.dataset(task, "test"), load_module(pool, task).eval()
+            images = torch.stack([data[i] for i in range(len(data))])
+            merged.set_task(task)
+            own, other = (
+                adapter.outputs(model, adapter.decode(images)).argmax(-1)
+                for model in (merged.trunk, expert)
+            )
+            want = (own == other).float().mean().item()
+            assert found["tasks"][task] == pytest.approx(want), task

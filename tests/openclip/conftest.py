@@ -20,6 +20,7 @@ def clip_root(tmp_path_factory):
         test_images=60,
         pretrain_images=100,
         pretrain_noise=0.1,
+        pretrain_negatives=0.0,
         pretrain_steps=20,
         expert_steps=15,
         batch_size=32,

@@ -166,7 +166,7 @@ def test_without_peft_one_line_says_what_to_install(bert, monkeypatch):
     _, _, pool = bert
     monkeypatch.setitem(sys.modules, "peft", None)
     message = r"^expert 'bb' is a LoRA adapter .*pip install 'fusion-plugins\[peft\]'"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ModuleNotFoundError, match=message):
         load_model(pool, "bb")
 
 

@@ -1,29 +1,18 @@
-"""Merges a pool of folders and kills it; started by test_streaming_killed.
+"""A streamed merge of a pool of folders, killed again and again; for test_streaming_killed."""
 
-    killed_streams.py POOL FOLDER
-
-Forks for every run, because a start costs seconds. Prints, for each signal, after how
-many kills in how many runs the result was complete, and how often an index was there.
-"""
-
-import json
 import os
 import random
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
-import torch
+from forked import KILLS, SIGNALS, finished, fork
 from fusion_bench.method import TiesMergingAlgorithm
 from lightning import Fabric
 
 from fusion_plugins.streaming import StreamingAWDAlgorithm
 from fusion_plugins.streaming.output import INDEX, OutputFolder
-
-KILLS = 10
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def run(pool: Path, output: Path) -> None:
@@ -44,22 +33,6 @@ def hold(output: Path) -> None:
     with OutputFolder(output, {}, {}):
         (output / "held").write_text("")
         time.sleep(600)
-
-
-def fork(work, *arguments) -> int:
-    process = os.fork()
-    if process:
-        return process
-    status = 1
-    try:
-        work(*arguments)
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def finished(process: int) -> bool:
-    return os.waitpid(process, 0)[1] == 0
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -107,8 +80,8 @@ def lock(pool: Path, output: Path) -> str:
     return message
 
 
-def main(pool: Path, folder: Path) -> None:
-    torch.set_num_threads(1)
+def kill(pool: Path, folder: Path) -> dict:
+    """By signal: kills, runs until the result was complete, how often an index was there."""
     assert finished(fork(run, pool, folder / "warm"))
     started = time.monotonic()
     assert finished(fork(run, pool, folder / "whole"))
@@ -118,8 +91,4 @@ def main(pool: Path, folder: Path) -> None:
         output = folder / number.name
         found[number.name] = kill_often(number, pool, output, want, duration)
     found["lock"] = lock(pool, folder / "locked")
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    return found

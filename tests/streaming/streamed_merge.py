@@ -1,18 +1,12 @@
-"""Merges a pool of folders in a process of its own; started by test_streaming_program.
-
-    streamed_merge.py POOL OUTPUT KILL_AFTER
-
-Prints the memory that the merge added at its peak, in bytes. With KILL_AFTER > 0 the
-process kills itself, without any farewell, while it finishes the shard after that many.
-"""
+"""A streamed merge in a process of its own; for test_streaming_program."""
 
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 
 import torch
+from forked import fork
 from fusion_bench.method import TiesMergingAlgorithm
 
 from fusion_plugins.streaming import StreamingAWDAlgorithm, module
@@ -50,11 +44,20 @@ def folders(root: Path) -> dict[str, str]:
     return {folder.name: str(folder) for folder in sorted(root.iterdir())}
 
 
-def main() -> None:
+def killed_merge(root: Path, output: Path) -> int:
+    """Merge, and die while the third shard is finished; the signal that killed it."""
+
+    def work() -> None:
+        kill_after(2)
+        merge_pool(root, output)
+
+    return os.WTERMSIG(os.waitpid(fork(work), 0)[1])
+
+
+def peak_memory(root: Path, output: Path) -> int:
+    """Merge; the memory that this added at its peak, in bytes."""
     torch.set_num_threads(2)
-    root, output, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    if count:
-        kill_after(count)
+    root, output = Path(root), Path(output)
     # Load the classes first: their code is no part of what a merge adds.
     base = Path(folders(root)["_pretrained_"])
     read_folder(base, "the base", {})
@@ -62,8 +65,4 @@ def main() -> None:
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
     merge_pool(root, output)
-    print(memory("VmHWM") - before)
-
-
-if __name__ == "__main__":
-    main()
+    return memory("VmHWM") - before

@@ -188,7 +188,7 @@ def test_damaged_configs_are_named(folders, tmp_path, content):
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"shards": 3}'])
 def test_a_damaged_manifest_is_named(llamas, tmp_path, content):
     merge(llamas, tmp_path / "out", iterations=0)
-    manifest = tmp_path / "out" / ".merge" / "manifest.json"
+    manifest = tmp_path / "out" / "merge.json"
     manifest.write_text(content)
     with pytest.raises(ValueError, match=f"{manifest} is damaged.*method.output"):
         merge(llamas, tmp_path / "out", iterations=0)

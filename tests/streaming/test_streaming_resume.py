@@ -12,11 +12,12 @@ import pytest
 import torch
 from tiny_llamas import merge, merged_files, shard_files
 
+from fusion_plugins.common.identity import file_identity
 from fusion_plugins.streaming import algorithm as streaming_algorithm
 from fusion_plugins.streaming import merge as streaming_merge
 from fusion_plugins.streaming.output import INDEX, OutputFolder
 from fusion_plugins.streaming.shards import Shard, ShardWriter, plan_shards
-from fusion_plugins.task_vectors.files import TensorSpec, file_identity
+from fusion_plugins.task_vectors.files import TensorSpec
 
 AWD = {"alpha": 1e-3, "lr": 0.1, "iterations": 30}
 

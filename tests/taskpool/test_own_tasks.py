@@ -203,10 +203,11 @@ def test_labels_of_the_test_sets_are_refused_before_anything_is_learned(
     make, bad, tiny_modelpool, monkeypatch
 ):
     rows, message = bad
-    tiny_modelpool._program = SimpleNamespace(taskpool=make({"digits": rows}))
+    algorithm = AdaMergingAlgorithm(**QUIET)
+    algorithm._program = SimpleNamespace(taskpool=make({"digits": rows}))
     monkeypatch.setattr(type(tiny_modelpool), "load_model", None)
     with pytest.raises(ValueError, match=message):
-        AdaMergingAlgorithm(**QUIET).run(tiny_modelpool)
+        algorithm.run(tiny_modelpool)
 
 
 class Listed:

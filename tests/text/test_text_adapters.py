@@ -324,7 +324,8 @@ def test_only_plain_folders_are_read_in_place(tmp_path):
     models = configs(save(family(make_bert), tmp_path), "BertForSequenceClassification")
 
     class Own(SequenceClassificationModelPool):
-        pass
+        def load_model(self, *args, **kwargs):
+            return super().load_model(*args, **kwargs)
 
     files = type(adapter_for(classification_pool())).files
     assert files(Own(models, tokenizer=None), "aa") is None

@@ -1,23 +1,10 @@
-"""Runs Model Tinting on a toy pool and kills it; started by test_tinting_killed.
+"""Model Tinting on a toy pool, killed again and again; for test_tinting_killed."""
 
-    killed_tinting.py FOLDER
-
-Forks for every run, because a start costs seconds. A run writes `log/` and `model/`, and
-its numbers as `ended.pt`. Writes `FOLDER/report.json`: per kill the signal, whether it
-hit before the end, and what differs from the unbroken run.
-"""
-
-import json
-import os
-import random
-import shutil
-import signal
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from forked import kill_often
 from lightning import Fabric
 from safetensors.torch import load_file
 from toy_tinting import ToyAdapter, ToyNet, make, toy_pool
@@ -26,8 +13,6 @@ from fusion_plugins import TintedModel
 from fusion_plugins.learned import results
 from fusion_plugins.pools import as_modelpool
 
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-KILLS = 10
 # The order of a safetensors file's header is not fixed, so its numbers are compared.
 FILES = {
     "coefficients.safetensors": lambda p: load_file(p)["raw"].tolist(),
@@ -35,13 +20,8 @@ FILES = {
 }
 
 
-def plotless() -> None:
-    """Pictures take most of the time, and hold nothing that is not in the other files."""
-    for name in ("plot_coefficients", "plot_history"):
-        setattr(results, name, lambda *_: None)
-
-
 def run(folder: Path) -> None:
+    """Writes `log/`, `model/`, and its numbers as `ended.pt`."""
     method = make(
         rounds=4,
         checkpoint_every=2,
@@ -57,20 +37,6 @@ def run(folder: Path) -> None:
     guard = method.guard_history
     numbers = {"model": model.state_dict(), "losses": losses, "guard": guard}
     torch.save(numbers, folder / "ended.pt")
-
-
-def fork(folder: Path) -> int:
-    process = os.fork()
-    if process:
-        return process
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(1, 2)
-    status = 1
-    try:
-        run(folder)
-        status = 0
-    finally:
-        os._exit(status)
 
 
 def differences(folder: Path, unbroken: Path) -> list[str]:
@@ -89,37 +55,8 @@ def differences(folder: Path, unbroken: Path) -> list[str]:
     return found + [p.name for p in (folder / "kept").glob("*/step_*")]
 
 
-def killed(folder: Path, number: signal.Signals, delay: float) -> dict:
-    process = fork(folder)
-    time.sleep(delay)
-    os.kill(process, number)
-    _, status = os.waitpid(process, 0)
-    hit = not (folder / "ended.pt").exists()
-    moment = "learning" if list((folder / "kept").glob("*/step_*")) else "elsewhere"
-    if hit and (folder / "log" / "coefficients.safetensors").exists():
-        moment = "saving"
-    _, last = os.waitpid(fork(folder), 0)
-    return {"signal": number.name, "hit": hit, "moment": moment, "status": last}
-
-
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    plotless()
-    run(folder / "first")  # so that imports take no time later
-    unbroken = folder / "unbroken"
-    started = time.perf_counter()
-    os.waitpid(fork(unbroken), 0)
-    length, chance, report = time.perf_counter() - started, random.Random(0), []
-    for number in SIGNALS:
-        for kill in range(KILLS):
-            own = folder / f"{number.name}-{kill}"
-            share = (kill + chance.random()) / KILLS
-            found = killed(own, number, share * length)
-            found["differs"] = differences(own, unbroken)
-            report.append(found)
-            shutil.rmtree(own)
-    (folder / "report.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def kill(folder: Path) -> list[dict]:
+    # Pictures take most of the time, and hold nothing that is not in the other files.
+    for name in ("plot_coefficients", "plot_history"):
+        setattr(results, name, lambda *_: None)
+    return kill_often(run, folder, differences)

@@ -92,6 +92,25 @@ def test_a_folder_with_something_else_is_written_into(tmp_path):
     assert loaded(tmp_path) == {1.0} and (tmp_path / "notes.txt").exists()
 
 
+def test_files_beside_an_older_model_stay(tmp_path):
+    folder = tmp_path / "model"
+    filled(1.0).save_pretrained(folder)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.txt").write_text("mine")
+    (folder / "LICENSE").write_text("mine")
+    (folder / "model-00001-of-00002.safetensors").write_text("older weights")
+    (folder / "tints" / "gone.safetensors").write_text("older weights")
+    filled(2.0).save_pretrained(folder)
+    assert loaded(folder) == {2.0}
+    assert (folder / "LICENSE").read_text() == "mine"
+    assert (folder / "notes" / "mine.txt").read_text() == "mine"
+    assert not [
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.read_text(errors="replace") == "older weights"
+    ]
+
+
 def index_with(**changes) -> bytes:
     index = {"format": 1, "sites": ["blocks.1.mix"], "tasks": list(TASKS)} | changes
     return json.dumps({k: v for k, v in index.items() if v is not None}).encode()

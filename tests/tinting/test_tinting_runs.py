@@ -1,12 +1,11 @@
 """Whole runs: repeated, interrupted, guarded, and on two processes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tinting_cases
 import torch
+from forked import call
 from lightning import Fabric
 from toy_tinting import BLOCK, TASKS, make, tint, watched
 
@@ -138,8 +137,7 @@ def test_a_collapse_gives_back_the_best_coefficients_and_tints(monkeypatch):
 def ranks(tmp_path_factory) -> list[dict]:
     """What each of two processes wrote."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, tinting_cases.__file__, str(folder)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    call(tinting_cases.main, folder)
     return [torch.load(Path(folder) / f"rank{rank}.pt") for rank in (0, 1)]
 
 

@@ -1,11 +1,5 @@
-"""Runs the method on two processes; started by test_tinting_runs.
+"""The method on two processes; for test_tinting_runs."""
 
-tinting_cases.py FOLDER
-
-Each process writes `FOLDER/rank<n>.pt`.
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -48,9 +42,6 @@ def everything(fabric: Fabric, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    """Each process writes `rank<n>.pt`."""
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
     fabric.launch(everything, folder)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

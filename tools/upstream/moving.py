@@ -87,6 +87,7 @@ def moved(text: str) -> str:
         lambda m: f"{m[1]}={_POOLS[m[1]]}",
         text,
     )
+    text = text.replace("'fusion-plugins[{EXTRAS[module]}]'", "{module}")
     return text.replace('"fusion-plugins", ', "")  # in lists of distributions
 
 

@@ -3,7 +3,9 @@
 `fusion-plugins convert --help` turns pickles into safetensors.
 """
 
-from ...common import lazy_exports
+from ...common import lazy_exports, require
+
+require("open_clip", "OpenCLIP")
 
 # Public name -> module that defines it; loaded on first use, because open_clip is slow.
 __getattr__, __all__ = lazy_exports(

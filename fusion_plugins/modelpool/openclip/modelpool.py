@@ -10,6 +10,13 @@ from fusion_bench.models.open_clip import ClassificationHead, ImageEncoder
 from omegaconf import DictConfig, OmegaConf
 
 from ...common.compat import import_upstream
+from ...common.upstream import (
+    heads_of,
+    models_of,
+    saved_options,
+    test_processor_of,
+    train_processor_of,
+)
 from .checkpoints import load_encoder, load_head
 from .encoder import WEIGHTS_FILE
 from .trust import SAFE_SUFFIX, converted
@@ -39,8 +46,8 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
         ValueError: `trust_pickle` is not true or false.
     """
 
-    _config_mapping = OpenCLIPVisionModelPool._config_mapping | {
-        "_classification_heads": "classification_heads",
+    _config_mapping = saved_options(OpenCLIPVisionModelPool) | {
+        heads_of.name: "classification_heads",
         "trust_pickle": "trust_pickle",
     }
 
@@ -71,12 +78,12 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
         if path is None:
             return super().load_model(model_name_or_config, *args, **kwargs)
         encoder = load_encoder(path, model_name, self.trust_pickle)
-        for name, own in (
-            ("_train_processor", encoder.train_preprocess),
-            ("_test_processor", encoder.val_preprocess),
+        for processor, own in (
+            (train_processor_of, encoder.train_preprocess),
+            (test_processor_of, encoder.val_preprocess),
         ):
-            if getattr(self, name) is None:
-                setattr(self, name, own)
+            if processor(self) is None:
+                processor.put(self, own)
         return encoder
 
     def load_classification_head(
@@ -87,7 +94,7 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
         Raises:
             ValueError: The pool has no heads, or the file is missing or not trusted.
         """
-        heads = self._classification_heads
+        heads = heads_of(self)
         config = model_name_or_config
         if heads is not None and isinstance(config, str) and config in heads:
             config = heads[config]
@@ -113,8 +120,8 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
 
     def _plain(self, model_name_or_config: Any) -> object:
         config = model_name_or_config
-        if isinstance(config, str) and config in self._models:
-            config = self._models[config]
+        if isinstance(config, str) and config in models_of(self):
+            config = models_of(self)[config]
         if isinstance(config, DictConfig):
             config = OmegaConf.to_container(config, resolve=True)
         return config

@@ -13,6 +13,7 @@ from fusion_bench.tasks.clip_classification import get_classnames_and_templates
 from fusion_bench.utils.modelscope import resolve_repo_path
 from torch import Tensor, nn
 
+from ...common.upstream import clip_platform_of, clip_processor_of, models_of
 from ...merged.heads import ClassificationHead
 from ...modelpool.folders import accounted
 from ..clip_tasks import register_clip_tasks, require_class_names
@@ -48,11 +49,12 @@ class CLIPAdapter(ImageAdapter):
 
     @classmethod
     def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
-        config = modelpool._models[name]
+        config = models_of(modelpool)[name]
         # A subclass may change what is loaded.
-        if type(modelpool) is not CLIPVisionModelPool or not isinstance(config, str):
+        own = type(modelpool).load_model is not CLIPVisionModelPool.load_model
+        if own or not isinstance(config, str):
             return None
-        platform = modelpool._platform
+        platform = clip_platform_of(modelpool)
         return Path(resolve_repo_path(config, repo_type="model", platform=platform))
 
     @property
@@ -65,7 +67,7 @@ class CLIPAdapter(ImageAdapter):
                 "Zero-shot heads need the text tower of CLIP, but the pool's"
                 f" '{PRETRAINED}' is a model in memory. Give its folder or hub name."
             )
-        if self.modelpool._processor is None:
+        if clip_processor_of(self.modelpool) is None:
             raise ValueError(
                 "The pool has no processor to prepare images with. Set"
                 " modelpool.processor to the pretrained model's folder or hub name."

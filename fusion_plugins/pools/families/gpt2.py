@@ -11,6 +11,7 @@ from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import GPT2ForSequenceClassificationPool
 from torch import Tensor, nn
 
+from ...common.upstream import models_of
 from ...merged.heads import ClassificationHead
 from ..family import family
 from ..hugging_face import is_from_pretrained, local_folder
@@ -48,14 +49,15 @@ class GPT2Adapter(TextAdapter):
         """
         heads: dict[str, nn.Module] = {}
         classifiers = copy(self.modelpool)
-        classifiers._models = {
+        configs = models_of(self.modelpool)
+        with_heads = {
             name: {**config, "_target_": _CLASSIFIER}
-            for name, config in self.modelpool._models.items()
+            for name, config in configs.items()
             if is_from_pretrained(config)
         }
+        models_of.put(classifiers, with_heads)
         for task in self.tasks:
-            config = self.modelpool._models[task]
-            if not is_from_pretrained(config):
+            if not is_from_pretrained(configs[task]):
                 raise ValueError(
                     f"expert '{task}' is not loaded by from_pretrained, so the pool cannot"
                     " load its classifier. Give the folder or hub name of the expert's"

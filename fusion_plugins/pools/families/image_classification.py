@@ -10,6 +10,7 @@ import torch
 from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 
+from ...common.upstream import models_of, plain_forward_of
 from ..clip_tasks import register_clip_tasks
 from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
@@ -49,7 +50,7 @@ class ImageClassificationAdapter(ImageAdapter, OwnHeadsAdapter):
 
     @classmethod
     def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
-        config = modelpool._models[name]
+        config = models_of(modelpool)[name]
         known = type(modelpool).__name__ in _KNOWN and _is_upstream(modelpool)
         torchvision = getattr(modelpool, "type", None) == "torchvision"
         if not known or torchvision or not isinstance(config, str):
@@ -59,13 +60,13 @@ class ImageClassificationAdapter(ImageAdapter, OwnHeadsAdapter):
     @classmethod
     def adopt(cls, module: nn.Module) -> nn.Module:
         """Take off the pool's `forward`, which runs the weights of one fixed object."""
-        for name in ("forward", "original_forward"):
+        for name in ("forward", plain_forward_of.name):
             module.__dict__.pop(name, None)
         return module
 
     @classmethod
     def load_head(cls, modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
-        config = modelpool._models[task]
+        config = models_of(modelpool)[task]
         described = isinstance(config, Mapping) and config.get("dataset_name")
         transformers = getattr(modelpool, "type", "transformers") == "transformers"
         if described and transformers and _is_upstream(modelpool):
@@ -105,7 +106,7 @@ def load_processor(modelpool: BaseModelPool) -> Any:
     FusionBench 0.2.33 expects ``_pretrained_: {config_path: ...}``, but some of its own
     configs give the folder or hub name alone.
     """
-    config = modelpool._models[PRETRAINED]
+    config = models_of(modelpool)[PRETRAINED]
     if isinstance(config, str) and getattr(modelpool, "type", "") != "torchvision":
         from transformers import AutoImageProcessor
 

@@ -9,6 +9,7 @@ import torch
 from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 
+from ...common.upstream import heads_of
 from ...merged.heads import ClassificationHead
 from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
@@ -30,7 +31,7 @@ class OpenCLIPAdapter(ImageAdapter):
                 f"tasks describes {list(self.task_info)}, but an OpenCLIP pool's tasks are"
                 " known by its classification_heads. Add the heads there."
             )
-        given = modelpool._classification_heads or {}
+        given = heads_of(modelpool) or {}
         missing = [task for task in self.tasks if task not in given]
         if missing:
             raise ValueError(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..adaptation import Predictor
+from .predictor import AdaptationTask, Predictor
 
 _SAMPLES_AT_ONCE = 128
 
@@ -85,11 +86,30 @@ def _keep_outputs(experts: Predictor, index: int, soft: bool) -> TeacherLabels:
 
 def _predictions(experts: Predictor, index: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Places and predictions of all samples a run will visit, some at a time."""
-    task, source = experts.tasks[index], experts.tasks[index].source
+    task, device = experts.tasks[index], experts.weights.device
+    visited, shown = task.source.visited, experts.fabric.is_global_zero
+    for samples, logits in predictions(
+        task, visited, lambda inputs: experts.logits(index, inputs), shown
+    ):
+        yield torch.from_numpy(samples).to(device), logits
+
+
+def predictions(
+    task: AdaptationTask,
+    samples: np.ndarray,
+    predict: Callable[[Tensor], Tensor],
+    shown: bool = False,
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Samples of a task and what is predicted for them, some at a time.
+
+    Args:
+        task: The task.
+        samples: Their dataset indices.
+        predict: Model inputs -> predictions.
+        shown: Show a progress bar.
+    """
     # There are none in a run of 0 rounds.
-    starts = range(0, len(source.visited), _SAMPLES_AT_ONCE)
-    parts = [source.visited[at : at + _SAMPLES_AT_ONCE] for at in starts]
-    shown = experts.fabric.is_global_zero
-    for samples in tqdm(parts, f"Label {task.name}", disable=not shown, leave=False):
-        where = torch.from_numpy(samples).to(experts.weights.device)
-        yield where, experts.logits(index, source.inputs(samples))
+    starts = range(0, len(samples), _SAMPLES_AT_ONCE)
+    parts = [samples[at : at + _SAMPLES_AT_ONCE] for at in starts]
+    for part in tqdm(parts, f"Label {task.name}", disable=not shown, leave=False):
+        yield part, predict(task.source.inputs(part))

@@ -1,0 +1,134 @@
+"""FusionBench's merging program, printing what a person reads.
+
+The `fusion_bench` command runs it in place of FusionBench's own where the method, the model
+pool or the task pool is one of ours (see hydra_plugins/fusion_plugins_searchpath.py). What
+it does is the same, and so are its files; it prints a table instead of a configuration
+tree, call boxes and a report in JSON. ``+verbose=true`` brings all of that back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from fusion_bench.programs import FabricModelFusionProgram
+from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from torch import nn
+
+from ..common.running import one_line_errors, quiet
+from ..common.upstream import print_report, taskpool_config
+from ..compare.evaluation import read_tasks
+from ..compare.reports import report_table, sweep_table
+
+_AGAIN = (
+    "Start the same command again: a learned merge continues at its newest checkpoint"
+    " (method.checkpoint_dir)."
+)
+_THEIRS = "fusion_bench.programs.FabricModelFusionProgram"
+_OURS = f"{__name__}.MergingProgram"
+
+
+def prepared(config: DictConfig) -> DictConfig:
+    """The command's config for our program, unless the user wants FusionBench's."""
+    with open_dict(config):
+        if config.pop("verbose", False):
+            return config
+    if config._target_ == _THEIRS:
+        config._target_ = _OURS
+    asked = [word.partition("=")[0] for word in _job().overrides.task]
+    for option in ("print_config", "print_function_call"):
+        config[option] = bool(config[option]) and option in asked
+    set_print_function_call_permeanent(config.print_function_call)
+    return config
+
+
+class MergingProgram(FabricModelFusionProgram):
+    """Merge, save, evaluate; options and files are FusionBench's."""
+
+    def run(self) -> dict[str, Any]:
+        """Run it all.
+
+        Returns:
+            ``merged_model``, and ``report``, None where nothing was evaluated.
+        """
+        with one_line_errors(_AGAIN), quiet(), self._table_instead():
+            _say(_announcement())
+            result = super().run()
+            self._say_what_is_kept()
+        return result
+
+    def save_merged_model(self, merged_model: nn.Module) -> None:
+        if (
+            self.merged_model_save_path is not None
+        ):  # else FusionBench says that it is not
+            super().save_merged_model(merged_model)
+
+    @contextmanager
+    def _table_instead(self) -> Iterator[None]:
+        """Where FusionBench prints the report in JSON."""
+        module = import_module(print_report.owner)
+        theirs = print_report(module)
+        print_report.put(module, lambda report, **_: self._show(report))
+        try:
+            yield
+        finally:
+            print_report.put(module, theirs)
+
+    def _show(self, report: Any) -> None:
+        table = report_table(report) if isinstance(report, Mapping) else None
+        if table is None:
+            return
+        self.fabric.log_dict(_scalars(report))
+        if _in_sweep():
+            table = sweep_table(_job(), report)
+        Console().print(table)
+
+    def _say_what_is_kept(self) -> None:
+        if self.log_dir is not None:
+            _say(f"Results: {self.log_dir}")
+        if self.merged_model_save_path is not None:
+            place = str(self.merged_model_save_path)
+            _say(f"Merged model: {place.replace('{log_dir}', str(self.log_dir))}")
+        else:
+            _say(
+                "The merged model is not saved; merged_model_save_path=FOLDER saves it."
+            )
+        target = str((taskpool_config(self) or {}).get("_target_", "DummyTaskPool"))
+        if target.endswith("DummyTaskPool"):
+            _say("Nothing was evaluated; taskpool=NAME does, such as taskpool=demo.")
+
+
+def _job() -> Any:
+    """Hydra's own configuration of this job."""
+    return HydraConfig.get()
+
+
+def _announcement() -> str:
+    if not HydraConfig.initialized():
+        return "Merging."
+    choices = _job().runtime.choices
+    parts = [f"{n}={choices[n]}" for n in ("method", "modelpool", "taskpool")]
+    return f"Merging: {' '.join(parts)}"
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and _job().mode == RunMode.MULTIRUN
+
+
+def _scalars(report: Mapping[str, Any]) -> dict[str, float]:
+    """Every number of every task, for the user's loggers."""
+    return {
+        f"{task}/{name}": value
+        for task, numbers in read_tasks(report).items()
+        for name, value in numbers.items()
+    }
+
+
+def _say(text: str) -> None:
+    Console(highlight=False, markup=False).print(text, soft_wrap=True)

@@ -1,0 +1,81 @@
+"""A task pool's report as a table for the terminal, and a sweep's reports as one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from .evaluation import Scores, read_tasks, score
+from .files import write_json
+from .numbers import PLAIN, Scale, whole_text
+
+_SWEEP = "sweep.json"
+
+
+def report_table(report: Mapping[str, Any]) -> Table | None:
+    """One line per task, the mean first; None if the report has no tasks.
+
+    The main metric is in percent if it is a share, such as accuracy.
+    """
+    scores = _scores(report)
+    if scores is None:
+        return None
+    average, main = scores.average(), scores.metric
+    others = [metric for metric in average if metric != main]
+    scale = _scale(scores, [numbers[main] for numbers in scores.tasks.values()])
+    table = _table("task", [f"{main} {scale.unit}".strip(), *others])
+    for name, numbers in {"average": average, **scores.tasks}.items():
+        cells = [scale.text(numbers[main]), *(PLAIN.text(numbers[m]) for m in others)]
+        table.add_row(Text(name), *cells, end_section=name == "average")
+    parameters = report.get("model_info", {}).get("all_params")
+    if parameters is not None:
+        table.caption = Text(f"{whole_text(parameters)} parameters", justify="left")
+    return table
+
+
+def _scale(scores: Scores, values: Iterable[float]) -> Scale:
+    return Scale(scores.higher_is_better and all(0 <= value <= 1 for value in values))
+
+
+def _scores(report: Mapping[str, Any]) -> Scores | None:
+    try:
+        return score(read_tasks(report))
+    except ValueError:  # nothing to tabulate
+        return None
+
+
+def sweep_table(hydra: Any, report: Mapping[str, Any]) -> Table:
+    """The jobs of a sweep so far, this one included, the best first.
+
+    Args:
+        hydra: Hydra's own configuration of this job.
+        report: Of this job, with tasks.
+    """
+    scores = score(read_tasks(report))
+    file = Path(hydra.sweep.dir) / _SWEEP
+    jobs = json.loads(file.read_text()) if file.is_file() else {}
+    jobs[", ".join(hydra.overrides.task)] = scores.average()[scores.metric]
+    write_json(file, jobs)
+    scale = _scale(scores, jobs.values())
+    table = _table("job", [f"average {scores.metric} {scale.unit}".strip()])
+    ranked = sorted(
+        jobs.items(), key=lambda job: job[1], reverse=scores.higher_is_better
+    )
+    for overrides, value in ranked:
+        table.add_row(Text(overrides), scale.text(value))
+    table.caption = Text(f"{len(jobs)} jobs so far, in {file}", justify="left")
+    return table
+
+
+def _table(first: str, columns: list[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,57 @@
+"""What coefficients start from where the samples are to say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ..adaptation import Coefficients, Predictor, SampleOrder
+from ..merged.statistics import RunningStatistics
+from ..selection.pool import SAMPLES
+from ..selection.response import chosen, described
+from ..selection.scoring import Logits, Scorer, agreement, taught
+from ..selection.search import Search, scan
+
+
+def start_chooser(
+    predictor: Predictor, order: SampleOrder
+) -> Callable[[Coefficients, RunningStatistics], Search]:
+    """What gives coefficients the one value whose merge agrees best with the experts.
+
+    Args:
+        predictor: Its weights still hold the untouched task vectors; when the result is
+            called, they hold what is merged.
+        order: Of the samples.
+    """
+
+    def expert(index: int) -> Logits:
+        predictor.weights.materialise_expert(index)
+        return predictor.logits
+
+    tasks = predictor.tasks
+    samples = [order.subset(t.name, t.source.count, SAMPLES) for t in tasks]
+    scorer = Scorer(tasks, samples, taught(tasks, samples, expert), agreement)
+
+    def choose(coefficients: Coefficients, statistics: RunningStatistics) -> Search:
+        search = Search(scorer)
+
+        @torch.no_grad()
+        def at(value: float) -> Logits:
+            coefficients.raw.fill_(value)
+            merged = predictor.weights.materialise(coefficients.effective())
+            statistics.write(merged)
+            return predictor.logits
+
+        at(scan(lambda value: search.consider({"init": value}, lambda: at(value))))
+        return search
+
+    return choose
+
+
+def start_notes(search: Search | None) -> list[str]:
+    """A sentence for the model card, if there was a search."""
+    if search is None:
+        return []
+    best = described(chosen(search).settings)
+    return [f"Coefficients started from {best}, which agreed best with the experts."]

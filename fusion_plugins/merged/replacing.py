@@ -1,0 +1,65 @@
+"""Save a model's folder all at once, in place of an older one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import escape
+from pathlib import Path
+
+INDEX = "tinted.json"
+TINTS = "tints"
+
+
+@contextmanager
+def written_beside(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which then takes the place of an older model.
+
+    A kill leaves the older model, or the new one, and never a mixture. Files beside the
+    older model that are no part of it stay. A folder that holds something else than a
+    tinted model is written into.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True
+    ) as name:
+        new, old = Path(name) / "new", Path(name) / "old"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            _copy_others(folder, new)
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+    for left in _beside(folder):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _copy_others(older: Path, new: Path) -> None:
+    for path in older.iterdir():
+        if path.name == TINTS or ".safetensors" in path.suffixes:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, dirs_exist_ok=True)
+        elif not (new / path.name).exists():
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
+
+
+def _beside(folder: Path) -> list[Path]:
+    """What killed saves have left."""
+    return list(folder.parent.glob(f".{escape(folder.name)}-*"))
+
+
+def whole_folder(folder: Path) -> Path:
+    """A model's folder, or its older state if a save was killed between two renames."""
+    left = [path / "old" for path in _beside(folder.resolve())]
+    return folder if folder.exists() else next(filter(Path.is_dir, left), folder)

@@ -1,0 +1,211 @@
+"""Model pools of the user's own folders: models, and data to measure them on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fusion_bench import BaseModelPool
+from fusion_bench.modelpool import (
+    CLIPVisionModelPool,
+    SequenceClassificationModelPool,
+)
+from omegaconf import OmegaConf
+from torch import nn
+
+from ..common.upstream import program_of
+from ..merged.cards import CARD, pool_card
+from ..modelpool.tsv import TsvDataset
+from .clip_tasks import register_clip_task
+from .hugging_face import from_pretrained
+from .loading import PRETRAINED
+from .text import load_tokenizer
+
+TEMPLATES = ("a photo of a {}.", "an image of the {}.")
+_READ = "fusion_plugins.pools.own_folders.read_data"
+_CLASS = "transformers.AutoModelForSequenceClassification"
+
+
+class _Shared:
+    """Saves a merged model with all that is needed to load, show and evaluate it."""
+
+    def save_model(self, model: Any, path: str, whole: bool = False) -> None:
+        """Write a model folder.
+
+        Args:
+            model: The merged model.
+            path: The folder.
+            whole: Of CLIP: the whole model, with the pretrained one's text tower.
+        """
+        (self._whole(model) if whole else model).save_pretrained(path)
+        self._preparation().save_pretrained(path)
+        method = getattr(program_of(self), "method", None)
+        card = getattr(model, "card", None) or getattr(method, "card", None)
+        name = type(method).__name__ if method is not None else "Merge"
+        pool: Any = self
+        Path(path, CARD).write_text(card or pool_card(name, {}, pool))
+
+    def _preparation(self) -> Any:
+        """The processor or the tokenizer."""
+        raise NotImplementedError
+
+    def _whole(self, model: nn.Module) -> Any:
+        raise ValueError("whole=true is for CLIP only: other models are whole already.")
+
+
+class OwnCLIPPool(_Shared, CLIPVisionModelPool):
+    """FusionBench's CLIP pool; its models are saved with processor and card."""
+
+    def _preparation(self) -> Any:
+        return self.load_processor()
+
+    def _whole(self, model: nn.Module) -> Any:
+        clip = self.load_clip_model(PRETRAINED)
+        clip.vision_model = getattr(model, "vision_model", model)
+        return clip
+
+
+class OwnTextPool(_Shared, SequenceClassificationModelPool):
+    """FusionBench's pool of text classifiers; saved with tokenizer and card."""
+
+    def _preparation(self) -> Any:
+        return load_tokenizer(self)
+
+
+def folder_modelpool(
+    models: Mapping[str, str],
+    data: Mapping[str, str] | None = None,
+    templates: Mapping[str, Sequence[str]] | None = None,
+) -> BaseModelPool:
+    """A pool of model folders, CLIP's or text classifiers.
+
+    Args:
+        models: ``_pretrained_`` and the experts -> folder. Experts may be LoRA adapters.
+        data: Expert -> what :func:`read_data` reads.
+        templates: Of CLIP: expert -> the prompts it was fine-tuned with; see
+            :data:`TEMPLATES` for those that are not named.
+
+    Raises:
+        ValueError: There is no ``_pretrained_``, it is of another kind, or `data` names
+            what is no expert.
+    """
+    models, data = dict(models), dict(data or {})
+    base = models.get(PRETRAINED, "")
+    unknown = [name for name in data if name not in models]
+    if unknown:
+        raise ValueError(f"data: there is no model for {unknown}, only {list(models)}.")
+    if is_clip(base):
+        register_data(data, templates)
+        build = partial(OwnCLIPPool, OmegaConf.create(models), processor=base)
+    else:
+        configs = {n: from_pretrained(_CLASS, path) for n, path in models.items()}
+        tokenizer = from_pretrained("transformers.AutoTokenizer", base)
+        build = partial(
+            OwnTextPool,
+            OmegaConf.create(configs),
+            tokenizer=OmegaConf.create(tokenizer),
+        )
+    return build(test_datasets=data_configs(data))
+
+
+def is_clip(folder: str) -> bool:
+    """Whether a model folder holds a CLIP model; if not, it is a text classifier's.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    file = Path(folder, "config.json")
+    if not folder or not file.is_file():
+        raise ValueError(
+            f"models._pretrained_ is {folder!r}, expected the folder of the model that all"
+            " experts were fine-tuned from, with its config.json."
+        )
+    config = json.loads(file.read_text())
+    classes = config.get("architectures") or []
+    if config.get("model_type") == "clip":
+        return True
+    if any(name.endswith("ForSequenceClassification") for name in classes):
+        return False
+    raise ValueError(
+        f"{file} is of a {classes or config.get('model_type')}; folders can be CLIPModel or"
+        " *ForSequenceClassification. For others write a pool config: docs/guides/pools.md."
+    )
+
+
+def data_configs(data: Mapping[str, str]) -> Any:
+    """The data sets as FusionBench's pools take them."""
+    configs = {n: {"_target_": _READ, "path": str(path)} for n, path in data.items()}
+    return OmegaConf.create(configs)
+
+
+def register_data(
+    data: Mapping[str, str], templates: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Make the classes of image data sets known, so that CLIP can tell them apart."""
+    for task, path in data.items():
+        prompts = list((templates or {}).get(task, TEMPLATES))
+        register_clip_task(task, class_names(read_data(path), path), prompts)
+
+
+def read_data(path: str) -> Any:
+    """Labelled samples.
+
+    Args:
+        path: A folder with a folder of images per class; an ``.npz`` file with `x_test`,
+            `y_test` and `class_names`; a ``.tsv`` or ``.csv`` file with columns `label`
+            and `text`; or a data set on the hub or saved by `datasets`, whose split
+            `test` is taken if it has one.
+
+    Raises:
+        ValueError: It cannot be read as any of these.
+    """
+    file = Path(path)
+    if file.suffix == ".tsv":
+        return TsvDataset(file)
+    if file.suffix == ".npz":
+        return _read_npz(file)
+    import datasets
+
+    if file.suffix == ".csv":
+        return datasets.load_dataset("csv", data_files=str(file), split="train")
+    if (file / "dataset_dict.json").is_file() or (file / "state.json").is_file():
+        found = datasets.load_from_disk(str(file))
+    elif file.is_dir():
+        found = datasets.load_dataset("imagefolder", data_dir=str(file))
+    else:
+        found = datasets.load_dataset(str(path))
+    if isinstance(found, datasets.DatasetDict):
+        found = found["test"] if "test" in found else next(iter(found.values()))
+    return found
+
+
+def _read_npz(file: Path) -> Any:
+    import datasets
+
+    with np.load(file) as arrays:
+        missing = {"x_test", "y_test", "class_names"} - set(arrays)
+        if missing:
+            raise ValueError(f"{file} lacks {sorted(missing)}.")
+        labels = datasets.ClassLabel(names=[str(n) for n in arrays["class_names"]])
+        columns = {"image": list(arrays["x_test"]), "label": arrays["y_test"].tolist()}
+    features = datasets.Features({"image": datasets.Image(), "label": labels})
+    return datasets.Dataset.from_dict(columns, features)
+
+
+def class_names(data: Any, path: str) -> Sequence[str]:
+    """The names of a data set's labels.
+
+    Raises:
+        ValueError: It does not name them.
+    """
+    names = getattr(getattr(data, "features", {}).get("label"), "names", None)
+    if names is None:
+        raise ValueError(
+            f"{path} names no classes, from which CLIP makes its heads: it needs a column"
+            " 'label' of the type ClassLabel, or a folder of images per class."
+        )
+    return names

@@ -1,0 +1,1 @@
+"""Selection of any method's options without labels."""

@@ -1,0 +1,73 @@
+"""Label-free selection of any method's options, as a FusionBench method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench.mixins import LightningFabricMixin, SimpleProfilerMixin
+from lightning import Fabric
+from torch import nn
+
+from ..awd.base_method import build_base_method
+from ..common.folders import results_folder
+from ..common.options import WithOptions
+from ..common.upstream import program_of
+from ..pools.family import as_modelpool
+from ..selection import response
+from ..selection.runner import Selection
+from .options import SelectOptions
+
+
+class SelectAlgorithm(
+    WithOptions, LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm
+):
+    """Merge with the options that agree best with the experts on unlabelled samples.
+
+    Args:
+        **options: Those of :class:`SelectOptions`.
+
+    Attributes:
+        response: Every candidate of the last run, as saved in ``selection.json``.
+
+    Raises:
+        TypeError: An unknown option.
+        ValueError: An option out of its range, or one that `base` does not have.
+    """
+
+    Options = SelectOptions
+    options: SelectOptions
+    response: dict[str, Any] | None = None
+
+    def run(self, modelpool: BaseModelPool | Mapping[str, Any]) -> nn.Module:
+        """Merge every candidate and return the best; the pool's models stay as they are.
+
+        Args:
+            modelpool: A FusionBench pool with datasets.
+
+        Raises:
+            ValueError, TypeError: The pool has no samples, or a candidate does not fit.
+        """
+        options = self.options
+        grid, data = options.grid, options.selection_data
+        folder = results_folder(self) if self.fabric.is_global_zero else None
+        with self.profile("select"):
+            selection = Selection(
+                grid, data, self._build, self.fabric, options.drop_early
+            )
+            found = selection.run(as_modelpool(modelpool))
+        with self.profile("merge"):
+            merged = found.kept
+            if merged is None:
+                config = grid.method(response.chosen(found.search).settings)
+                method = build_base_method(config, program_of(self), self.fabric)
+                merged = found.pool.merge(method)
+        about = {"score": data.score, "data": data.split, "seed": data.seed}
+        self.response = response.publish(found.search, about, folder, "selection")
+        self.print_profile_summary()
+        return merged.cpu()
+
+    def _build(self, config: Mapping[str, Any], fabric: Fabric) -> BaseAlgorithm:
+        """A candidate; outside the program, it leaves no files."""
+        return build_base_method(config, None, fabric)

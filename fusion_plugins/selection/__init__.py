@@ -1,0 +1,1 @@
+"""Choosing among candidate merges without labels: scores, the search, its response."""

@@ -1,0 +1,38 @@
+"""Comparisons of toy methods, killed again and again; for test_compare_killed."""
+
+import json
+from pathlib import Path
+
+from forked import kill_often
+from running import ToyMethods, read_cells, toy_program
+
+from fusion_plugins.compare import program
+
+METHODS = ("pretrained", "experts", "DrawWeights", "Several")
+
+
+def run(folder: Path) -> None:
+    """A comparison; keeps what it found of an earlier one."""
+    folder.mkdir(exist_ok=True)
+    cells = read_cells(folder / "results")
+    found = {name: cell["finished"] for name, cell in cells.items()}
+    program.read_methods = ToyMethods(*METHODS)
+    toy_program(folder / "results", seeds=(0, 1)).run()
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+def lasting(cell: dict) -> dict:
+    """What of a cell no clock decides."""
+    passing = ("seconds", "finished", "peak_memory_mib")
+    return {key: value for key, value in cell.items() if key not in passing}
+
+
+def differences(folder: Path, unbroken: Path) -> list[str]:
+    ours, whole = (read_cells(f / "results") for f in (folder, unbroken))
+    found = [name for name in whole if lasting(ours[name]) != lasting(whole[name])]
+    kept = json.loads((folder / "found.json").read_text())
+    return found + [name for name, at in kept.items() if ours[name]["finished"] != at]
+
+
+def kill(folder: Path) -> list[dict]:
+    return kill_often(run, folder, differences)

@@ -1,0 +1,89 @@
+"""What the commands print on a terminal: lines for people, at 80 columns and wider."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+FUSION_BENCH = Path(sys.executable).with_name("fusion_bench")
+EIGHT = (
+    "methods=[pretrained,experts,simple_average,task_arithmetic,ties_merging,awd,"
+    "{adamerging: {steps: 2, guard_every: 0}},{tinting_pp: {rounds: 2, guard_every: 0}}]"
+)
+
+pytestmark = pytest.mark.slow
+
+
+def on_terminal(width: int, folder: Path, *words: str) -> tuple[int, list[str]]:
+    """A command's exit status, and the lines that a terminal shows in the end."""
+    process, terminal = pty.fork()
+    if not process:
+        os.chdir(folder)
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+        kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        command = [str(FUSION_BENCH), *words]
+        os.execve(
+            FUSION_BENCH, command, kept | {"TERM": "xterm", "OMP_NUM_THREADS": "1"}
+        )
+    written = b""
+    try:
+        while part := os.read(terminal, 65536):
+            written += part
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    return os.waitpid(process, 0)[1], shown(written.decode())
+
+
+def shown(text: str) -> list[str]:
+    """Apply the few control sequences that progress bars use."""
+    lines, row = [""], 0
+    for part in re.split(r"(\x1b\[A|\r\n|\n|\r)", text):
+        if part == "\x1b[A":
+            row = max(row - 1, 0)
+        elif part in ("\n", "\r\n"):
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part != "\r":
+            plain = re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|\].*?\x1b\\)", "", part)
+            lines[row] = (plain + lines[row][len(plain) :]).rstrip()
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def height(lines: list[str], width: int) -> int:
+    """Lines on the screen; long ones take several."""
+    return sum(max(-(-len(line) // width), 1) for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_merge_prints_a_table_in_percent(tiny_pool_root, tmp_path, width):
+    pools = [f"{p}=demo" for p in ("modelpool", "taskpool")]
+    roots = [f"{p}.root={tiny_pool_root}" for p in ("modelpool", "taskpool")]
+    status, lines = on_terminal(width, tmp_path, "method=awd", *pools, *roots)
+    text = "\n".join(lines)
+    assert status == 0 and height(lines, width) <= 25, text
+    assert lines[0] == "Merging: method=awd modelpool=demo taskpool=demo"
+    assert re.search(r"^ task +accuracy % ", text, re.MULTILINE)
+    for task in ("average", "digits", "textures", "colours"):
+        assert re.search(rf"^ {task} +\d+\.\d ", text, re.MULTILINE), text
+    assert "Results: ./outputs/fabric_model_fusion/" in text
+    assert "The merged model is not saved; merged_model_save_path=FOLDER" in text
+    assert "CONFIG" not in text and "Instantiate" not in text and "Profiler" not in text
+
+
+def test_a_comparison_of_eight_methods_drops_no_task(tiny_pool_root, tmp_path):
+    pools = [f"{p}=demo" for p in ("modelpool", "taskpool")]
+    roots = [f"{p}.root={tiny_pool_root}" for p in ("modelpool", "taskpool")]
+    words = ("--config-name", "compare", EIGHT, *pools, *roots)
+    status, lines = on_terminal(80, tmp_path, *words)
+    text = "\n".join(lines)
+    assert status == 0 and height(lines, 80) <= 40, text
+    assert all(len(line) <= 80 for line in lines if line.startswith(" ")), text
+    assert re.search(r"^cell 3 of 8: simple_average-seed0, about .* left$", text, re.M)
+    for task in ("average", "digits", "textures", "colours"):
+        assert task in text

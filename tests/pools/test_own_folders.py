@@ -1,0 +1,207 @@
+"""Own folders in; a table, saved models and cards out, which others can load."""
+
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from fusion_bench.scripts.cli import _hydra_main
+from huggingface_hub import ModelCard
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPVisionModel,
+)
+
+from fusion_plugins import AWDAlgorithm, TintedModel
+from fusion_plugins.compare.evaluation import evaluate_model
+from fusion_plugins.demo import demo_taskpool
+from fusion_plugins.demo.datasets import load_dataset
+from fusion_plugins.merged.heads import ClassificationHead
+from fusion_plugins.pools.own_folders import folder_modelpool, read_data
+from fusion_plugins.taskpool.own_folders import folder_taskpool
+
+TASKS = ("digits", "textures")
+PROMPTS = {
+    "digits": ["a scan of the digit {}.", "the digit {}."],
+    "textures": ["a texture of {}.", "a pattern of {}."],
+}
+
+
+@pytest.fixture(scope="module")
+def own(tiny_pool_root, tmp_path_factory):
+    """Model folders, and of the first task a folder of images per class."""
+    root = tmp_path_factory.mktemp("own")
+    samples = load_dataset(str(tiny_pool_root), TASKS[0])
+    for index in range(len(samples)):
+        sample = samples[index]
+        name = samples.class_names[sample["label"]]
+        place = root / "images" / name / f"{index}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        sample["image"].save(place)
+    models = {"_pretrained_": str(tiny_pool_root / "pretrained")}
+    models |= {task: str(tiny_pool_root / "experts" / task) for task in TASKS}
+    files = (root / "images", tiny_pool_root / "data" / f"{TASKS[1]}.npz")
+    return models, dict(zip(TASKS, map(str, files), strict=True)), root
+
+
+def listed(values):
+    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
+
+
+@pytest.fixture(scope="module")
+def finished(own):
+    models, data, root = own
+    words = ["--config-name", "own_experts", "methods=[pretrained,experts,awd]"]
+    words += [f"modelpool.models={listed(models)}", f"modelpool.data={listed(data)}"]
+    words += [f"modelpool.templates={listed(PROMPTS)}"]
+    words += [f"results={root}/results", f"hydra.run.dir={root}/run"]
+    words += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["fusion_bench", *words])
+        patch.setenv("HF_DATASETS_CACHE", str(root / "cache"))
+        GlobalHydra.instance().clear()
+        _hydra_main()
+        GlobalHydra.instance().clear()
+    return root / "results"
+
+
+def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished):
+    models, data, _ = own
+    table = (finished / "results.csv").read_text()
+    assert all(name in table for name in ("pretrained", "experts", "awd"))
+    (saved,) = finished.glob("work/awd*/merged_model")
+    card = ModelCard.load(saved / "README.md")
+    assert card.data.base_model == ["pretrained", *TASKS]
+    assert card.data.to_dict()["base_model_relation"] == "merge"
+    assert card.data.library_name == "transformers" and "merge" in card.data.tags
+    assert str(Path(models["_pretrained_"]).parent) not in str(card)
+    CLIPProcessor.from_pretrained(saved)
+    report = evaluate_model(
+        CLIPVisionModel.from_pretrained(saved), folder_taskpool(models, data, PROMPTS)
+    )
+    named = {r.dataset_name: r.metric_value for r in card.data.eval_results}
+    assert named == {task: report[task]["accuracy"] for task in TASKS}
+    demo = demo_taskpool(Path(models["_pretrained_"]).parent, tasks=TASKS)
+    reference = evaluate_model(CLIPVisionModel.from_pretrained(saved), demo)
+    assert named == {task: reference[task]["accuracy"] for task in TASKS}
+
+
+def test_a_clip_is_saved_whole_on_request(own, tmp_path):
+    models, data, _ = own
+    pool = folder_modelpool(models, data)
+    merged = AWDAlgorithm().run(pool)
+    pool.save_model(merged, str(tmp_path), whole=True)
+    clip = CLIPModel.from_pretrained(tmp_path).state_dict()
+    base = CLIPModel.from_pretrained(models["_pretrained_"]).state_dict()
+    vision = merged.state_dict()
+    for name, value in clip.items():
+        expected = vision[name] if name.startswith("vision_model") else base[name]
+        assert torch.equal(value, expected), name
+
+
+def test_licences_of_the_inputs_are_named(own, tmp_path):
+    models, data, _ = own
+    from fusion_plugins.merged.cards import model_card
+
+    for name, licence in (("a", "mit"), ("b", "apache-2.0")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    sources = {name: str(tmp_path / name) for name in "ab"} | {"c": "user/c", "d": None}
+    card = ModelCard(model_card("T", "AWD", {"path": str(tmp_path)}, sources))
+    assert card.data.license == "other"
+    assert card.data.to_dict()["license_name"] == "apache-2.0, mit"
+    assert card.data.base_model == ["a", "b", "user/c"]
+    assert str(tmp_path.parent) not in str(card)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_pretrained_": "nowhere"}, "models._pretrained_ is 'nowhere', expected"),
+        ({"data": {"x": "images"}}, "there is no model for .'x'., only"),
+    ],
+)
+def test_what_does_not_fit_is_named(own, change, message):
+    models, data, _ = own
+    data = change.get("data", data)
+    models = models | {k: v for k, v in change.items() if k != "data"}
+    with pytest.raises(ValueError, match=message):
+        folder_modelpool(models, data)
+
+
+def test_files_are_read_as_images_and_texts(own, tmp_path):
+    _, data, _ = own
+    first = read_data(data[TASKS[1]])[0]
+    assert isinstance(first["image"], Image.Image) and first["label"] in range(20)
+    for suffix, mark in ((".csv", ","), (".tsv", "\t")):
+        file = tmp_path / f"x{suffix}"
+        file.write_text(f"label{mark}text\n1{mark}good\n")
+        assert read_data(str(file))[0] == {"label": 1, "text": "good"}
+
+
+def test_tinted_models_go_to_the_hub_and_come_back(own, tmp_path, monkeypatch):
+    models, _, _ = own
+    trunk = CLIPVisionModel.from_pretrained(models["digits"])
+    heads = {"digits": ClassificationHead(torch.ones(2, 3))}
+    uploaded = {}
+
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, name, exist_ok, private):
+            uploaded[name] = private
+            return f"https://hub/{name}"
+
+        def upload_folder(self, repo_id, folder_path):
+            assert repo_id in uploaded
+            Path(folder_path).rename(tmp_path / "snapshot")
+            Path(folder_path).mkdir()
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name: str(tmp_path / "snapshot")
+    )
+    model = TintedModel(trunk, {"head": heads})
+    assert model.push_to_hub("user/name", private=True) == "https://hub/user/name"
+    again = TintedModel.from_pretrained("user/name")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+
+
+def test_text_folders_are_measured_and_saved_with_their_tokenizer(tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad"])
+    )
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
+    config = BertConfig(vocab_size=6, num_hidden_layers=1, num_labels=2, **size)
+    models = {name: str(tmp_path / name) for name in ("_pretrained_", "a", "b")}
+    for seed, folder in enumerate(models.values()):
+        torch.manual_seed(seed)
+        BertForSequenceClassification(config).save_pretrained(folder)
+        BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
+    file = tmp_path / "a.csv"
+    file.write_text("label,text\n1,good\n0,bad\n1,good good\n")
+    data = {"a": str(file), "b": str(file)}
+    pool = folder_modelpool(models, data)
+    merged = AWDAlgorithm().run(pool)
+    report = folder_taskpool(models, data).evaluate(merged)
+    pool.save_model(merged, str(tmp_path / "merged"))
+    again = TintedModel.from_pretrained(tmp_path / "merged")
+    repeated = folder_taskpool(models, data).evaluate(again)
+    assert [repeated[t] for t in data] == [report[t] for t in data]
+    kept, own = (
+        AutoTokenizer.from_pretrained(f) for f in (tmp_path / "merged", models["a"])
+    )
+    assert kept.get_vocab() == own.get_vocab()
+    card = ModelCard.load(tmp_path / "merged" / "README.md")
+    assert card.data.base_model == ["_pretrained_", "a", "b"]

@@ -1,0 +1,88 @@
+"""What cannot be selected is refused in one line, before any model is read."""
+
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, SelectAlgorithm
+from fusion_plugins.selection.pool import require_classes
+
+TASK_ARITHMETIC = {"_target_": "fusion_bench.method.TaskArithmeticAlgorithm"}
+WUDI = {"_target_": "fusion_bench.method.WUDIMerging", "iter_num": 3}
+AWD = {"_target_": "fusion_plugins.AWDAlgorithm", "alpha": 0.1}
+
+
+@pytest.fixture
+def unread(tiny_modelpool, monkeypatch):
+    """A pool without models that can be read."""
+
+    def load_model(self, name, *args, **kwargs):
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr(type(tiny_modelpool), "load_model", load_model)
+    return tiny_modelpool
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"data": "val"}, ValueError, "pool lists no val_datasets for"),
+        ({"score": "val"}, ValueError, "pool lists no val_datasets for"),
+        (
+            {"base": AWD, "over": {"alpha": [0.1, -1]}},
+            ValueError,
+            r"alpha is -1, expected a number in \[0, inf\)",
+        ),
+    ],
+)
+def test_before_any_model_is_read(unread, options, error, message):
+    unread._val_datasets = {}
+    with pytest.raises(error, match=message) as caught:
+        SelectAlgorithm(**options).run(unread)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_without_a_scaling_factor_needs_lists(unread):
+    message = (
+        "over=null: there is no option 'scaling_factor', expected lists for some of"
+    )
+    with pytest.raises(ValueError, match=f"{message} iter_num"):
+        SelectAlgorithm(base=WUDI)
+    message = "scaling=auto: there is no option 'scaling_factor', expected lists"
+    with pytest.raises(ValueError, match=message):
+        AWDAlgorithm(base=WUDI, scaling="auto").run(unread)
+
+
+def test_pools_without_data_are_refused():
+    pool = {name: nn.Linear(2, 2) for name in ("_pretrained_", "a")}
+    with pytest.raises(TypeError, match="does not know the pool class BaseModelPool"):
+        SelectAlgorithm().run(pool)
+    message = "scaling=auto needs samples, and nothing knows those of a BaseModelPool"
+    with pytest.raises(TypeError, match=message):
+        AWDAlgorithm(scaling="auto").run(pool)
+
+
+def test_tasks_without_classes_are_refused():
+    adapter = SimpleNamespace(
+        tasks=("a", "b"), dense=False, has_classes=lambda task: task == "a"
+    )
+    with pytest.raises(ValueError, match=r"compares predicted classes, but \['b'\]"):
+        require_classes(adapter)
+
+
+@pytest.mark.parametrize("init", ["automatic", None, True, 11])
+def test_a_start_is_a_number_or_auto(init):
+    message = rf"init is {init!r}, expected a number in \[-10, 10\], or 'auto'."
+    with pytest.raises(ValueError, match=message):
+        AdaMergingAlgorithm(init=init)
+
+
+def test_a_method_that_gives_no_model_is_named(tiny_modelpool):
+    base = {"_target_": "fusion_bench.method.TaskSingularVectorMerging"}
+    base |= {"alpha": 1, "exclude_keys": None, "return_single_task_models": True}
+    options = {"max_samples": 8, "num_workers": 0, "over": {"alpha": [1]}}
+    with pytest.raises(
+        TypeError, match="TaskSingularVectorMerging gives a .*, not a mod"
+    ):
+        SelectAlgorithm(base=base, **options).run(tiny_modelpool)
