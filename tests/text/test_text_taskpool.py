@@ -279,10 +279,11 @@ def test_test_sets_are_checked_before_anything_is_learned(monkeypatch):
     pool = classification_pool()
     hidden = [row | {"label": -1} for row in sentences("bb")]
     taskpool = make_taskpool(test_datasets={"aa": sentences("aa"), "bb": hidden})
-    pool._program = SimpleNamespace(taskpool=taskpool)
+    method = TintingAlgorithm(**QUIET)
+    method._program = SimpleNamespace(taskpool=taskpool)
     monkeypatch.setattr(type(pool), "load_model", None)
     with pytest.raises(ValueError, match="Task 'bb' has the label -1 .hidden test lab"):
-        TintingAlgorithm(**QUIET).run(pool)
+        method.run(pool)
 
 
 @pytest.mark.parametrize("column", ["labels", "fine_label"])
@@ -381,8 +382,9 @@ def test_labels_of_gpt2_are_checked_before_anything_is_learned(
     rows = tokenised("bb")
     rows[-1]["labels"] = label
     taskpool._test_datasets = {"bb": rows}
-    pool._program = SimpleNamespace(taskpool=taskpool)
+    method = TintingAlgorithm(**QUIET)
+    method._program = SimpleNamespace(taskpool=taskpool)
     monkeypatch.setattr(type(pool), "load_model", None)
     where = f"^Task 'bb', sample {len(rows) - 1}: its label is {label}, .*{message}"
     with pytest.raises(ValueError, match=where):
-        TintingAlgorithm(**QUIET).run(pool)
+        method.run(pool)
