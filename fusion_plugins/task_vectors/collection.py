@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from ..common.workers import Workers
 from . import checks
-from .blocks import Block, block_shape, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
+from .checks import Block, block_shape, row_slices
 from .names import named_like
 
 Result = TypeVar("Result")

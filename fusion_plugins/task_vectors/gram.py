@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .blocks import Block
+from .checks import Block
 from .collection import TaskVectors
 
 GRANULARITIES = ("model", "tensor", "row")

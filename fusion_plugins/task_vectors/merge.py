@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .blocks import Block
+from .checks import Block
 from .collection import TaskVectors
 
 # Coefficients per tensor name: shape (tasks,), or (tasks, rows) for one per row.

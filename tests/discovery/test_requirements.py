@@ -101,7 +101,7 @@ def test_a_requirement_is_a_range(required: Requirement) -> None:
         ("fusion-bench", "0.2.32"),
         ("transformers", "4.45.2"),
         ("transformers", "4.49.0"),
-        ("transformers", "5.0.0"),
+        ("transformers", "6.0.0"),
         ("hydra-core", "1.4.0"),
     ],
 )
