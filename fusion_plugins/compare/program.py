@@ -9,7 +9,7 @@ from functools import partial
 from fusion_bench import BaseAlgorithm, auto_register_config
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
-from lightning.fabric.loggers import CSVLogger
+from lightning.fabric.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
@@ -207,7 +207,8 @@ class CompareProgram(FabricModelFusionProgram):
         for option, value in (("seed", cell.seed), ("save_model", False)):
             if option in config and option not in cell.method.overrides:
                 config[option] = value
-        loggers_of.put(self.fabric, [CSVLogger(folder, name="", version="")])
+        # FusionBench's learned and continual methods take no other.
+        loggers_of.put(self.fabric, [TensorBoardLogger(folder, name="", version="")])
         load = "fusion_bench.compat.method.load_algorithm_from_config"
         self.method = set_up(self)(config, load)
         return self.method, config
