@@ -54,7 +54,7 @@ class CompareProgram(FabricModelFusionProgram):
         metric: Main metric; a name, a mapping from task to name, or None to find it.
         retry_failed: Run cells again that failed earlier.
         save_models: Keep every merged model in the results folder.
-        published: Published numbers for the tables; see docs/recipes.md.
+        published: A setting with published numbers, or such; see docs/recipes.md.
         settings: Values for other entries of the config to refer to; not read here.
         dry_run: Only list the cells.
         **kwargs: Of FusionBench's own program: fabric, path, print_config, fast_dev_run.
@@ -76,7 +76,7 @@ class CompareProgram(FabricModelFusionProgram):
         metric: str | Mapping | None = None,
         retry_failed: bool = True,
         save_models: bool = False,
-        published: Mapping | None = None,
+        published: str | Mapping | None = None,
         settings: Mapping | None = None,
         dry_run: bool = False,
         **kwargs: object,

@@ -74,7 +74,9 @@ def table_notes(comparison: Comparison) -> Iterator[str]:
     for row in comparison.listed():
         yield from (f"Failed: {row.label}, {error}" for error in row.errors())
     published = comparison.published
-    if published:
+    if "left_out" in published:
+        yield f"Published numbers left out: {published['left_out']}."
+    elif published:
         yield f"Published numbers: {published['source']}."
         yield f"Their checkpoints: {published['checkpoints']}."
         yield from (f"Differs: {text}." for text in published.get("differs") or ())

@@ -106,5 +106,5 @@ def test_cells_run_side_by_side_into_one_folder(tiny_pool_root, tmp_path):
     }
     assert all(cell["status"] == "done" for cell in cells.values())
     # Both jobs were asked for it, one ran it.
-    assert (run.stdout + run.stderr).count("running pretrained-seed0") == 1
+    assert (run.stdout + run.stderr).count(": pretrained-seed0") == 1
     assert "awd (alpha=0.2)" in (results / "results.md").read_text()

@@ -1,0 +1,77 @@
+"""Published numbers, and whether a comparison may show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..modelpool.folders import source_of
+from ..pools.family import PRETRAINED
+from .methods import did_you_mean
+
+_DATA = Path(__file__).with_name("published.yaml")
+
+
+@cache
+def published_data() -> dict[str, Any]:
+    """All of them, as `published.yaml` holds them."""
+    data: dict[str, Any] = yaml.safe_load(_DATA.read_text(encoding="utf-8"))
+    return data
+
+
+def published_for(asked: Any, modelpool: Mapping, taskpool: Mapping) -> dict | None:
+    """What the tables say of published numbers.
+
+    Args:
+        asked: A setting of `published.yaml`, as ``ta8_b32`` or
+            ``corrupted_b32/motion_blur``; numbers of the user's own; or None.
+        modelpool, taskpool: Configs.
+
+    Returns:
+        `rows` with label, method, tasks, average, source, table, family and protocol;
+        and their `source`, `checkpoints` and what `differs`. Where pretrained model,
+        experts or tasks are not the setting's, only `left_out`, the reason.
+
+    Raises:
+        ValueError: There is no such setting.
+    """
+    if asked is None or isinstance(asked, Mapping):
+        return asked if asked is None else dict(asked)
+    data = published_data()
+    name, _, variant = str(asked).partition("/")
+    if name not in data["settings"]:
+        hint = did_you_mean(name, list(data["settings"]))
+        raise ValueError(f"published is '{asked}', which is no setting.{hint}")
+    setting = data["settings"][name]
+    if not _is_setting(setting, modelpool, taskpool):
+        return {"left_out": "other pool"}
+    rows = [_row(row, variant) for row in setting["rows"]]
+    families = {row["family"]: data["families"][row["family"]] for row in rows}
+    return {
+        "source": ", ".join(dict.fromkeys(row["source"] for row in rows)),
+        "checkpoints": "; ".join(
+            text if family == "unknown" else f"({family}): {text}"
+            for family, text in families.items()
+        ),
+        "differs": setting["differs"],
+        "rows": rows,
+    }
+
+
+def _is_setting(setting: Mapping, modelpool: Mapping, taskpool: Mapping) -> bool:
+    merged = setting["merged"]
+    models = {task: setting["experts"].format(task=task) for task in merged}
+    models[PRETRAINED] = setting["pretrained"]
+    found = {k: source_of(v) for k, v in (modelpool.get("models") or {}).items()}
+    tested = set(taskpool.get("test_datasets") or ())
+    return found == models and tested == set(setting.get("tested", merged))
+
+
+def _row(row: Mapping, variant: str) -> dict:
+    average = row["average"]
+    average = average.get(variant) if isinstance(average, Mapping) else average
+    return {"method": None, "tasks": None, **row, "average": average}
