@@ -29,7 +29,8 @@ def published_for(asked: Any, modelpool: Mapping, taskpool: Mapping) -> dict | N
     Args:
         asked: A setting of `published.yaml`, as ``ta8_b32`` or
             ``corrupted_b32/motion_blur``; numbers of the user's own; or None.
-        modelpool, taskpool: Configs.
+        modelpool: Its config.
+        taskpool: Its config.
 
     Returns:
         `rows` with label, method, tasks, average, source, table, family and protocol;
