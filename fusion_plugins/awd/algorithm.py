@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..common.folders import results_folder
 from ..common.logging import get_logger
 from ..common.options import WithOptions, choice, patterns, plain
-from ..common.upstream import program_of
+from ..common.upstream import check_test_sets, program_of
 from ..pools.family import FinishOptions, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
 from ..pools.replaced import with_shared_heads
@@ -85,14 +85,16 @@ class AWDAlgorithm(
             modelpool: A FusionBench pool, a dict of modules, or a dict of model folders.
 
         Returns:
-            The merged model; whatever the base method returns if it is not linear. If
-            the pool's experts have heads of their own, a tinted model that holds them.
+            The merged model. If the pool's experts have heads of their own, a tinted
+            model that holds them.
 
         Raises:
-            ValueError, TypeError: The pool or its checkpoints do not fit.
+            ValueError, TypeError: The pool or its checkpoints do not fit, or the base
+                method makes several models.
         """
         modelpool, options = as_modelpool(modelpool), self.options
         folder = results_folder(self) if self.fabric.is_global_zero else None
+        check_test_sets(self)
         base = options.base
         if options.scaling is not None:
             base = self._base_with_best_scaling(modelpool, folder)
@@ -111,7 +113,8 @@ class AWDAlgorithm(
                 merged = self._merge_linearly(module, task_vectors, found, weights)
             else:
                 pool = with_shared_heads(modelpool, module)
-                merged = method.run(disentangled_pool(pool, task_vectors, found))
+                pool = disentangled_pool(pool, task_vectors, found)
+                merged = _one_model(method.run(pool), method)
         with self.profile("finish"):
             merged = finish(merged, self.fabric.device)
             require_finite(merged, "Use a smaller scaling, or check the experts.")
@@ -151,3 +154,12 @@ class AWDAlgorithm(
     ) -> nn.Module:
         folded = {key: found.fold(key, weights) for key in task_vectors.keys}
         return merge_into(module, task_vectors, folded, self.fabric.is_global_zero)
+
+
+def _one_model(merged: object, method: BaseAlgorithm) -> nn.Module:
+    if isinstance(merged, nn.Module):
+        return merged
+    raise TypeError(
+        f"base: {type(method).__name__} returned a {type(merged).__name__}, not one model."
+        " Choose a base method that makes one."
+    )

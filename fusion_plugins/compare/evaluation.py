@@ -13,6 +13,7 @@ from fusion_bench import BaseModelPool
 from torch import nn
 
 from ..common.upstream import is_set_up, test_datasets_of
+from ..pools.loading import load_model
 
 Tasks = dict[str, dict[str, float]]  # task -> metric -> value
 
@@ -116,7 +117,7 @@ def evaluate_experts(modelpool: BaseModelPool, taskpool: Any) -> Tasks:
             seen = known
             continue
         with only_task(taskpool, name):
-            found = evaluate_model(modelpool.load_model(name), taskpool)
+            found = evaluate_model(load_model(modelpool, name), taskpool)
         seen = list(found)
         tasks |= {name: found[name]} if name in found else {}
     if not tasks:

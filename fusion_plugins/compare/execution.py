@@ -21,7 +21,8 @@ from ..common.running import full_errors
 from ..common.upstream import models_of
 from ..pools import with_shared_heads
 from ..pools.clip_tasks import registered_tasks
-from ..pools.loading import head_site, load_module
+from ..pools.family import PRETRAINED as BASE
+from ..pools.loading import head_site, load_model, load_module
 from ..pools.replaced import with_experts
 from ..pools.task_heads import with_task_heads
 from .cells import Cell
@@ -58,7 +59,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         if self.modelpool.has_pretrained:
-            base = self.modelpool.load_pretrained_model()
+            base = load_model(self.modelpool, BASE)
             if isinstance(base, nn.Module):
                 self.base_parameters = _numel(base)
                 self.own_heads = head_site(self.modelpool, base) is not None
@@ -66,9 +67,10 @@ class Bench:
     def view(self, own_method: bool) -> BaseModelPool:
         """The model pool for one method, which may do with it as it likes.
 
-        Models that the pool holds in memory are copied. FusionBench's methods merge every
-        tensor: where experts have heads of their own, which may differ in shape, these
-        methods see the pretrained model's instead. What they load is checked as for ours.
+        Models that the pool holds in memory are copied. Ours check what they load;
+        FusionBench's methods get models that were checked. These merge every tensor:
+        where experts have heads of their own, which may differ in shape, they see the
+        pretrained model's instead.
         """
         pool = copy(self.modelpool)
         models_of.put(pool, deepcopy(models_of(pool)))
@@ -125,7 +127,7 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[dict]:
     method: Any = None
     config: Any = {}
     if cell.method.name == PRETRAINED:
-        result = bench.view(own_method=True).load_pretrained_model()
+        result = load_model(bench.view(own_method=True), BASE)
     else:
         method, built = bench.build(cell)
         config = OmegaConf.to_container(built)

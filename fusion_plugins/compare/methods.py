@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ..common.hashing import settings_hash
 from ..common.options import plain as without_omegaconf
+from .bundled import NOT_RUNNING
 from .composing import compose_method, method_names
 from .files import flatten
 from .results import REFERENCES
@@ -80,7 +81,7 @@ def read_methods(listed: object, common: object = None) -> list[Method]:
     entries = [_name_and_options(entry) for entry in plain]
     shared = _common(common, [name for name, _ in entries])
     known = method_names()  # slow to list
-    methods = [_method(n, _merged(shared.get(n, {}), own), known) for n, own in entries]
+    methods = [_method(n, shared.get(n, {}) | own, known) for n, own in entries]
     labels = [method.label for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -93,30 +94,21 @@ def as_plain(value: object) -> Any:
     return list(value) if isinstance(value, tuple) else without_omegaconf(value)
 
 
-def _merged(*options: Mapping) -> dict:
-    merged: Any = OmegaConf.to_container(OmegaConf.merge(*options))
-    return merged
-
-
 def _nested(options: Mapping) -> dict:
-    """Options whose names may be dotted, as nested mappings.
+    """Options with dotted names as nested mappings.
 
-    An option that is given a method by name and options of that method has the name under
-    an empty key.
+    Names that go on where another option is a plain value stay dotted: those of a method
+    that is chosen by name, as in ``{base: ties_merging, base.scaling_factor: 0.5}``.
     """
     nested: dict = {}
-    for name, value in flatten(options):
-        *parents, last = str(name).split(".")
+    for name, value in options.items():
+        *above, last = name.split(".")
+        parents = {".".join(above[:depth]) for depth in range(1, len(above) + 1)}
         place = nested
-        for parent in parents:
-            held = place.setdefault(parent, {})
-            if not isinstance(held, dict):
-                held = place[parent] = {_ITSELF: held}
-            place = held
-        if isinstance(place.get(last), dict):
-            place[last][_ITSELF] = value
-        else:
-            place[last] = value
+        if not parents & set(options):
+            for part in above:
+                place = place.setdefault(part, {})
+        place[name if place is nested else last] = value
     return nested
 
 
@@ -126,7 +118,7 @@ def _name_and_options(entry: object) -> tuple[str, dict]:
     if isinstance(entry, dict) and len(entry) == 1:
         name, options = next(iter(entry.items()))
         if isinstance(name, str) and (options is None or isinstance(options, dict)):
-            return name, _nested(options or {})
+            return name, dict(flatten(options or {}))
     raise ValueError(
         f"methods holds {entry!r}, expected a method's name, or one name with its options"
         " such as {awd: {alpha: 0.2}}."
@@ -144,7 +136,7 @@ def _common(common: object, names: Sequence[str]) -> dict:
     idle = [name for name in plain if name not in names]
     if idle:
         raise ValueError(f"overrides has {idle}, which methods does not list: {names}.")
-    return {name: _nested(options) for name, options in plain.items()}
+    return {name: dict(flatten(options)) for name, options in plain.items()}
 
 
 def _method(name: str, overrides: dict, known: Sequence[str]) -> Method:
@@ -156,41 +148,46 @@ def _method(name: str, overrides: dict, known: Sequence[str]) -> Method:
         return Method(name)
     if name not in known:
         raise ValueError(
-            f"methods holds '{name}', which is no method.{did_you_mean(name, known)}"
+            f"methods holds '{name}', which is no method.{_nearest(name, known)}"
             f" A method is {', '.join(REFERENCES)} or the name of a file below"
             " config/method of fusion-plugins or of FusionBench."
         )
-    config = compose_method(name)
-    chosen = _chosen_methods(name, config, overrides, known)
-    config = compose_method(name, chosen) if chosen else config
-    changes = {
-        key: (
-            {k: v for k, v in value.items() if k != _ITSELF} if key in chosen else value
-        )
-        for key, value in overrides.items()
-        if key not in chosen or isinstance(value, Mapping)
-    }
+    config, chosen = _with_chosen_methods(name, overrides, known)
+    changes = _nested({k: v for k, v in overrides.items() if k not in chosen})
     _check_options(name, config, changes)
     changed: Any = OmegaConf.merge(config, changes)
-    return Method(name, overrides, changed)
+    missing = [k for k, v in flatten(_unresolved(changed)) if v == MISSING]
+    if missing:
+        raise ValueError(
+            f"{name} needs {', '.join(missing)}: list it as"
+            f" {{{name}: {{{missing[0]}: ...}}}} in methods."
+        )
+    return Method(name, _nested(overrides), changed)
 
 
-def _chosen_methods(
-    name: str, config: DictConfig, overrides: Mapping, known: Sequence[str]
-) -> dict[str, str]:
-    """Options that hold a whole method and are given another one by name."""
-    plain: Any = OmegaConf.to_container(config)  # not resolved
-    parts = {k for k, v in plain.items() if isinstance(v, dict) and "_target_" in v}
-    named = {
-        key: value.get(_ITSELF) if isinstance(value, Mapping) else value
-        for key, value in overrides.items()
-    }
-    chosen = {k: v for k, v in named.items() if isinstance(v, str) and k in parts}
-    for key, value in chosen.items():
+def _with_chosen_methods(
+    name: str, overrides: Mapping, known: Sequence[str]
+) -> tuple[DictConfig, dict[str, str]]:
+    """The method's config with the options that hold a whole method given by name."""
+    config, chosen = compose_method(name), {}
+    for key, value in sorted(overrides.items(), key=lambda item: item[0].count(".")):
+        part = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        whole = isinstance(part, Mapping) and "_target_" in part
+        if not isinstance(value, str) or not whole:
+            continue
         if value not in known:
-            hint = did_you_mean(value, known)
+            hint = _nearest(value, known)
             raise ValueError(f"{name}: {key} is '{value}', which is no method.{hint}")
-    return chosen
+        chosen[key] = value
+        config = compose_method(name, chosen)
+    return config, chosen
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """Proposes methods that give a result."""
+    parts = "fusion_plugins/"
+    running = [n for n in known if n not in NOT_RUNNING and not n.startswith(parts)]
+    return did_you_mean(name, running)
 
 
 def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
@@ -202,14 +199,18 @@ def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 def _check_options(name: str, node: Mapping, changes: Mapping, path: str = "") -> None:
+    whole = _unresolved(node)
     for key, value in changes.items():
-        if key not in list(node):  # `in` denies options that are still to be given
-            known = [str(k) for k in node if not str(k).startswith("_")]
+        if key not in whole:
+            known = [str(k) for k in whole if not str(k).startswith("_")]
             raise ValueError(
                 f"{name} has no option '{path}{key}'.{did_you_mean(str(key), known, path)}"
                 f" Options: {', '.join(path + k for k in known)}."
             )
-        whole: Any = OmegaConf.to_container(node)  # not resolved
         below = whole[key]
         if isinstance(value, Mapping) and isinstance(below, dict) and below:
             _check_options(name, node[key], value, f"{path}{key}.")
+
+
+def _unresolved(config: Any) -> Any:
+    return OmegaConf.to_container(config)

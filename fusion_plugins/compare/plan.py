@@ -18,6 +18,7 @@ from .cells import Cell, make_cells
 from .files import FORMAT
 from .inputs import inputs_identity, references
 from .methods import Method, as_plain
+from .published import published_for
 from .store import Results
 
 
@@ -66,7 +67,7 @@ class Plan:
             seeds: Each gives every row one cell.
             results: Where cells are kept.
             surroundings: Top-level keys of the job that method configs may refer to.
-            about: Title and published numbers.
+            about: Title, and `published` as the config has it.
             settings: What else decides every cell's result.
         """
         self.methods, self.results, self.surroundings = methods, results, surroundings
@@ -134,6 +135,7 @@ def _description(surroundings: Mapping, about: Mapping) -> dict:
     return {
         "format": FORMAT,
         **about,
+        "published": published_for(about["published"], *pools.values()),
         "pools": settings_hash(list(pools.values()), 8),
         **pools,
         "tasks": [],

@@ -9,6 +9,7 @@ from functools import partial
 from fusion_bench import BaseAlgorithm, auto_register_config
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
+from lightning.fabric.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
@@ -55,7 +56,7 @@ class CompareProgram(FabricModelFusionProgram):
         metric: Main metric; a name, a mapping from task to name, or None to find it.
         retry_failed: Run cells again that failed earlier.
         save_models: Keep every merged model in the results folder.
-        published: Published numbers for the tables; see docs/recipes.md.
+        published: A setting with published numbers, or such; see docs/recipes.md.
         settings: Values for other entries of the config to refer to; not read here.
         dry_run: Only list the cells.
         **kwargs: Of FusionBench's own program: fabric, path, print_config, fast_dev_run.
@@ -77,7 +78,7 @@ class CompareProgram(FabricModelFusionProgram):
         metric: str | Mapping | None = None,
         retry_failed: bool = True,
         save_models: bool = False,
-        published: Mapping | None = None,
+        published: str | Mapping | None = None,
         settings: Mapping | None = None,
         dry_run: bool = False,
         **kwargs: object,
@@ -209,7 +210,8 @@ class CompareProgram(FabricModelFusionProgram):
         for option, value in (("seed", cell.seed), ("save_model", False)):
             if option in config and option not in cell.method.overrides:
                 config[option] = value
-        loggers_of.put(self.fabric, [CellLogger(folder, name="", version="")])
+        # FusionBench's learned and continual methods take no other.
+        loggers_of.put(self.fabric, [TensorBoardLogger(folder, name="", version="")])
         load = "fusion_bench.compat.method.load_algorithm_from_config"
         self.method = set_up(self)(config, load)
         return self.method, config

@@ -1,39 +1,78 @@
-"""Published numbers, which stand beside measured ones of the same models and tasks only."""
+"""Published numbers, and whether a comparison may show them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
-from .composing import compose_pool
+from ..modelpool.folders import source_of
+from ..pools.family import PRETRAINED
+from .methods import did_you_mean
 
-LEFT_OUT = {"left_out": "other pool"}
+_DATA = Path(__file__).with_name("published.yaml")
 
 
-def comparable(
-    published: Mapping[str, Any] | None, modelpool: object, taskpool: object
-) -> Mapping[str, Any] | None:
-    """The published numbers, or why they are left out.
+@cache
+def published_data() -> dict[str, Any]:
+    """All of them, as `published.yaml` holds them."""
+    data: dict[str, Any] = yaml.safe_load(_DATA.read_text(encoding="utf-8"))
+    return data
+
+
+def published_for(asked: Any, modelpool: Mapping, taskpool: Mapping) -> dict | None:
+    """What the tables say of published numbers.
 
     Args:
-        published: Of a recipe; its ``pools`` name the configs that the numbers are for.
-        modelpool: The config of this comparison.
-        taskpool: Likewise.
+        asked: A setting of `published.yaml`, as ``ta8_b32`` or
+            ``corrupted_b32/motion_blur``; numbers of the user's own; or None.
+        modelpool: Its config.
+        taskpool: Its config.
+
+    Returns:
+        `rows` with label, method, tasks, average, source, table, family and protocol;
+        and their `source`, `checkpoints` and what `differs`. Where pretrained model,
+        experts or tasks are not the setting's, only `left_out`, the reason.
+
+    Raises:
+        ValueError: There is no such setting.
     """
-    if not published or "pools" not in published:
-        return published
-    given = {"modelpool": modelpool, "taskpool": taskpool}
-    meant = {g: compose_pool(g, name) for g, name in published["pools"].items()}
-    same = all(_identity(meant[group]) == _identity(given[group]) for group in meant)
-    return published if same else LEFT_OUT
+    if asked is None or isinstance(asked, Mapping):
+        return asked if asked is None else dict(asked)
+    data = published_data()
+    name, _, variant = str(asked).partition("/")
+    if name not in data["settings"]:
+        hint = did_you_mean(name, list(data["settings"]))
+        raise ValueError(f"published is '{asked}', which is no setting.{hint}")
+    setting = data["settings"][name]
+    if not _is_setting(setting, modelpool, taskpool):
+        return {"left_out": "other pool"}
+    rows = [_row(row, variant) for row in setting["rows"]]
+    families = {row["family"]: data["families"][row["family"]] for row in rows}
+    return {
+        "source": ", ".join(dict.fromkeys(row["source"] for row in rows)),
+        "checkpoints": "; ".join(
+            text if family == "unknown" else f"({family}): {text}"
+            for family, text in families.items()
+        ),
+        "differs": setting["differs"],
+        "rows": rows,
+    }
 
 
-def _identity(pool: Any) -> object:
-    """A model pool's models by their names at the hub, a task pool's tasks."""
-    config = pool if isinstance(pool, DictConfig) else OmegaConf.create(pool or {})
-    models = config.get("models")
-    if models is not None:
-        return OmegaConf.to_container(models, resolve=True)
-    return sorted(map(str, config.get("test_datasets") or ()))
+def _is_setting(setting: Mapping, modelpool: Mapping, taskpool: Mapping) -> bool:
+    merged = setting["merged"]
+    models = {task: setting["experts"].format(task=task) for task in merged}
+    models[PRETRAINED] = setting["pretrained"]
+    found = {k: source_of(v) for k, v in (modelpool.get("models") or {}).items()}
+    tested = set(taskpool.get("test_datasets") or ())
+    return found == models and tested == set(setting.get("tested", merged))
+
+
+def _row(row: Mapping, variant: str) -> dict:
+    average = row["average"]
+    average = average.get(variant) if isinstance(average, Mapping) else average
+    return {"method": None, "tasks": None, **row, "average": average}

@@ -23,7 +23,8 @@ def with_experts(
 
     The view is an instance of the pool's own class, so methods that ask for a certain
     pool, its datasets or its processor find them. Models that the pool holds in memory
-    are handed out as copies: methods that merge in place leave the caller's alone.
+    are handed out as copies: methods that merge in place leave the caller's alone. Models
+    that are added to the view are not in the pool.
 
     Args:
         modelpool: The pool to look through.
@@ -36,6 +37,7 @@ def with_experts(
     ) -> nn.Module:
         name = model_name_or_config
         if not isinstance(name, str) or name not in models_of(modelpool):
+            # A config, or a model that the method added to its view.
             return type(modelpool).load_model(view, name, *args, **kwargs)
         if name in modelpool.model_names or name in also:
             return make_expert(name)
@@ -43,7 +45,7 @@ def with_experts(
         return deepcopy(model) if is_instance(modelpool, name) else model
 
     view = copy(modelpool)
-    models_of.put(view, copy(models_of(modelpool)))  # methods may add to it
+    models_of.put(view, copy(models_of(modelpool)))
     return with_methods(view, load_model=load)
 
 

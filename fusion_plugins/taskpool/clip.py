@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fusion_bench.models.hf_clip import HFCLIPClassifier
+from fusion_bench.models.modulator import ModulatedModel
 from fusion_bench.taskpool import CLIPVisionModelTaskPool
 from torch import Tensor
 
@@ -39,6 +40,8 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
     @contextmanager
     def _outputs(self, classifier: HFCLIPClassifier, task: str) -> Iterator[Callable]:
         clip, model = classifier.clip_model, classifier.clip_model.vision_model
+        if isinstance(model, ModulatedModel):  # of EMR merging
+            model.set_task(task)
         if not isinstance(model, TintedModel):
             if hasattr(model, "set_task"):  # FusionBench's modulated models, as of EMR
                 model.set_task(task)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from fusion_bench import BaseAlgorithm
 from fusion_bench.method import TaskArithmeticAlgorithm
 from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import LazyStateDict
@@ -332,3 +333,27 @@ def test_saved_metadata_and_config_lists_are_accepted():
     )
     algorithm.run(make_pool())
     assert algorithm.disentanglement.gram.keys == ("0.weight", "1.weight")
+
+
+class Several(BaseAlgorithm):
+    def run(self, modelpool):
+        return [modelpool.load_pretrained_model()]
+
+
+def test_a_base_that_makes_several_models_is_refused():
+    with pytest.raises(
+        TypeError, match="base: Several returned a list, not one model."
+    ):
+        AWDAlgorithm(base=Several(), **OPTIONS).run(make_pool())
+
+
+def test_a_bad_test_set_is_found_before_the_merge():
+    def check_samples():
+        raise ValueError("Task 'dtd': image 3 is not an image.")
+
+    algorithm = AWDAlgorithm(**OPTIONS)
+    taskpool = SimpleNamespace(check_samples=check_samples)
+    algorithm._program = SimpleNamespace(taskpool=taskpool, path=None)
+    with pytest.raises(ValueError, match="image 3 is not an image"):
+        algorithm.run(make_pool())
+    assert algorithm.disentanglement is None

@@ -50,6 +50,37 @@ def test_a_method_inside_a_method_is_chosen_by_name():
     assert options(awd)["alpha"] == 0.2
 
 
+@pytest.mark.parametrize(
+    ("own", "common"),
+    [
+        ({"base": "ties_merging", "base.scaling_factor": 0.5}, None),
+        ({"base.scaling_factor": 0.5, "base": "ties_merging"}, None),
+        ({"base": "ties_merging"}, {"awd": {"base": {"scaling_factor": 0.5}}}),
+        ({"base": {"scaling_factor": 0.5}}, {"awd": {"base": "ties_merging"}}),
+    ],
+)
+def test_a_method_chosen_by_name_takes_options_too(own, common):
+    (awd,) = read_methods([{"awd": own}], common)
+    base = options(awd)["base"]
+    assert base["_target_"] == "fusion_bench.method.TiesMergingAlgorithm"
+    assert (base["scaling_factor"], base["threshold"]) == (0.5, 20)
+    assert "base=ties_merging" in awd.label and "base.scaling_factor=0.5" in awd.label
+
+
+def test_methods_are_chosen_inside_chosen_methods():
+    chosen = {"base.base.scaling_factor": 0.6, "base.base": "ties_merging"}
+    (awd,) = read_methods([{"awd": {"base": "awd", "alpha": 0.2, **chosen}}])
+    inner = options(awd)["base"]
+    assert options(awd)["alpha"] == 0.2 and inner["alpha"] == 0.1
+    assert inner["base"]["_target_"] == "fusion_bench.method.TiesMergingAlgorithm"
+    assert inner["base"]["scaling_factor"] == 0.6
+
+
+def test_an_option_that_a_config_leaves_open_can_be_set():
+    (method,) = read_methods([{"rankone_moe/rankone_moe": {"name": "rankone_moe"}}])
+    assert options(method)["name"] == "rankone_moe"
+
+
 def test_ids_tell_rows_apart_and_are_file_names():
     listed = ["wudi/wudi", "awd", {"awd": {"alpha": 0.2}}, {"awd": {"alpha": 0.3}}]
     cells = make_cells(read_methods(listed), [0, 1])
@@ -93,6 +124,16 @@ def test_the_seed_reaches_methods_that_have_one():
             [{"awd": {"base": "wudi/wudy"}}],
             "awd: base is 'wudi/wudy', which is no method",
         ),
+        (
+            [{"awd": {"base": None, "base.scaling_factor": 1}}],
+            "awd has no option 'base.scaling_factor'",
+        ),
+        (
+            ["rankone_moe/rankone_moe"],
+            "rankone_moe/rankone_moe needs name: list it as {rankone_moe/rankone_moe:"
+            " {name: ...}} in methods.",
+        ),
+        (["weighted_ensembel"], "no method. Did you mean 'linear/weighted_average'"),
         ([{"experts": {"alpha": 1}}], "'experts' is not a method, it has no options"),
         (["awd", "awd"], "lists ['awd'] more than once"),
     ],

@@ -89,6 +89,19 @@ def test_unknown_models_are_still_unknown(pool):
         with_experts(pool, made).load_model("c")
 
 
+@pytest.mark.parametrize("configs", [False, True])
+def test_a_model_added_to_a_view_is_in_the_view_alone(pool, configs):
+    if configs:  # as a pool has them that Hydra makes
+        shape = {"in_features": 1, "out_features": 1, "bias": False}
+        config = OmegaConf.create({"_target_": "torch.nn.Linear", **shape})
+        pool = OwnPool(OmegaConf.create(dict.fromkeys(["_pretrained_", "a"], config)))
+    outer = with_experts(with_experts(pool, made), lambda name: linear(30.0))
+    outer.add_model("_merged_", linear(7.0))
+    assert outer.has_merged and outer.load_model("_merged_").weight.item() == 7
+    assert outer.load_model("a").weight.item() == 30
+    assert not pool.has_merged
+
+
 def test_configs_can_still_be_loaded(pool):
     config = OmegaConf.create(
         {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from fusion_bench.method.emr_merging.emr_merging import EMRMerging
 from fusion_bench.models.hf_clip import HFCLIPClassifier
 from torch import nn
 from torchmetrics.classification import MulticlassCalibrationError
@@ -317,3 +318,14 @@ def test_a_task_without_an_inner_tint_is_named(ours, tiny_pool_root):
     with pytest.raises(ValueError, match="no tint for task 'textures', only for"):
         ours.evaluate(tinted)
     assert tinted.active_task is None
+
+
+def test_a_model_of_emr_merging_is_evaluated_with_each_tasks_masks(
+    ours, tiny_pool_root
+):
+    model = EMRMerging().run(demo_modelpool(tiny_pool_root))
+    report = ours.evaluate(model)
+    model.set_task("textures")
+    alone = ours.evaluate(model.backbone)
+    assert report["textures"] == pytest.approx(alone["textures"], abs=1e-5)
+    assert abs(report["digits"]["loss"] - alone["digits"]["loss"]) > 0.1
