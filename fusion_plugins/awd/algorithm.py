@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..common.folders import results_folder
 from ..common.logging import get_logger
 from ..common.options import WithOptions, choice, patterns, plain
-from ..common.upstream import check_test_sets, program_of
+from ..common.upstream import program_of
 from ..pools.family import FinishOptions, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
 from ..pools.replaced import with_shared_heads
@@ -94,7 +94,6 @@ class AWDAlgorithm(
         """
         modelpool, options = as_modelpool(modelpool), self.options
         folder = results_folder(self) if self.fabric.is_global_zero else None
-        check_test_sets(self)
         base = options.base
         if options.scaling is not None:
             base = self._base_with_best_scaling(modelpool, folder)

@@ -142,17 +142,6 @@ def give_fabric(method: object, fabric: object) -> None:
         place.offer(method, fabric)
 
 
-def check_test_sets(component: object) -> None:
-    """Let the running program's task pool look at its test sets, where it can.
-
-    Args:
-        component: A method or a model pool of the program.
-    """
-    taskpool: Any = getattr(program_of(component, None), "taskpool", None)
-    if hasattr(taskpool, "check_samples"):
-        taskpool.check_samples()
-
-
 def keep_no_clip_heads() -> None:
     """Stop FusionBench from keeping zero-shot heads on disk by the task's name alone.
 

@@ -18,8 +18,6 @@ from .composing import compose_method, method_names
 from .files import flatten
 from .results import REFERENCES
 
-_ITSELF = ""  # beside options of a method: its name
-
 
 @dataclass(frozen=True)
 class Method:

@@ -30,11 +30,9 @@ from .evaluation import Scores, task_names
 from .execution import Bench, run_cell
 from .files import slug
 from .gathering import gather, require_report
-from .loggers import CellLogger
 from .methods import as_plain, read_methods
 from .plan import Plan, plain_config, resolve_method
 from .progress import Progress
-from .published import comparable
 from .results import Comparison
 from .store import Results, results_folder
 from .tables import scalars, terminal_tables
@@ -89,8 +87,7 @@ class CompareProgram(FabricModelFusionProgram):
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
         require_report()
-        metric, pools = plain_config(self.metric), (modelpool_config, taskpool_config)
-        published = comparable(plain_config(self.published), *[p(self) for p in pools])
+        metric, published = plain_config(self.metric), plain_config(self.published)
         plan = Plan(
             read_methods(self.methods, self.overrides),
             read_seeds(self.seeds),

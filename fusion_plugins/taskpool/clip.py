@@ -43,8 +43,6 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
         if isinstance(model, ModulatedModel):  # of EMR merging
             model.set_task(task)
         if not isinstance(model, TintedModel):
-            if hasattr(model, "set_task"):  # FusionBench's modulated models, as of EMR
-                model.set_task(task)
             yield classifier
             return
         head, outer = None, {}
