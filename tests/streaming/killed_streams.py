@@ -1,5 +1,6 @@
 """A streamed merge of a pool of folders, killed again and again; for test_streaming_killed."""
 
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,8 @@ from lightning import Fabric
 
 from fusion_plugins.streaming import StreamingAWDAlgorithm
 from fusion_plugins.streaming.output import INDEX, OutputFolder
+
+MANIFEST = "merge.json"
 
 
 def run(pool: Path, output: Path) -> None:
@@ -35,9 +38,10 @@ def hold(output: Path) -> None:
         time.sleep(600)
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """The model in a folder; what the run itself keeps is not part of it."""
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+def content(folder: Path) -> dict[str, object]:
+    """A folder's files; the manifest lists its parts in the order they were finished."""
+    files = {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+    return {n: json.loads(f) if n == MANIFEST else f for n, f in files.items()}
 
 
 def kill_often(
