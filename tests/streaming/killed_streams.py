@@ -1,6 +1,5 @@
 """A streamed merge of a pool of folders, killed again and again; for test_streaming_killed."""
 
-import json
 import os
 import random
 import shutil
@@ -38,13 +37,13 @@ def hold(output: Path) -> None:
         time.sleep(600)
 
 
-def content(folder: Path) -> dict[str, object]:
-    """A folder's files; the manifest lists its parts in the order they were finished."""
-    files = {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
-    return {n: json.loads(f) if n == MANIFEST else f for n, f in files.items()}
+def content(folder: Path) -> dict[str, bytes]:
+    """The model in a folder; what the run itself keeps is not part of it."""
+    files = (f for f in folder.iterdir() if f.is_file() and f.name != MANIFEST)
+    return {file.name: file.read_bytes() for file in files}
 
 
-def model(files: dict[str, object]) -> dict[str, object]:
+def model(files: dict[str, bytes]) -> dict[str, bytes]:
     """The weights and their index, after which the run tidies up."""
     return {n: f for n, f in files.items() if ".safetensors" in n and n[0] != "."}
 
