@@ -1,13 +1,13 @@
-"""FusionBench's own method configs that no CLIP pool gets a result from, and why.
+"""What a comparison knows of FusionBench 0.2.33's own methods.
 
-Found by ``benchmarks/bundled_methods.py`` with FusionBench 0.2.33, which also writes the
-table in docs/compare.md.
+Which do not run is found by ``benchmarks/bundled_methods.py``, which also writes the table
+in docs/compare.md.
 """
 
 _PARAMETERS = "its sums mix parameters with plain tensors, which are refused"
 _UNKNOWN = "no class is registered under the config's name"
 
-#: Config name -> the reason.
+#: Configs that no CLIP pool gets a result from, with the reason.
 NOT_RUNNING = {
     "concrete_subspace/clip_safe_concrete_layer_wise_adamerging": (
         "uses a variable that is not defined"
@@ -27,3 +27,24 @@ NOT_RUNNING = {
     "wemoe/sparse_weight_ensembling_moe": _PARAMETERS,
     "wemoe/weight_ensembling_moe": _PARAMETERS,
 }
+
+#: Classes that read no data and draw nothing: every seed gives the same model.
+DETERMINISTIC = frozenset(
+    f"fusion_bench.method.{name}"
+    for name in (
+        "DOGE_TA_Algorithm",
+        "ExPOAlgorithm",
+        "ISO_CTS_Merge",
+        "ISO_C_Merge",
+        "MagMaxAlgorithm",
+        "MaxModelPredictorAlgorithm",
+        "SimpleAverageAlgorithm",
+        "SimpleEnsembleAlgorithm",
+        "TaskArithmeticAlgorithm",
+        "TaskSingularVectorMerging",
+        "TiesMergingAlgorithm",
+        "WUDIMerging",
+        "WeightedAverageAlgorithm",
+        "emr_merging.EMRMerging",
+    )
+)

@@ -36,9 +36,12 @@ def read_seeds(seeds: object) -> list[int]:
 
 
 def make_cells(methods: Sequence[Method], seeds: Sequence[int]) -> list[Cell]:
-    """Every method with every seed; the references, which have none, once as seed 0."""
+    """Every method with every seed; those that no seed changes once, with the first.
+
+    The references, which have none, are seed 0.
+    """
     return [
-        Cell(method, seed)
+        Cell(method, 0 if method.is_reference else seed)
         for method in methods
-        for seed in ((0,) if method.is_reference else seeds)
+        for seed in (seeds if method.uses_seed else seeds[:1])
     ]

@@ -45,17 +45,6 @@ def _search_path() -> list[str]:
     return [f"hydra.searchpath={json.dumps(list(folders))}"] if folders else []
 
 
-def compose_pool(group: str, name: str) -> DictConfig:
-    """A pool's config, not resolved.
-
-    Args:
-        group: ``modelpool`` or ``taskpool``.
-        name: A config of it.
-    """
-    with _hydra():
-        return compose(overrides=[f"+{group}={name}", *_search_path()])[group]
-
-
 def compose_method(name: str, chosen: Mapping[str, str] | None = None) -> DictConfig:
     """A method's config, not resolved; `chosen` puts other methods into its options."""
     options = [f"method@method.{key}={value}" for key, value in (chosen or {}).items()]

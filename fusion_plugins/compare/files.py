@@ -19,7 +19,7 @@ def flatten(options: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}".removesuffix("."), value
+            yield f"{prefix}{key}", value
 
 
 def slug(part: str) -> str:

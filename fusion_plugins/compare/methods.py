@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ..common.hashing import settings_hash
 from ..common.options import plain as without_omegaconf
-from .bundled import NOT_RUNNING
+from .bundled import DETERMINISTIC, NOT_RUNNING
 from .composing import compose_method, method_names
 from .files import flatten
 from .results import REFERENCES
@@ -42,6 +42,11 @@ class Method:
     def is_own(self) -> bool:
         """Whether it is a method of this package, not of FusionBench."""
         return str(self.config.get("_target_", "")).startswith("fusion_plugins.")
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether a seed may change its result."""
+        return not self.is_reference and _uses_seed(_unresolved(self.config))
 
     @property
     def label(self) -> str:
@@ -208,6 +213,15 @@ def _check_options(name: str, node: Mapping, changes: Mapping, path: str = "") -
         below = whole[key]
         if isinstance(value, Mapping) and isinstance(below, dict) and below:
             _check_options(name, node[key], value, f"{path}{key}.")
+
+
+def _uses_seed(config: Mapping) -> bool:
+    """Of a method, or of one inside it; FusionBench's do unless it is known better."""
+    target = str(config.get("_target_", ""))
+    own = target.startswith("fusion_plugins.")
+    parts = [v for v in config.values() if isinstance(v, dict) and "_target_" in v]
+    uses = "seed" in config if own else target not in DETERMINISTIC
+    return uses or any(map(_uses_seed, parts))
 
 
 def _unresolved(config: Any) -> Any:

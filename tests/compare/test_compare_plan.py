@@ -83,21 +83,34 @@ def test_an_option_that_a_config_leaves_open_can_be_set():
 
 def test_ids_tell_rows_apart_and_are_file_names():
     listed = ["wudi/wudi", "awd", {"awd": {"alpha": 0.2}}, {"awd": {"alpha": 0.3}}]
-    cells = make_cells(read_methods(listed), [0, 1])
+    cells = make_cells(read_methods(listed), [0])
     ids = [cell.id for cell in cells]
-    assert len(set(ids)) == len(ids) == 8
+    assert len(set(ids)) == len(ids) == 4
     assert "awd-seed0" in ids and not any(set(i) & set("/ .*()") for i in ids)
-    again = make_cells(read_methods(listed), [0, 1])
+    again = make_cells(read_methods(listed), [0])
     assert [cell.id for cell in again] == ids
 
 
-def test_references_run_once_whatever_the_seeds():
-    cells = make_cells(read_methods(["experts", "awd"]), [3, 4])
-    assert [(c.method.name, c.seed) for c in cells] == [
-        ("experts", 0),
-        ("awd", 3),
-        ("awd", 4),
-    ]
+@pytest.mark.parametrize(
+    ("entry", "seeds"),
+    [
+        ("experts", [0]),
+        ("awd", [3]),
+        ({"awd": {"base": "wudi/wudi"}}, [3]),
+        ("ties_merging", [3]),
+        ("emr_merging/emr_merging", [3]),
+        ("adamerging", [3, 4]),
+        ("tinting_pp", [3, 4]),
+        ("dare/task_arithmetic", [3, 4]),
+        ({"awd": {"base": "dare/task_arithmetic"}}, [3, 4]),
+        ("regmean/clip_regmean", [3, 4]),
+        ("adamerging/clip", [3, 4]),
+    ],
+    ids=str,
+)
+def test_what_no_seed_changes_runs_once(entry, seeds):
+    cells = make_cells(read_methods([entry]), [3, 4])
+    assert [cell.seed for cell in cells] == seeds
 
 
 def test_the_seed_reaches_methods_that_have_one():
@@ -199,12 +212,13 @@ def test_mistakes_stop_the_run_before_a_pool_is_loaded(override, message, tmp_pa
 
 def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys):
     program = make_program(
-        tmp_path, *DEMO, "dry_run=true", "methods=[experts,awd]", "seeds=[0,1]"
+        tmp_path, *DEMO, "dry_run=true", "methods=[experts,tinting]", "seeds=[0,1]"
     )
     program._load_pools = lambda plan: pytest.fail("a pool was loaded")
     assert program.run()["cells"] == 3
     said = capsys.readouterr().out
-    assert all(name in said for name in ("experts-seed0", "awd-seed0", "awd-seed1"))
+    names = "experts-seed0", "tinting-seed0", "tinting-seed1"
+    assert all(name in said for name in names)
     assert not (tmp_path / "results").exists()
 
 
