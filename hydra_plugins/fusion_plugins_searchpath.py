@@ -68,9 +68,7 @@ class FusionPluginsSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if "fusion_bench" not in sys.modules:
             return
-        importlib.import_module(
-            "fusion_plugins"
-        )  # which lends FusionBench names that it needs
+        importlib.import_module("fusion_plugins")  # lends FusionBench names it needs
         _print_for_people()
         # Hydra keeps the program's own folder without its scheme.
         known = {str(e.path).removeprefix("file://") for e in search_path.get_path()}

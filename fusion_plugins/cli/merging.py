@@ -64,9 +64,7 @@ class MergingProgram(FabricModelFusionProgram):
         return result
 
     def save_merged_model(self, merged_model: nn.Module) -> None:
-        if (
-            self.merged_model_save_path is not None
-        ):  # else FusionBench says that it is not
+        if self.merged_model_save_path is not None:  # else `_say_what_is_kept` speaks
             super().save_merged_model(merged_model)
 
     @contextmanager
@@ -74,20 +72,25 @@ class MergingProgram(FabricModelFusionProgram):
         """Where FusionBench prints the report in JSON."""
         module = import_module(print_report.owner)
         theirs = print_report(module)
-        print_report.put(module, lambda report, **_: self._show(report))
+
+        def show(report: Any, **options: Any) -> None:
+            if not self._show(report):
+                theirs(report, **options)
+
+        print_report.put(module, show)
         try:
             yield
         finally:
             print_report.put(module, theirs)
 
-    def _show(self, report: Any) -> None:
+    def _show(self, report: Any) -> bool:
+        """Print and log a report as a table, or say that it has no tasks."""
         table = report_table(report) if isinstance(report, Mapping) else None
         if table is None:
-            return
+            return False
         self.fabric.log_dict(_scalars(report))
-        if _in_sweep():
-            table = sweep_table(_job(), report)
-        Console().print(table)
+        Console().print(sweep_table(_job(), report) if _in_sweep() else table)
+        return True
 
     def _say_what_is_kept(self) -> None:
         if self.log_dir is not None:

@@ -6,11 +6,7 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from ..common.hashing import settings_hash
-from ..common.options import (
-    require_choice,
-    require_integer,
-    require_number,
-)
+from ..common.options import require_choice, require_integer, require_number
 
 BUILTIN_TASKS = ("digits", "shapes", "textures", "letters", "counting", "colours")
 # Those of the built-in tasks that a small ResNet learns well.
@@ -172,9 +168,6 @@ class ResNetRecipe(ImageRecipe):
     )
     batch_size: int = option(64, "images per step")
     pretrain_images: int = option(150, "images per task that pretraining sees")
-    pretrain_negatives: float = option(
-        0.9, "share of pretraining's images shown as negatives; with --data 0", True
-    )
     pretrain_steps: int = option(400, "steps of pretraining")
     pretrain_lr: float = option(3e-3, "peak learning rate of pretraining")
     expert_steps: int = option(400, "steps of each expert")

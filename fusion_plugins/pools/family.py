@@ -166,8 +166,7 @@ class ModelFamily:
         modelpool.save_model(module, str(path))
 
 
-# Full class name of a pool -> its adapter. By name: none of FusionBench's pools, some of
-# which need Python 3.12, is imported for the sake of another.
+# By a pool's full class name: no pool is imported for the sake of another.
 ADAPTERS: dict[str, type[ModelFamily]] = {}
 
 
@@ -184,8 +183,8 @@ def family(*pool_classes: str) -> Callable[[type[ModelFamily]], type[ModelFamily
 def family_of(modelpool: BaseModelPool) -> type[ModelFamily]:
     """The family of a `modelpool`; plain :class:`ModelFamily` if none knows it."""
     import_families()
-    known = map(ADAPTERS.get, map(class_name, type(modelpool).__mro__))
-    return next(filter(None, known), ModelFamily)
+    names = map(class_name, type(modelpool).__mro__)
+    return next(filter(None, map(ADAPTERS.get, names)), ModelFamily)
 
 
 def as_modelpool(models: Any) -> BaseModelPool:
@@ -222,9 +221,8 @@ def as_modelpool(models: Any) -> BaseModelPool:
 @cache
 def import_families() -> None:
     """Let every file of ``families/`` register its adapter, once."""
-    folder = Path(__file__).parent / "families"
-    for module in sorted(path.stem for path in folder.glob("[!_]*.py")):
-        import_module(f".families.{module}", __package__)
+    for file in sorted(Path(__file__).with_name("families").glob("[!_]*.py")):
+        import_module(f".families.{file.stem}", __package__)
 
 
 def adapter_for(modelpool: BaseModelPool, task_info: Mapping | None = None) -> Any:

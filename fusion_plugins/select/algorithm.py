@@ -12,12 +12,15 @@ from torch import nn
 
 from ..awd.base_method import build_base_method
 from ..common.folders import results_folder
+from ..common.logging import get_logger
 from ..common.options import WithOptions
 from ..common.upstream import program_of
 from ..pools.family import as_modelpool
 from ..selection import response
 from ..selection.runner import Selection
 from .options import SelectOptions
+
+log = get_logger(__name__)
 
 
 class SelectAlgorithm(
@@ -63,9 +66,8 @@ class SelectAlgorithm(
                 config = grid.method(response.chosen(found.search).settings)
                 method = build_base_method(config, program_of(self), self.fabric)
                 merged = found.pool.merge(method)
-        about = {"score": data.score, "data": data.split, "seed": data.seed}
-        self.response = response.publish(found.search, about, folder, "selection")
-        self.print_profile_summary()
+        self.response = response.publish(found.search, data.about, folder, "selection")
+        log.debug("%s", self.profiler.summary())
         return merged.cpu()
 
     def _build(self, config: Mapping[str, Any], fabric: Fabric) -> BaseAlgorithm:

@@ -54,6 +54,11 @@ class SelectionData:
     def split(self) -> str:
         return "val" if self.score == "val" else self.options.split
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a response says of it."""
+        return {"score": self.score, "data": self.split, "seed": self.seed}
+
     def adapter(self, modelpool: BaseModelPool) -> PoolAdapter:
         """What reads the pool's samples; they are looked at.
 

@@ -40,6 +40,5 @@ def select_scaling(
     grid = Grid.scan(config, "scaling=auto")
     data = SelectionData(options=DataOptions(split, max_samples=SAMPLES))
     search = Selection(grid, data, build, fabric).run(modelpool).search
-    about = {"score": data.score, "data": split, "seed": data.seed}
-    response.publish(search, about, folder, "selection")
+    response.publish(search, data.about, folder, "selection")
     return grid.method(response.chosen(search).settings)
