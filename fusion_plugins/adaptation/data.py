@@ -52,8 +52,8 @@ class BatchSource(Protocol):
     def fingerprint(self) -> str:
         """A short name for a handful of the samples, however they are kept."""
 
-    def contents(self) -> str | None:
-        """A short name for all of them; None where they are not kept."""
+    def contents(self) -> dict[str, str]:
+        """A short name for all of them, by how they were read; empty if none is known."""
 
 
 @dataclass(frozen=True)

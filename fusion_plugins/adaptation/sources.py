@@ -59,8 +59,9 @@ class StreamedSamples:
     def fingerprint(self) -> str:
         return data_fingerprint(self.data.dataset, _handful(self.visited).tolist())
 
-    def contents(self) -> None:
-        return None
+    def contents(self) -> dict[str, str]:
+        stored = getattr(self.data.dataset, "contents", lambda: None)()
+        return {} if stored is None else {"stored_samples": stored}
 
 
 class KeptSamples:
@@ -122,8 +123,8 @@ class KeptSamples:
         places = self._place[_handful(self.visited)].tolist()
         return data_fingerprint([] if self._kept is None else self._kept, places)
 
-    def contents(self) -> str:
-        return fingerprint(self.visited, self._kept)
+    def contents(self) -> dict[str, str]:
+        return {"all_samples": fingerprint(self.visited, self._kept)}
 
 
 def _handful(visited: np.ndarray) -> np.ndarray:

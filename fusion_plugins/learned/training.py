@@ -227,10 +227,13 @@ def _identity(
     weights: MergedWeights, tasks: list[AdaptationTask], adapter: PoolAdapter
 ) -> dict[str, Any]:
     """Experts, samples, heads and versions: what decides a result beside the options."""
-    contents = {task.name: task.source.contents() for task in tasks}
+    contents: dict[str, dict[str, str]] = {}
+    for task in tasks:
+        for kind, name in task.source.contents().items():
+            contents.setdefault(kind, {})[task.name] = name
     outer = [getattr(adapter.outer_module, name) for name in adapter.outer_layers]
-    known = {} if None in contents.values() else {"all_samples": contents}
-    return known | {
+    return {
+        **contents,
         "tasks_in_order": list(weights.tasks),
         "layers": len(weights.keys),
         "task_vector_norms": [f"{norm:.6g}" for norm in weights.norms()],

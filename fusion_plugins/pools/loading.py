@@ -32,6 +32,7 @@ from ..task_vectors import (
 )
 from ..task_vectors import names as known
 from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
+from ..task_vectors.checks import say_other_config
 from ..task_vectors.files import read_folder, read_tensors, refuse_quantised
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
@@ -74,7 +75,7 @@ def load_model(
         ValueError: The model cannot be loaded exactly; the message names it.
     """
     load = partial(_load, modelpool, args=args, options=options)
-    folder = _adapter_folder(modelpool, name)
+    folder = adapter_folder(modelpool, name)
     if folder is None:
         return load(name, label_of(name), name == PRETRAINED)
     # On use: peft is slow to import, and a method that is handed on does without.
@@ -89,7 +90,7 @@ def load_model(
         return adapter.merged_into(base)
 
 
-def _adapter_folder(modelpool: BaseModelPool, name: str) -> Path | None:
+def adapter_folder(modelpool: BaseModelPool, name: str) -> Path | None:
     folder = source_of(models_of(modelpool).get(name))
     if folder is None or not Path(folder, ADAPTER_CONFIG).is_file():
         return None
@@ -172,27 +173,6 @@ def head_site(modelpool: BaseModelPool, module: nn.Module) -> str | None:
     return family_of(modelpool).head_site(module)
 
 
-def load_own_head(modelpool: BaseModelPool, task: str, site: str) -> nn.Module:
-    """The frozen head of one expert, a module of the caller's own.
-
-    Raises:
-        ValueError: The expert has no such layer, or no weights for it.
-    """
-    label = label_of(task)
-    try:
-        if _adapter_folder(modelpool, task) is not None:
-            head = load_model(modelpool, task).get_submodule(site)
-        else:
-            with accounted(label, lambda module: site):
-                head = family_of(modelpool).load_head(modelpool, task, site)
-    except AttributeError as error:
-        raise ValueError(
-            f"{label} has no layer '{site}', where the pretrained model has its"
-            " classification head. Base and experts must be of one model class."
-        ) from error
-    return deepcopy(head).eval().requires_grad_(False)
-
-
 def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Checkpoint:
     """Read an expert in place when its files allow it, else through a temporary copy.
 
@@ -207,6 +187,7 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
     if (streamed := _stream_files(pool, name, module, base, label)) is not None:
         return streamed
     model = load_model(pool, name)
+    say_other_config(module, model, label)
     if isinstance(model, LazyStateDict):
         lazy = StateDictCheckpoint(model, label)
         fitted = _fitted(lazy, base, module, model.checkpoint)
@@ -221,13 +202,28 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
 def _stream_files(
     pool: BaseModelPool, name: str, module: nn.Module, base: Checkpoint, label: str
 ) -> Checkpoint | None:
-    if (source := _files(pool, name)) is None or _adapter_folder(pool, name):
+    if (source := _files(pool, name)) is None or adapter_folder(pool, name):
         return None
     try:
         checkpoint = SafetensorsCheckpoint(source, label)
-        return _fitted(checkpoint, base, module, source)
+        fitted = _fitted(checkpoint, base, module, source)
     except ValueError as error:  # pickles only: transformers knows how to load them
         log.info("%s is loaded whole: %s", label, error)
+        return None
+    if fitted is not None:
+        say_other_config(module, _config_in(source, module, label), label)
+    return fitted
+
+
+def _config_in(folder: Path, module: Any, label: str) -> Any:
+    """The part of a folder's config that a module's class knows, if there is one."""
+    known_class = hasattr(getattr(module, "config", None), "from_pretrained")
+    if not known_class or not (folder / "config.json").is_file():
+        return None
+    try:
+        return module.config.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        log.warning("%s: its config is not compared: %s", label, error)
         return None
 
 

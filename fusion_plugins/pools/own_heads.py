@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import PoolAdapter
-from .loading import load_base, load_own_head
+from .loading import load_base
+from .task_heads import load_own_head
 
 
 class OwnHeadsAdapter(PoolAdapter):

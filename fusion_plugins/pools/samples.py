@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..common.upstream import datasets_of
 from .adapter import PoolAdapter
+from .contents import stored_contents
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 _LOOKED_AT = 6  # samples beside the first two
@@ -72,6 +73,10 @@ class Samples(Dataset):
             raise SampleError(
                 f"Task '{self.task}', sample {index}: {reason}"
             ) from error
+
+    def contents(self) -> str | None:
+        """A short name for all that is stored; None where only reading would tell."""
+        return stored_contents(self.raw)
 
     def check(self) -> None:
         """Read the first samples and a fixed handful.

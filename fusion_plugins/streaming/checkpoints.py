@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..task_vectors import Checkpoint, SafetensorsCheckpoint, TaskVectors
+from ..task_vectors.checks import say_other_config
 from ..task_vectors.files import TensorSpec
 from .folders import ModelFolder
 
@@ -98,7 +99,7 @@ def open_task_vectors(
     base.require_all({name: spec.dtype for name, spec in ours.specs.items()})
     theirs: dict[str, Checkpoint] = {}
     for task, folder in experts.items():
-        folder.compare_config(base)
+        say_other_config(base.config, folder.config, folder.label)
         expert = FolderCheckpoint(folder)
         _drop_equal_aliases(expert, ours)
         differing = _vocabulary_tensors(base, ours, folder, expert)

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.convert_slow_tokenizer import import_protobuf
 
+from ..common.logging import get_logger
 from ..merged.cards import CARD
 from .output import OutputFolder
+
+log = get_logger(__name__)
 
 _TOKENIZER = (
     "tokenizer*",
@@ -113,34 +117,57 @@ def _with_dtype(content: bytes, dtype: torch.dtype) -> bytes:
 
 
 def _tokens_in(file: Path) -> int:
-    """One more than the highest token id that a tokenizer's file names."""
-    if file.name not in _IDS:
+    """One more than the highest token id that a tokenizer's file names; 0 for others."""
+    read = next((r for name, r in _IDS.items() if fnmatch(file.name, name)), None)
+    if read is None:
         return 0
     try:
-        return 1 + max(
-            map(int, _IDS[file.name](json.loads(file.read_text()))), default=-1
-        )
+        return 1 + max(map(int, read(file.read_bytes())), default=-1)
+    except ImportError as error:
+        log.warning("The tokens of %s are not counted: %s", file, error)
+        return 0
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} is damaged ({error}). Download or save the tokenizer again."
         ) from error
 
 
-def _ids_of_tokenizer(content: dict) -> list[int]:
-    vocabulary = content["model"]["vocab"]  # a list of pieces, or piece -> id
+def _ids_of_tokenizer(content: bytes) -> list[int]:
+    known = json.loads(content)
+    vocabulary = known["model"]["vocab"]  # a list of pieces, or piece -> id
     ids = (
         vocabulary.values() if hasattr(vocabulary, "values") else range(len(vocabulary))
     )
-    return [*ids, *(token["id"] for token in content.get("added_tokens") or ())]
+    return [*ids, *(token["id"] for token in known.get("added_tokens") or ())]
 
 
-def _ids_of_config(content: dict) -> Iterable:
-    return content.get("added_tokens_decoder", {})
+def _ids_of_config(content: bytes) -> Iterable:
+    return json.loads(content).get("added_tokens_decoder", {})
 
 
-_IDS: dict[str, Callable[[dict], Iterable]] = {
+def _ids_of_vocabulary(content: bytes) -> Iterable:
+    return dict(json.loads(content)).values()
+
+
+def _ids_of_lines(content: bytes) -> Iterable:
+    return range(len(content.splitlines()))
+
+
+def _ids_of_pieces(content: bytes) -> Iterable:
+    model = import_protobuf("SentencePiece").ModelProto()
+    try:
+        model.ParseFromString(content)
+    except Exception as error:  # noqa: BLE001 (of a package that may be absent)
+        raise ValueError("it is no SentencePiece model") from error
+    return range(len(model.pieces))
+
+
+_IDS: dict[str, Callable[[bytes], Iterable]] = {
     "tokenizer.json": _ids_of_tokenizer,
     "tokenizer_config.json": _ids_of_config,
-    "vocab.json": dict.values,
-    "added_tokens.json": dict.values,
+    "vocab.json": _ids_of_vocabulary,
+    "added_tokens.json": _ids_of_vocabulary,
+    "vocab.txt": _ids_of_lines,
+    "*.tiktoken": _ids_of_lines,
+    "*.model": _ids_of_pieces,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,6 @@ from ..task_vectors.names import (
 )
 
 log = get_logger(__name__)
-
-# Values that change nothing in what a model computes, or that are looked at elsewhere.
-_FREE = re.compile(
-    "_name_or_path|transformers_version|architectures|auto_map|(torch_)?dtype|use_cache"
-    "|vocab_size|tie_word_embeddings|.*_token_id|id2label|label2id|_.*"
-)
 
 
 @dataclass(frozen=True)
@@ -116,20 +109,6 @@ class ModelFolder:
                 f" {shown(list(dtypes))}. Save the model again with"
                 " model.save_pretrained(folder)."
             )
-
-    def compare_config(self, base: ModelFolder) -> None:
-        """Say which values that change what the model computes are not the base's."""
-        ours, theirs = base.config.to_dict(), self.config.to_dict()
-        for key in sorted({*ours, *theirs}):
-            if ours.get(key) != theirs.get(key) and not _FREE.fullmatch(key):
-                log.warning(
-                    "%s has %s=%r in its config, the base has %r; the merged model"
-                    " computes with the base's.",
-                    self.label,
-                    key,
-                    theirs.get(key),
-                    ours.get(key),
-                )
 
 
 def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> ModelFolder:

@@ -1,23 +1,37 @@
 """What must hold of tensors before they are merged, and the blocks they are read in.
 
-Only names, shapes and dtypes are looked at here; values are checked while they are read.
+Only names, shapes, dtypes and configs are looked at here; values are checked while they
+are read.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..common.logging import get_logger
 from .checkpoint import Checkpoint, TensorSpec
 from .names import respelled
+
+log = get_logger(__name__)
 
 # Entries of one tensor looked at together: bounds memory at (tasks + 2) blocks, and a
 # block of all tasks stays in the processor's cache between reading and using it.
 BLOCK_ENTRIES = 2**18
+
+# Values of a config that change nothing in what a model computes, or that are looked at
+# elsewhere.
+_FREE = re.compile(
+    "_name_or_path|transformers_version|architectures|auto_map|(torch_)?dtype|use_cache"
+    "|vocab_size|tie_word_embeddings|.*_token_id|id2label|label2id|.*drop.*|_.*"
+    "|problem_type|finetuning_task|task_specific_params|initializer_.*|output_.*"
+)
 
 
 @dataclass(frozen=True)
@@ -185,3 +199,40 @@ def check_still_tied(expert: Checkpoint, group: Sequence[str]) -> None:
                 " which are one tied tensor in the base. Untie them in the base (and all"
                 " experts) or tie them in this expert before merging."
             )
+
+
+def say_other_config(base: Any, expert: Any, label: str) -> None:
+    """Say which values that change what a model computes are not the base's.
+
+    Args:
+        base: It, or its config; where there is none of transformers', nothing is said.
+        expert: It, or its config.
+        label: What the warning calls the expert.
+    """
+    base, expert = (getattr(model, "config", model) for model in (base, expert))
+    if not (hasattr(base, "to_dict") and hasattr(expert, "to_dict")):
+        return
+    ours, theirs = _settings(base.to_dict()), _settings(expert.to_dict())
+    for key in sorted({*ours, *theirs}):
+        if ours.get(key) != theirs.get(key):
+            log.warning(
+                "%s has %s=%r in its config, the base has %r; the merged model computes"
+                " with the base's.",
+                label,
+                key,
+                theirs.get(key),
+                ours.get(key),
+            )
+
+
+def _settings(config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """The values that matter; those of an inner config under its name and theirs."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if _FREE.fullmatch(key):
+            continue
+        if isinstance(value, Mapping):
+            found |= _settings(value, f"{place}{key}.")
+        else:
+            found[place + key] = value
+    return found

@@ -22,8 +22,8 @@ from ..common.upstream import program_of, saved_options
 from ..merged.model import TintedModel
 from ..merged.sites import replace
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
-from ..pools.loading import load_own_head
 from ..pools.samples import opened
+from ..pools.task_heads import load_own_head
 from ..pools.text import load_tokenizer
 from ..pools.tokens import TextEncoder, choose_length, position_limit
 from .text_inputs import check_task, check_texts, encoded, labelled_texts, load_head

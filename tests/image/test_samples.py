@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
+from fusion_plugins.pools.contents import stored_contents
 from fusion_plugins.pools.image_processing import as_rgb, labelled_images
 from fusion_plugins.pools.samples import Samples, check_class_order
 
@@ -324,3 +325,44 @@ def test_the_end_of_samples_ends_a_loop():
     again = []
     Samples("pets", range(1000), again.append).check()
     assert seen == again and seen[:2] == [0, 1] and 2 < len(seen) <= 8
+
+
+# -- what is stored, without reading it -----------------------------------------------
+
+
+def in_files(folder, images) -> datasets.Dataset:
+    """As `imagefolder` keeps them: by their paths."""
+    paths = [str(folder / f"{number}.png") for number in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        Image.fromarray(image).save(path)
+    rows = {"image": paths, "label": [0] * len(paths)}
+    return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+
+
+def in_bytes(folder, images) -> datasets.Dataset:
+    rows = {"image": [Image.fromarray(image) for image in images]}
+    return datasets.Dataset.from_dict(rows)
+
+
+KEPT = {
+    "files": in_files,
+    "bytes": in_bytes,
+    "pictures": lambda folder, images: [(Image.fromarray(i), 0) for i in images],
+    "tensors": lambda folder, images: TensorDataset(torch.tensor(images)),
+    "a part": lambda folder, images: Subset(in_bytes(folder, images), [3, 1, 39]),
+    "chosen rows": lambda folder, images: in_bytes(folder, images).select([3, 1, 39]),
+}
+
+
+@pytest.mark.parametrize("keep", KEPT.values(), ids=KEPT)
+def test_every_stored_sample_counts(tmp_path, keep):
+    images = np.random.default_rng(1).integers(0, 256, (40, 4, 4, 3)).astype(np.uint8)
+    first = stored_contents(keep(tmp_path, images))
+    assert first is not None and first == stored_contents(keep(tmp_path, images))
+    images[39, 0, 0, 0] += 1
+    assert stored_contents(keep(tmp_path, images)) != first
+
+
+def test_what_only_reading_tells_has_no_name():
+    assert stored_contents(Broken()) is None
+    assert stored_contents([object()]) is None

@@ -29,10 +29,10 @@ from fusion_plugins import ConvNextPool, Dinov2Pool, ResNetPool
 from fusion_plugins.modelpool.folders import accounted
 from fusion_plugins.pools.loading import (
     load_model,
-    load_own_head,
     load_task_vectors,
 )
 from fusion_plugins.pools.replaced import with_experts
+from fusion_plugins.pools.task_heads import load_own_head
 from fusion_plugins.task_vectors import as_coefficients, merge_into
 from fusion_plugins.task_vectors.names import fitted_names
 

@@ -112,6 +112,32 @@ def test_a_clip_pool_is_read_in_place_and_equals_loading(folders, monkeypatch):
     assert asked == ["_pretrained_"]
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ({"layer_norm_eps": 0.5}, ["layer_norm_eps=0.5", "the base has 1e-05"]),
+        ({"hidden_act": "gelu"}, ["hidden_act='gelu'", "has 'quick_gelu'"]),
+        ({"attention_dropout": 0.1, "initializer_range": 0.5}, []),
+    ],
+)
+def test_config_values_that_differ_are_said(
+    clips, folders, tmp_path, caplog, values, said, in_memory
+):
+    other = deepcopy(clips["svhn"])
+    for name, value in values.items():
+        setattr(other.config.vision_config, name, value)
+    other.save_pretrained(tmp_path)
+    pool = folders | {"svhn": str(tmp_path)}
+    models = loaded(pool) if in_memory else CLIPVisionModelPool(pool)
+    with caplog.at_level("WARNING", "fusion_plugins"):
+        load_task_vectors(models)
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == bool(said)
+    assert all(f"expert 'svhn' has {said[0]} in its config" in f for f in found)
+    assert all(part in message for part in said for message in found)
+
+
 def test_half_precision_folders_equal_loading(clips, tmp_path):
     folders = {}
     for name, model in clips.items():

@@ -25,7 +25,8 @@ from test_accounting import (
 from torch import nn
 
 from fusion_plugins.pools.family import family_of
-from fusion_plugins.pools.loading import load_model, load_own_head
+from fusion_plugins.pools.loading import load_model
+from fusion_plugins.pools.task_heads import load_own_head
 
 # Family -> the layers that are adapted.
 TARGETS = {

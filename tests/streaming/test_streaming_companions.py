@@ -17,6 +17,7 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.sentencepiece_model_pb2_new import ModelProto, TrainerSpec
 
 from fusion_plugins import AWDAlgorithm
 
@@ -102,7 +103,7 @@ def test_a_subfolder_is_the_one_that_is_merged(folders, tmp_path):
         (
             {"rope_theta": 5e5},
             # transformers 5 keeps it among rope_parameters.
-            r"rope_\w+=.*\b500000\.0\b.* in its config, the base has .*\b10000\.0\b.*",
+            r"rope_[\w.]+=.*\b500000\.0\b.* in its config, the base has .*\b10000\.0\b.*",
         ),
         (
             {"rms_norm_eps": 1e-5},
@@ -155,7 +156,23 @@ def slow(folder: str, words: int) -> None:
     (Path(folder) / "added_tokens.json").write_text(json.dumps({"x": words - 1}))
 
 
-@pytest.mark.parametrize("save", [save_tokenizer, unigram, slow])
+def sentence_pieces(folder: str, words: int) -> None:
+    model = ModelProto(trainer_spec=TrainerSpec(model_type=TrainerSpec.BPE))
+    for number, piece in enumerate(["<unk>", "<s>", "</s>"]):
+        model.pieces.add(piece=piece, score=0.0, type=2 if number == 0 else 3)
+    for number in range(words - 3):
+        model.pieces.add(piece=chr(0x4E00 + number), score=-float(number))
+    (Path(folder) / "tokenizer.model").write_bytes(model.SerializeToString())
+
+
+def word_pieces(folder: str, words: int) -> None:
+    (Path(folder) / "vocab.txt").write_text("\n".join(map(str, range(words))))
+
+
+SAVERS = [save_tokenizer, unigram, slow, sentence_pieces, word_pieces]
+
+
+@pytest.mark.parametrize("save", SAVERS)
 def test_a_tokenizer_longer_than_the_model_is_refused(folders, tmp_path, save):
     save(folders["_pretrained_"], 64)
     merge(folders, tmp_path / "fits", iterations=0)
@@ -179,8 +196,9 @@ def test_added_tokens_and_the_pools_tokenizer_count(folders, tmp_path, as_object
         merge(pool, tmp_path / "out", iterations=0)
 
 
-def test_a_damaged_tokenizer_is_named(folders, tmp_path):
-    file = Path(folders["_pretrained_"]) / "tokenizer.json"
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer.model"])
+def test_a_damaged_tokenizer_is_named(folders, tmp_path, name):
+    file = Path(folders["_pretrained_"]) / name
     file.write_text("{")
     with pytest.raises(
         ValueError, match=f"{file} is damaged.*save the tokenizer again"

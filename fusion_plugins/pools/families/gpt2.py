@@ -15,7 +15,7 @@ from ...common.upstream import models_of
 from ...merged.heads import ClassificationHead
 from ..family import family
 from ..hugging_face import is_from_pretrained, local_folder
-from ..loading import load_own_head
+from ..task_heads import load_own_head
 from ..text import TextAdapter
 from .sequence_classification import require_classes
 
