@@ -25,6 +25,7 @@ from ..common.running import one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
 from ..compare.evaluation import read_tasks
 from ..compare.reports import report_table, sweep_table
+from ..pools.clip_tasks import registered_tasks
 
 _AGAIN = (
     "Start the same command again: a learned merge continues at its newest checkpoint"
@@ -57,7 +58,13 @@ class MergingProgram(FabricModelFusionProgram):
         Returns:
             ``merged_model``, and ``report``, None where nothing was evaluated.
         """
-        with one_line_errors(_AGAIN), quiet(), self._table_instead():
+        # A sweep's jobs share one process: what one registers is not the next one's.
+        with (
+            one_line_errors(_AGAIN),
+            quiet(),
+            registered_tasks(),
+            self._table_instead(),
+        ):
             _say(_announcement())
             result = super().run()
             self._say_what_is_kept()
