@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from ..common.logging import get_logger
 from ..common.upstream import models_of
 from ..task_vectors.checks import shown
-from ..task_vectors.files import UNREADABLE, one_line, read_folder, refuse_quantised
+from ..task_vectors.files import (
+    UNREADABLE,
+    one_line,
+    read_folder,
+    require_plain_weights,
+)
 from ..task_vectors.names import (
     TOWER,
     base_prefix,
@@ -134,7 +139,7 @@ def _read(
         )
     folder = Path(path) if path is not None and Path(path).is_dir() else None
     if folder is not None:
-        refuse_quantised(folder, label)
+        require_plain_weights(folder, label)
     try:
         return *read(output_loading_info=True), True
     except UNREADABLE as error:

@@ -14,6 +14,7 @@ from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import LazyStateDict
 from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 from torch import nn
+from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from ..common.logging import get_logger
 from ..common.upstream import models_of
@@ -33,7 +34,12 @@ from ..task_vectors import (
 from ..task_vectors import names as known
 from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
 from ..task_vectors.checks import say_other_config
-from ..task_vectors.files import read_folder, read_tensors, refuse_quantised
+from ..task_vectors.files import (
+    one_line,
+    read_folder,
+    read_tensors,
+    require_plain_weights,
+)
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
@@ -113,7 +119,7 @@ def _load(
     family = family_of(modelpool)
     with accounted(label, family.head_site, new_head):
         model = family.load_model(modelpool, name, label, *args, **options)
-        refuse_quantised(model, label)
+        require_plain_weights(model, label)
     return model
 
 
@@ -191,12 +197,18 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
     if isinstance(model, LazyStateDict):
         lazy = StateDictCheckpoint(model, label)
         fitted = _fitted(lazy, base, module, model.checkpoint)
-        if model.meta_module is None or fitted is not None:
+        if model.meta_module is None or not (fitted is None or _of_pickle(model)):
             return fitted or lazy
         model = _materialise(model, label)
     if is_instance(pool, name):
         return StateDictCheckpoint(model.state_dict(), label)
     return SpilledCheckpoint(model, label)
+
+
+def _of_pickle(lazy: LazyStateDict) -> bool:
+    """Whether FusionBench reads the pickle of two files, where all others do not."""
+    path = Path(resolve_checkpoint_path(lazy.checkpoint))
+    return all((path / n).is_file() for n in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME))
 
 
 def _stream_files(
@@ -211,20 +223,8 @@ def _stream_files(
         log.info("%s is loaded whole: %s", label, error)
         return None
     if fitted is not None:
-        say_other_config(module, _config_in(source, module, label), label)
+        say_other_config(module, source, label)
     return fitted
-
-
-def _config_in(folder: Path, module: Any, label: str) -> Any:
-    """The part of a folder's config that a module's class knows, if there is one."""
-    known_class = hasattr(getattr(module, "config", None), "from_pretrained")
-    if not known_class or not (folder / "config.json").is_file():
-        return None
-    try:
-        return module.config.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
-        log.warning("%s: its config is not compared: %s", label, error)
-        return None
 
 
 def _fitted(
@@ -244,4 +244,7 @@ def _files(pool: BaseModelPool, name: str) -> Path | None:
     config = models_of(pool)[name]
     if type(pool) is FolderModelPool:
         return Path(config) if isinstance(config, str) else None
-    return family_of(pool).files(pool, name)
+    try:
+        return family_of(pool).files(pool, name)
+    except FileNotFoundError as error:
+        raise ValueError(f"{label_of(name)}: {one_line(error)}") from error

@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from ..common.logging import get_logger
 from ..modelpool.folders import ADAPTER_CONFIG
 from ..task_vectors.checks import shown
-from ..task_vectors.files import refuse_quantised
+from ..task_vectors.files import require_plain_weights
 from ..task_vectors.names import (
     base_prefix,
     fitted_names,
@@ -134,7 +134,7 @@ def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> Mode
             f"{label}: {path} is not a HuggingFace model folder, it has no config.json."
             " Save the model with model.save_pretrained(folder)."
         )
-    refuse_quantised(path, label)
+    require_plain_weights(path, label)
     try:
         config = AutoConfig.from_pretrained(str(path), **code_options)
     except (OSError, ValueError, KeyError) as error:

@@ -15,7 +15,7 @@ from .files import (
     TensorSpec,
     data_starts,
     read_header,
-    refuse_quantised,
+    require_plain_weights,
     safetensors_files,
     spec_bytes,
 )
@@ -129,7 +129,7 @@ class SafetensorsCheckpoint(_FileCheckpoint):
 
     def __init__(self, path: str | Path, label: str):
         self.path = Path(path)
-        refuse_quantised(self.path, label)
+        require_plain_weights(self.path, label)
         specs: dict[str, TensorSpec] = {}
         places: dict[str, tuple[Path, int]] = {}
         for file in safetensors_files(self.path, label):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -206,10 +207,13 @@ def say_other_config(base: Any, expert: Any, label: str) -> None:
 
     Args:
         base: It, or its config; where there is none of transformers', nothing is said.
-        expert: It, or its config.
+        expert: It, its config, or its folder.
         label: What the warning calls the expert.
     """
-    base, expert = (getattr(model, "config", model) for model in (base, expert))
+    base = getattr(base, "config", base)
+    if isinstance(expert, Path):
+        expert = _config_in(expert, base, label)
+    expert = getattr(expert, "config", expert)
     if not (hasattr(base, "to_dict") and hasattr(expert, "to_dict")):
         return
     ours, theirs = _settings(base.to_dict()), _settings(expert.to_dict())
@@ -218,11 +222,19 @@ def say_other_config(base: Any, expert: Any, label: str) -> None:
             log.warning(
                 "%s has %s=%r in its config, the base has %r; the merged model computes"
                 " with the base's.",
-                label,
-                key,
-                theirs.get(key),
-                ours.get(key),
+                *(label, key, theirs.get(key), ours.get(key)),
             )
+
+
+def _config_in(folder: Path, base: Any, label: str) -> Any:
+    """The part of a folder's config that the base's class knows, if there is one."""
+    if not hasattr(base, "from_pretrained") or not (folder / "config.json").is_file():
+        return None
+    try:
+        return base.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        log.warning("%s: its config is not compared: %s", label, error)
+        return None
 
 
 def _settings(config: Mapping[str, Any], place: str = "") -> dict[str, Any]:

@@ -13,6 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..common.logging import get_logger
+
+log = get_logger(__name__)
+
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -181,17 +185,19 @@ def read_tensors(file: Path, label: str) -> dict[str, Tensor]:
     return {name: t for name, t in content.items() if isinstance(t, Tensor)}
 
 
-def refuse_quantised(source: object, label: str) -> None:
+def require_plain_weights(source: object, label: str) -> None:
     """Refuse a model whose weights are codes that mean nothing without scales.
 
     Args:
-        source: A folder, for what its ``config.json`` says, or a model.
+        source: A folder, for what its ``config.json`` and file names say, or a model.
         label: What error messages call the model.
 
     Raises:
-        ValueError: It is quantised, or its config is damaged.
+        ValueError: It is quantised, its config is damaged, or there are two sets of
+            weights, of which nobody knows which one is meant.
     """
     if isinstance(source, Path):
+        _refuse_two_sets(source, label)
         found, where = _quantisation(source / "config.json", label), str(source)
     else:
         config = getattr(source, "config", None)
@@ -204,6 +210,31 @@ def refuse_quantised(source: object, label: str) -> None:
             " weights cannot be merged: give the model it was made from, or dequantise it"
             " and save it in bfloat16."
         )
+
+
+def _refuse_two_sets(folder: Path, label: str) -> None:
+    whole, indices = folder / "model.safetensors", folder.glob(
+        "*.safetensors.index.json"
+    )
+    index = next(indices, None)
+    if index is not None and whole.is_file():
+        raise ValueError(
+            f"{label}: {folder} holds two sets of weights, {whole.name} and the shards of"
+            f" {index.name}. Delete the one that is out of date."
+        )
+    for pickled in folder.glob("pytorch_model*.bin"):
+        if whole.is_file() and _younger(pickled, whole):
+            log.warning(
+                "%s: in %s, %s is newer than %s, which is read. Was the model trained on?"
+                " Then save it again with safe_serialization=True.",
+                *(label, folder, pickled.name, whole.name),
+            )
+
+
+def _younger(first: Path, second: Path) -> bool:
+    """By more than a download of both may take, where nobody has linked them."""
+    times = (first.lstat().st_mtime, second.lstat().st_mtime)
+    return times[0] - times[1] > 3600 and not first.is_symlink()
 
 
 def _quantisation(config: Path, label: str) -> object:

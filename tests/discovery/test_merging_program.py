@@ -21,7 +21,9 @@ class Pool(BaseModelPool):
 
 
 def test_a_job_of_a_sweep_leaves_no_registered_task(capsys, monkeypatch):
-    monkeypatch.setenv("TERM_COLOR_SCHEME", "dark")  # FusionBench asks the terminal else
+    monkeypatch.setenv(
+        "TERM_COLOR_SCHEME", "dark"
+    )  # FusionBench asks the terminal else
     parts = ("Registering", "Pool")
     configs = [OmegaConf.create({"_target_": f"{__name__}.{part}"}) for part in parts]
     program = MergingProgram(*configs, None, print_config=False)

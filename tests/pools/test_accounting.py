@@ -1,6 +1,7 @@
 """Every tensor of every family is accounted for: right to the bit, or refused."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from copy import deepcopy
@@ -559,3 +560,39 @@ def test_options_that_quantise_are_refused(bert):
     pool = text_pool(SequenceClassificationModelPool)(models)
     with pytest.raises(ValueError, match="^expert 'bb' is loaded with load_in_4bit"):
         merged(pool)
+
+
+# -- which weights, and which folder ---------------------------------------------------
+
+
+def test_two_sets_of_weights_in_a_folder_are_refused(family, tmp_path):
+    pool, root, _, _ = family
+    expert = rewritten(root / "aa", tmp_path / "aa", dict)
+    shards = {"weight_map": dict.fromkeys(load_file(expert / "model.safetensors"), "s")}
+    (expert / "model.safetensors.index.json").write_text(json.dumps(shards))
+    message = (
+        "expert 'aa': .* holds two sets of weights, .*Delete the one that is out of"
+    )
+    with pytest.raises(ValueError, match=message):
+        merged(pool(aa=expert))
+
+
+@pytest.mark.parametrize("hours", [0, 2])
+def test_newer_weights_that_nobody_reads_are_said(family, tmp_path, caplog, hours):
+    pool, root, _, want = family
+    expert = rewritten(root / "aa", tmp_path / "aa", dict)
+    pickled = rewritten(root / "bb", tmp_path / "bb", dict, pickle=True)
+    newer = (pickled / "pytorch_model.bin").rename(expert / "pytorch_model.bin")
+    time = newer.stat().st_mtime + 3600 * hours
+    os.utime(newer, (time, time))
+    same(merged(pool(aa=expert)), want)
+    said = "pytorch_model.bin is newer than model.safetensors, which is read"
+    assert (said in caplog.text) == bool(hours)
+
+
+def test_a_folder_that_is_not_there_is_named(family, tmp_path):
+    pool = family[0]
+    with pytest.raises(ValueError, match="^expert 'aa': ") as error:
+        merged(pool(aa=tmp_path / "gone"))
+    assert str(tmp_path / "gone") in str(error.value)
+    assert "\n" not in str(error.value)
