@@ -201,7 +201,7 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
             return fitted or lazy
         model = _materialise(model, label)
     if is_instance(pool, name):
-        return StateDictCheckpoint(model.state_dict(), label)
+        return known.named_like(base, StateDictCheckpoint(model.state_dict(), label))
     return SpilledCheckpoint(model, label)
 
 

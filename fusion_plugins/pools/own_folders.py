@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import nn
 from ..common.upstream import program_of
 from ..merged.cards import CARD, pool_card
 from ..modelpool.tsv import TsvDataset
+from ..task_vectors.files import UNREADABLE, one_line, read_config
 from .clip_tasks import register_clip_task
 from .hugging_face import from_pretrained
 from .loading import PRETRAINED
@@ -124,7 +125,7 @@ def is_clip(folder: str) -> bool:
             f"models._pretrained_ is {folder!r}, expected the folder of the model that all"
             " experts were fine-tuned from, with its config.json."
         )
-    config = json.loads(file.read_text())
+    config = read_config(file, f"models.{PRETRAINED}")
     classes = config.get("architectures") or []
     if config.get("model_type") == "clip":
         return True
@@ -163,7 +164,24 @@ def read_data(path: str) -> Any:
     Raises:
         ValueError: It cannot be read as any of these.
     """
-    file = Path(path)
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return _read_data(Path(path))
+    except (DatasetsError, zipfile.BadZipFile, *UNREADABLE) as error:
+        if path and str(path) in str(error) and isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f"data: {path!r} cannot be read ({one_line(error.__cause__ or error)[:200]})."
+            " It can be a folder of images per class, an .npz file of uint8 images x_test,"
+            " class numbers y_test and class_names, a .tsv or .csv file with columns label"
+            " and text, or a data set on the hub or saved by datasets."
+        ) from error
+
+
+def _read_data(file: Path) -> Any:
+    if not file.name:
+        raise ValueError("its path is empty")
     if file.suffix == ".tsv":
         return TsvDataset(file)
     if file.suffix == ".npz":
@@ -171,16 +189,37 @@ def read_data(path: str) -> Any:
     import datasets
 
     if file.suffix == ".csv":
-        return datasets.load_dataset("csv", data_files=str(file), split="train")
+        return _read_csv(file)
     if (file / "dataset_dict.json").is_file() or (file / "state.json").is_file():
         found = datasets.load_from_disk(str(file))
     elif file.is_dir():
-        found = datasets.load_dataset("imagefolder", data_dir=str(file))
+        found = _read_images(file)
     else:
-        found = datasets.load_dataset(str(path))
+        found = datasets.load_dataset(str(file))
     if isinstance(found, datasets.DatasetDict):
         found = found["test"] if "test" in found else next(iter(found.values()))
     return found
+
+
+def _read_csv(file: Path) -> Any:
+    import datasets
+
+    found = datasets.load_dataset(
+        "csv", data_files=str(file), split="train", keep_default_na=False
+    )
+    if "__index_level_0__" in found.column_names:  # of pandas
+        raise ValueError("its rows have more fields than its header; quote texts")
+    return found
+
+
+def _read_images(folder: Path) -> Any:
+    """Classes may have names that are also those of splits, such as ``train``."""
+    import datasets
+
+    inner = (path for path in folder.glob("*/*") if path.is_dir())
+    classes = next(inner, None) is None
+    files = {"data_files": {"test": "*/*"}, "drop_labels": False} if classes else {}
+    return datasets.load_dataset("imagefolder", data_dir=str(folder), **files)
 
 
 def _read_npz(file: Path) -> Any:

@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -198,7 +198,9 @@ def require_plain_weights(source: object, label: str) -> None:
     """
     if isinstance(source, Path):
         _refuse_two_sets(source, label)
-        found, where = _quantisation(source / "config.json", label), str(source)
+        file, where = source / "config.json", str(source)
+        settings = read_config(file, label) if file.is_file() else {}
+        found = settings.get("quantization_config")
     else:
         config = getattr(source, "config", None)
         found = getattr(config, "quantization_config", None)
@@ -237,12 +239,11 @@ def _younger(first: Path, second: Path) -> bool:
     return times[0] - times[1] > 3600 and not first.is_symlink()
 
 
-def _quantisation(config: Path, label: str) -> object:
-    if not config.is_file():
-        return None
+def read_config(file: Path, label: str) -> dict[str, Any]:
+    """A model's ``config.json``; raises ValueError if it is damaged."""
     try:
-        return json.loads(config.read_bytes()).get("quantization_config")
-    except (ValueError, AttributeError) as error:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{label}: {config} is damaged ({error}). Download or save it again."
+            f"{label}: {file} is damaged ({error}). Download or save it again."
         ) from error

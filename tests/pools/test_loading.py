@@ -345,6 +345,19 @@ def test_a_folder_of_an_unknown_architecture_is_refused(folders, tmp_path):
         load_task_vectors(folders | {"_pretrained_": str(tmp_path)})
 
 
+@pytest.mark.parametrize("content", ["{", "null", ""])
+def test_a_damaged_config_is_named(folders, tmp_path, content):
+    file = tmp_path / "config.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"the base .*{file} is damaged .*Download or"):
+        load_task_vectors(folders | {"_pretrained_": str(tmp_path)})
+
+
+def test_a_wrapped_module_is_the_module_itself(clips):
+    wrapped = {n: nn.DataParallel(m) for n, m in clips.items() if n != "_pretrained_"}
+    same(merge(clips | wrapped), merge(clips))
+
+
 def test_a_lazy_base_without_a_class_is_refused(folders):
     class LazyPool(CLIPVisionModelPool):
         def load_model(self, name, *args, **kwargs):

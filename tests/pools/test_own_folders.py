@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from fusion_bench.scripts.cli import _hydra_main
@@ -145,6 +146,66 @@ def test_files_are_read_as_images_and_texts(own, tmp_path):
         file = tmp_path / f"x{suffix}"
         file.write_text(f"label{mark}text\n1{mark}good\n")
         assert read_data(str(file))[0] == {"label": 1, "text": "good"}
+
+
+def npz(folder, **changes):
+    images, names = np.zeros((2, 8, 8), np.uint8), np.array(["a", "b"])
+    arrays = {"x_test": images, "y_test": np.array([0, 1]), "class_names": names}
+    np.savez(folder / "x.npz", **arrays | changes)
+    return folder / "x.npz"
+
+
+def text_file(folder, name, content):
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+UNREADABLE = {
+    "label past": lambda f: npz(f, y_test=np.array([0, 2])),
+    "one-hot labels": lambda f: npz(f, y_test=np.eye(2)),
+    "too few labels": lambda f: npz(f, y_test=np.array([0])),
+    "float images": lambda f: npz(f, x_test=np.zeros((2, 8, 8, 3), np.float32)),
+    "channels first": lambda f: npz(f, x_test=np.zeros((2, 3, 8, 8), np.uint8)),
+    "objects": lambda f: npz(f, class_names=np.array(["a", None])),
+    "no zip": lambda f: text_file(f, "x.npz", b"PK\x03\x04"),
+    "no file": lambda f: f / "x.npz",
+    "no folder": lambda f: f / "gone",
+    "latin-1": lambda f: text_file(f, "x.csv", b"label,text\n0,\xe4\n"),
+    "unquoted commas": lambda f: text_file(f, "x.csv", b"text,label\na, b,0\n"),
+    "no images": lambda f: f,
+}
+
+
+@pytest.mark.parametrize("make", UNREADABLE.values(), ids=UNREADABLE)
+def test_data_that_cannot_be_read_are_named(tmp_path, make, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / ".cache"))
+    path = make(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"{path}' cannot be read .*It can be"
+    ) as found:
+        read_data(str(path))
+    assert "\n" not in str(found.value)
+
+
+def test_an_empty_path_is_not_the_current_folder():
+    with pytest.raises(ValueError, match="data: '' cannot be read .its path is empty"):
+        read_data("")
+
+
+@pytest.mark.parametrize("names", [("bus", "train"), ("a", "test"), ("testing", "val")])
+def test_classes_may_be_named_as_splits(tmp_path, names, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in names:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / "1.png")
+    found = read_data(str(tmp_path / "images"))
+    assert found["label"] == [0, 1]
+    assert found.features["label"].names == sorted(names)
+
+
+def test_words_that_mean_nothing_to_pandas_are_texts(tmp_path):
+    file = text_file(tmp_path, "x.csv", b"label,text\n0,NA\n1,null\n")
+    assert read_data(str(file))["text"] == ["NA", "null"]
 
 
 def test_tinted_models_go_to_the_hub_and_come_back(own, tmp_path, monkeypatch):
