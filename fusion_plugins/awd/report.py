@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from lightning import Fabric
 from torch import Tensor
 
-from ..common import how_to_get
+from ..common.charts import draw_cosines
+from ..common.drawing import save_pictures
 from ..common.logging import get_logger
 from .disentangle import Disentanglement
 
@@ -80,40 +82,12 @@ def mean_absolute(cosines: Tensor) -> float:
 
 
 def save(result: Disentanglement, folder: str | Path) -> list[Path]:
-    """Write ``awd.json`` and, with matplotlib, ``awd_cosines.png``; returns their paths."""
+    """Write ``awd.json`` and, with matplotlib, ``awd_cosines``; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    report, picture = folder / "awd.json", folder / "awd_cosines.png"
+    report = folder / "awd.json"
     report.write_text(json.dumps(summary(result), indent=2))
-    command = how_to_get("matplotlib")
-    if command is not None:
-        log.warning("There is no picture of the cosines: %s", command)
-        return [report]
-    plot_cosines(result, picture)
-    return [report, picture]
-
-
-def plot_cosines(result: Disentanglement, path: str | Path) -> None:
-    """Heatmaps of the cosines between task vectors, before and after."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    before, after = result.cosines()
-    tasks = len(result.tasks)
-    figure = Figure(figsize=(4 + 0.9 * tasks, 2.2 + 0.45 * tasks), layout="constrained")
-    FigureCanvasAgg(figure)
-    limit = max((before - before.diag().diag()).abs().max().item(), 1e-3)
-    for axis, matrix, title in zip(
-        figure.subplots(1, 2), (before, after), ("before AWD", "after AWD"), strict=True
-    ):
-        image = axis.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axis.set_title(f"{title}: mean |cos| {mean_absolute(matrix):.3f}")
-        axis.set_xticks(range(tasks), result.tasks, rotation=45, ha="right")
-        axis.set_yticks(range(tasks), result.tasks)
-        for i in range(tasks):
-            for j in range(tasks):
-                if i != j:
-                    value = matrix[i, j].item()
-                    axis.text(j, i, f"{value:.2f}", ha="center", va="center", size=7)
-    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="cosine")
-    figure.savefig(path, dpi=150)
+    before, after = (cosines.numpy() for cosines in result.cosines())
+    matrices = {"before AWD": before, "after AWD": after}
+    pictures = {"awd_cosines": partial(draw_cosines, result.tasks, matrices)}
+    return [report, *save_pictures(folder, pictures, "the cosines")]

@@ -56,9 +56,14 @@ def require_report() -> None:
 
 
 def _write_report(results: Results, comparison: Comparison) -> None:
+    from .figures import baseline_of, draw_pictures, save_all
     from .report import render
 
-    write_text(results.folder / "report.html", render(comparison))
+    baseline = baseline_of(comparison)
+    pictures = draw_pictures(comparison, baseline)
+    save_all(pictures, results.folder / "figures")
+    page = render(comparison, pictures, baseline)
+    write_text(results.folder / "report.html", page)
 
 
 def fill_shares(records: Sequence[Mapping]) -> list[dict]:

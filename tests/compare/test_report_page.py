@@ -20,8 +20,8 @@ def page(tmp_path_factory):
 def test_every_section_is_there_and_links_lead_somewhere(page):
     ids = page.ids()
     assert len(ids) == len(set(ids))
-    assert {"results", "averages", "per-task", "time", "coefficients"} <= set(ids)
-    assert {"cosines", "curves", "methods", "setup", "published"} <= set(ids)
+    assert {"results", "time", "differences", "coefficients", "cosines"} <= set(ids)
+    assert {"curves", "tables", "published", "methods", "setup"} <= set(ids)
     links = [a["href"] for tag, a in page.tags if tag == "a"]
     assert links and all(link[0] == "#" and link[1:] in ids for link in links)
 
@@ -30,7 +30,7 @@ def test_nothing_is_loaded_from_anywhere(page):
     sources = [a.get("src") or a.get("href") for _, a in page.tags]
     sources = [source for source in sources if source]
     assert sources and all(s.startswith(("data:", "#")) for s in sources)
-    assert not re.search(r"url\(|@import|fetch\(|XMLHttp", page.source)
+    assert not re.search(r"url\((?!#)|@import|fetch\(|XMLHttp", page.source)
     assert "http" not in re.sub(r"http-equiv", "", page.source)
 
 
@@ -65,7 +65,6 @@ def test_published_values_stand_beside_the_measured_ones(page):
     assert "A made-up paper, table 1" in page.visible
     assert "measured: tinting_pp" in page.visible
     assert "70.5 | –" in page.visible  # nobody ran that method
-    assert sum("diamond" in a.get("class", "") for _, a in page.tags) == 2
 
 
 def test_config_versions_and_commit_of_every_method(page):
@@ -76,9 +75,7 @@ def test_config_versions_and_commit_of_every_method(page):
 
 def test_charts_have_a_text_alternative(page):
     pictures = [a for tag, a in page.tags if a.get("role") == "img"]
-    assert len(pictures) >= 6 and all(a["aria-label"].strip() for a in pictures)
-    images = [a for tag, a in page.tags if tag == "img"]
-    assert images and all(a["alt"] for a in images)
+    assert len(pictures) == 5 and all(a["aria-label"].strip() for a in pictures)
 
 
 @pytest.mark.parametrize("field", ["title", "label", "task", "error", "config", "key"])

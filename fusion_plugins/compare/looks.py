@@ -1,0 +1,162 @@
+"""How rows look in pictures and on the page: a colour, a marker, a dash, a short name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..common.drawing import colour_number, colour_of
+from .results import Comparison, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MARKERS, _DASHES = "osD^vPX*<>", ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
+
+
+@dataclass(frozen=True)
+class Look:
+    """One row's.
+
+    The colour is fixed by the method's name; among rows of one colour, `place` tells them
+    apart by marker and dash.
+    """
+
+    method: str
+    name: str  # a short one
+    reference: bool
+    place: int
+    group: str  # its name in SVG files
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Of matplotlib's lines."""
+        dash = _DASHES[self.place % len(_DASHES)]
+        return {"color": colour_of(self.method), "linestyle": dash}
+
+    @property
+    def dot(self) -> dict[str, Any]:
+        """Of matplotlib's lines that are dots."""
+        marker = _MARKERS[self.place % len(_MARKERS)]
+        return {"color": colour_of(self.method), "marker": marker, "linestyle": "none"}
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """Of its line in a legend of dots."""
+        return self.line if self.reference else self.dot
+
+    @property
+    def classes(self) -> str:
+        """Of the page's style sheet."""
+        if self.reference:
+            return "reference"
+        return f"c{colour_number(self.method)}"
+
+
+def looks_of(comparison: Comparison) -> dict[int, Look]:
+    """Row number -> its look."""
+    seen: Counter[str] = Counter()
+    looks = {}
+    rows = comparison.listed()
+    for row, name in zip(rows, short_names([row.label for row in rows]), strict=True):
+        colour, group = colour_of(row.method), f"m{row.number}"
+        look = Look(row.method, name, row.is_reference, seen[colour], group)
+        looks[row.number] = look
+        seen[colour] += 1
+    return looks
+
+
+def add_legend(
+    axes: Axes, rows: Sequence[Row], looks: dict[int, Look], kind: str = "mark"
+) -> None:
+    """Below the figure, in as many columns as the names leave room for.
+
+    `kind` is the property of a look that shows it.
+    """
+    from matplotlib.lines import Line2D
+
+    figure, shown = axes.figure, [looks[row.number] for row in rows]
+    names = [look.name for look in shown]
+    handles = [Line2D([], [], **getattr(look, kind)) for look in shown]
+    columns = 2 if max(map(len, names)) < 24 else 1
+    lines = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.13 * lines + 0.05)
+    legend = figure.legend(
+        handles, names, loc="outside lower left", ncols=columns, frameon=False
+    )
+    for look, *parts in zip(shown, legend.get_texts(), legend.get_lines(), strict=True):
+        for part in parts:
+            part.set_gid(look.group)
+
+
+# What papers call methods and tasks.
+_KNOWN = {
+    "simple_average": "Average",
+    "task_arithmetic": "Task Arithmetic",
+    "ties_merging": "TIES",
+    "adamerging": "AdaMerging",
+    "awd": "AWD",
+    "tinting": "Tinting",
+    "tinting_pp": "Tinting++",
+    "dare": "DARE",
+    "wudi": "WUDI",
+    "isotropic_merging/iso_c": "Iso-C",
+    "isotropic_merging/iso_cts": "Iso-CTS",
+    "singular_value_calibration": "SVC",
+    "task_singular_vector": "TSV-M",
+    "task_singular_vector/TaskSingularVectorMerging": "TSV-M",
+    "doge_ta": "DOGE-TA",
+    "sun397": "SUN397",
+    "stanford-cars": "Cars",
+    "stanford_cars": "Cars",
+    "resisc45": "RESISC45",
+    "eurosat": "EuroSAT",
+    "svhn": "SVHN",
+    "gtsrb": "GTSRB",
+    "mnist": "MNIST",
+    "dtd": "DTD",
+    "oxford_flowers102": "Flowers",
+    "pcam": "PCAM",
+    "fer2013": "FER2013",
+    "oxford-iiit-pet": "Pets",
+    "stl10": "STL10",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "food101": "Food101",
+    "fashion_mnist": "F-MNIST",
+    "emnist_letters": "EMNIST",
+    "kmnist": "KMNIST",
+    "rendered-sst2": "R-SST2",
+}
+
+
+def short_names(
+    names: Sequence[str], own: Mapping[str, str] | None = None, longest: int = 44
+) -> list[str]:
+    """As papers write methods and tasks; options stay.
+
+    Where two would be called the same, both keep their whole names.
+
+    Args:
+        names: Labels of rows, or tasks.
+        own: Name -> what to call it instead.
+        longest: What is longer ends with dots.
+    """
+    known = _KNOWN | dict(own or {})
+    short = [known.get(name) or _short(name, known) for name in names]
+    short = [s if len(s) <= longest else f"{s[:longest - 1]}…" for s in short]
+    counts = Counter(short)
+    return [s if counts[s] == 1 else n for s, n in zip(short, names, strict=True)]
+
+
+def short_tasks(tasks: Sequence[str]) -> list[str]:
+    """As they stand at the side of a chart."""
+    return short_names(tasks, longest=24)
+
+
+def _short(name: str, known: dict[str, str]) -> str:
+    method, bracket, options = name.partition(" (")
+    parts = dict.fromkeys(known.get(part, part) for part in method.split("/"))
+    return known.get(method, "/".join(parts)) + bracket + options
