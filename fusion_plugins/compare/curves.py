@@ -43,7 +43,7 @@ def draw_curves(comparison: Comparison, looks: dict[int, Look]) -> Figure | None
             _draw(axes, lines, len(comparison.tasks), looks[row.number])
     stacked[-1].set_xlabel("step")
     found = dict.fromkeys(row for rows in panels.values() for row in rows)
-    add_legend(stacked[-1], list(found), looks, "line")
+    add_legend(figure, list(found), looks, "line")
     return figure
 
 

@@ -19,7 +19,6 @@ from .numbers import Spread
 from .results import Comparison, Row
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SHORTEST = 0.01  # seconds; what is faster is drawn here, a logarithm needs a start
@@ -33,17 +32,22 @@ class Picture:
     Attributes:
         name: Of its files, and of its place on the page.
         title, caption: What it shows.
-        wide: It needs both columns of a paper.
+        figure: Of matplotlib.
     """
 
     name: str
     title: str
     caption: str
     figure: Figure
-    wide: bool = False
+
+    @property
+    def wide(self) -> bool:
+        """It needs both columns of a paper."""
+        return self.name in ("coefficients", "cosines")
 
     @property
     def open(self) -> bool:
+        """The page shows it at first."""
         return self.name in ("time", "differences")
 
     def svg(self) -> str:
@@ -64,55 +68,50 @@ def draw_pictures(comparison: Comparison, baseline: Row | None) -> list[Picture]
     metric = comparison.metric
     with paper_style():
         looks = looks_of(comparison)
-        found = [
-            (
-                "time",
-                f"Average {metric} against merge time",
-                "Seconds to merge, without evaluation; means over seeds, bars: sample"
-                " standard deviation.",
-                _draw_time(comparison, looks),
-                False,
-            ),
-            (
-                "differences",
-                f"Differences to {looks[baseline.number].name}" if baseline else "",
-                f"Difference of {metric} on each task, means over seeds.",
-                _draw_differences(comparison, looks, baseline),
-                False,
-            ),
-            (
-                "response",
-                "Selection without labels",
-                "Score of every candidate; bars: standard error. The star is chosen.",
-                _draw_responses(comparison, looks),
-                False,
-            ),
-            (
-                "coefficients",
-                "Merging coefficients",
-                "One row per task, one column per tensor from input to output, on one"
-                " scale. 0 leaves a task vector out, 1 adds all of it. Means over seeds.",
-                _draw_coefficients(comparison, looks),
-                True,
-            ),
-            (
-                "cosines",
-                "Cosines between task vectors",
-                "0: orthogonal, the tasks do not interfere.",
-                _draw_cosines(comparison, looks),
-                True,
-            ),
-            (
-                "curves",
-                "Training",
-                "Means over seeds, running over whole turns of the tasks; bands: lowest"
-                " to highest seed.",
-                draw_curves(comparison, looks),
-                False,
-            ),
-        ]
-    pictures = [Picture(*entry) for entry in found if entry[3] is not None]
-    return pictures
+        figures = {
+            "time": _draw_time(comparison, looks),
+            "differences": _draw_differences(comparison, looks, baseline),
+            "response": _draw_responses(comparison, looks),
+            "coefficients": _draw_coefficients(comparison, looks),
+            "cosines": _draw_cosines(comparison, looks),
+            "curves": draw_curves(comparison, looks),
+        }
+    name = looks[baseline.number].name if baseline else ""
+    texts = {
+        "time": (
+            f"Average {metric} against merge time",
+            "Seconds to merge, without evaluation; means over seeds, bars: sample standard"
+            " deviation.",
+        ),
+        "differences": (
+            f"Differences to {name}",
+            f"{metric.capitalize()} on each task minus that of {name}, means over seeds.",
+        ),
+        "response": (
+            "Selection without labels",
+            "Score of every candidate; bars: standard error. The star is chosen.",
+        ),
+        "coefficients": (
+            "Merging coefficients",
+            "A row per task, a column per tensor from input to output, all on one scale. 0"
+            " leaves a task vector out, 1 adds all of it. Means over seeds.",
+        ),
+        "cosines": (
+            "Cosines between task vectors",
+            "0: orthogonal, the tasks do not interfere. Before merging once, then after"
+            " each method, with its first seed.",
+        ),
+        "curves": (
+            "Training",
+            "Means over seeds, running over whole turns of the tasks; bands: lowest to"
+            " highest seed.",
+        ),
+    }
+    return [
+        Picture(name, *texts[name], figure)
+        for name, figure in figures.items()
+        if figure
+    ]
 
 
 def save_all(pictures: Sequence[Picture], folder: Path) -> None:
@@ -176,7 +175,7 @@ def _draw_time(comparison: Comparison, looks: Looks) -> Figure | None:
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_formatter("")
-    add_legend(axes, [row for row, _ in _averages(comparison)], looks)
+    add_legend(figure, [row for row, _ in _averages(comparison)], looks)
     return figure
 
 
@@ -200,7 +199,7 @@ def _draw_differences(
     axes.set_yticks(range(len(names)), ["average", *short_tasks(comparison.tasks)])
     xlabel = f"{_unit(comparison)} minus {looks[baseline.number].name}"
     axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=xlabel)
-    add_legend(axes, rows, looks)
+    add_legend(figure, rows, looks)
     return figure
 
 

@@ -11,7 +11,7 @@ from ..common.drawing import colour_number, colour_of
 from .results import Comparison, Row
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MARKERS, _DASHES = "osD^vPX*<>", ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
 
@@ -69,7 +69,7 @@ def looks_of(comparison: Comparison) -> dict[int, Look]:
 
 
 def add_legend(
-    axes: Axes, rows: Sequence[Row], looks: dict[int, Look], kind: str = "mark"
+    figure: Figure, rows: Sequence[Row], looks: dict[int, Look], kind: str = "mark"
 ) -> None:
     """Below the figure, in as many columns as the names leave room for.
 
@@ -77,7 +77,7 @@ def add_legend(
     """
     from matplotlib.lines import Line2D
 
-    figure, shown = axes.figure, [looks[row.number] for row in rows]
+    shown = [looks[row.number] for row in rows]
     names = [look.name for look in shown]
     handles = [Line2D([], [], **getattr(look, kind)) for look in shown]
     columns = 2 if max(map(len, names)) < 24 else 1

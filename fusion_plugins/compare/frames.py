@@ -1,0 +1,94 @@
+"""The results as DataFrames of exact numbers, and these as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from .columns import (
+    ADDED,
+    EVALUATE,
+    MERGE,
+    OF_EXPERTS,
+    Column,
+    main_columns,
+    memory_columns,
+)
+from .results import Comparison, Row
+
+
+def columns_of(comparison: Comparison) -> dict[str, Column]:
+    """Name in `rows_frame` -> the column: tasks, average, shares and costs."""
+    average, *tasks = main_columns(comparison)
+    return {column.title: column for column in (*tasks, average)} | {
+        "normalised_average": OF_EXPERTS,
+        "merge_seconds": MERGE,
+        "evaluate_seconds": EVALUATE,
+        "peak_memory_mib": memory_columns(comparison)[-1],
+    }
+
+
+def rows_frame(comparison: Comparison) -> pd.DataFrame:
+    """One line per row, as listed; numbers are means, deviations in columns of their own.
+
+    The index is the rows' numbers.
+    """
+    rows, columns = comparison.listed(), columns_of(comparison)
+    lines = [_described(row, comparison) | _numbers(row, columns) for row in rows]
+    return pd.DataFrame(lines, index=[row.number for row in rows], dtype=object)
+
+
+def _described(row: Row, comparison: Comparison) -> dict[str, object]:
+    return {
+        "label": row.label,
+        "method": row.method,
+        "metric": comparison.metric if comparison.finished else None,
+        "seeds": " ".join(map(str, row.seeds)),
+        "failed": len(row.failures),
+        "error": next(iter(row.errors()), ""),
+        "added_parameters": next(iter(row.figures[ADDED.source]), None),
+    }
+
+
+def _numbers(row: Row, columns: dict[str, Column]) -> dict[str, float | None]:
+    line: dict[str, float | None] = {}
+    for name, column in columns.items():
+        spread = column.spread(row)
+        line[name] = spread.mean if spread else None
+        line[f"{name}_std"] = spread.deviation if spread else None
+    return line
+
+
+def scalars(comparison: Comparison) -> dict[str, float]:
+    """A number per method and task, for loggers; means over seeds."""
+    frame = rows_frame(comparison).set_index("label")
+    values = frame[["average", *comparison.tasks]].T.to_dict()
+    return dict(_present(values))
+
+
+def _present(values: dict[str, dict[str, float]]) -> Iterator[tuple[str, float]]:
+    for label, numbers in values.items():
+        yield from ((f"{label}/{k}", v) for k, v in numbers.items() if pd.notna(v))
+
+
+def rows_csv(comparison: Comparison) -> str:
+    """One line per row, numbers not rounded."""
+    return _csv(rows_frame(comparison))
+
+
+def cells_csv(comparison: Comparison) -> str:
+    """One line per cell, with every metric of every task."""
+    return _csv(comparison.cells.filter(regex="^(?!record$|normalised/)"))
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    values = [[*map(_inert, line)] for line in frame.to_numpy()]
+    frame = pd.DataFrame(values, columns=[*map(_inert, frame.columns)], dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _inert(value: object) -> object:
+    """Text that a spreadsheet would run as a formula begins with an apostrophe."""
+    formula = isinstance(value, str) and value.startswith(tuple("=+-@\t\r"))
+    return f"'{value}" if formula else value

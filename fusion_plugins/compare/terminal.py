@@ -1,0 +1,77 @@
+"""Tables on the terminal: narrow, with one rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from .results import Comparison
+from .tables import (
+    FAILED,
+    Grid,
+    TableOptions,
+    headings,
+    make_grid,
+    protocol,
+    table_notes,
+)
+
+_NAMES = 30  # width that methods' names have at most in a narrow terminal
+_GAP = 2  # between columns
+_STYLES = {0: "", 1: "bold", 2: "underline"}
+
+
+def new_table(first: str, columns: Sequence[str]) -> Table:
+    """An empty table; the first column may wrap, numbers may not."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for title in columns:
+        table.add_column(Text(title), justify="right", no_wrap=True)
+    return table
+
+
+def terminal_tables(
+    comparison: Comparison, width: int, options: TableOptions | None = None
+) -> list[Table | Text]:
+    """For rich's console: averages and costs first, then the tasks.
+
+    What is too wide goes on in a table below.
+    """
+    grid = make_grid(comparison, options)
+    grid.text = grid.text.map(lambda text: text.replace(" ± ", "±"))
+    others = [name for name in grid.text.columns[1:] if name not in grid.tasks]
+    columns = [*others, *(name for name in grid.text if name in grid.tasks)]
+    shown = [_table(grid.part(part)) for part in _folded(grid, columns, width)]
+    shown[0].title = Text(comparison.title)
+    notes = [" ".join(protocol(comparison)), *table_notes(comparison)]
+    return [*shown, Text("\n".join(notes))]
+
+
+def _folded(grid: Grid, columns: Sequence[str], width: int) -> Iterator[list[str]]:
+    """Columns of parts that fit, each beside the first column, which may wrap."""
+    longest = grid.text.map(len).max()
+    titles = dict(zip(columns, headings(columns), strict=True))
+    names = min(longest["method"], max(_NAMES, width // 3)) + _GAP
+    part: list[str] = []
+    used = names
+    for name in columns:
+        needed = max(longest[name], len(titles[name])) + _GAP
+        if part and used + needed > width:
+            yield part
+            part, used = [], names
+        part.append(name)
+        used += needed
+    yield part
+
+
+def _table(grid: Grid) -> Table:
+    table = new_table("method", headings(grid.text.columns[1:]))
+    lines = zip(grid.text.to_numpy(), grid.rank.to_numpy(), strict=True)
+    for number, (cells, ranks) in enumerate(lines, start=1):
+        styles = ["red" if cell == FAILED else "" for cell in cells]
+        styles = [style or _STYLES[r] for style, r in zip(styles, ranks, strict=True)]
+        table.add_row(*map(Text, cells, styles), end_section=number == grid.rows)
+    return table
