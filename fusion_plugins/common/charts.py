@@ -136,27 +136,25 @@ def block_starts(layers: Sequence[str]) -> dict[str, int]:
     return dict(list(starts.items())[:: -(-len(starts) // 13)])
 
 
-def draw_response(
-    axes: Axes, record: Mapping[str, Any], option: str | None = None
-) -> None:
-    """The score over an option, a line for each setting of the others, the choice marked.
+def draw_response(axes: Axes, record: Mapping[str, Any]) -> None:
+    """The score over the option with most values; the choice is a star.
 
     Args:
         axes: Where to.
         record: `score`, the axis's name; `candidates` with `options`, `mean`,
-            `standard_error` and `dropped`; `chosen`, their options that won.
-        option: On the x axis; the one with most values by default.
+            `standard_error` and `dropped`; `chosen`, the options that won, or None. A
+            candidate's `line` names the line that it is on; by default its other options.
     """
     candidates = record["candidates"]
     every = [candidate["options"] for candidate in candidates]
     counts = {name: len({str(o[name]) for o in every}) for name in every[0]}
     # Of equal ones the last, which is the scaling.
-    option = option or max(reversed(counts), key=counts.__getitem__)
-    numeric = all(isinstance(o[option], (int, float)) for o in every)
+    option = max(reversed(counts), key=counts.__getitem__)
+    numeric = {type(o[option]) for o in every} <= {int, float}
     lines: dict[str, list[Mapping]] = {}
     for candidate in candidates:
         others = {k: v for k, v in candidate["options"].items() if k != option}
-        lines.setdefault(described(others), []).append(candidate)
+        lines.setdefault(candidate.get("line", described(others)), []).append(candidate)
 
     def place(candidate: Mapping) -> Any:
         value = candidate["options"][option]

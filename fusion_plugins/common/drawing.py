@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from . import how_to_get
 from .logging import get_logger
@@ -23,7 +23,8 @@ log = get_logger(__name__)
 STYLE = Path(__file__).with_name("paper.mplstyle")
 COLUMN, PAGE = 3.4, 6.9  # inches: a column of a two-column paper, and both
 SEQUENTIAL, DIVERGING = "cividis", "PuOr_r"  # readable with any colour vision
-_SAVED = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+FORMATS = ("png", "svg", "pdf")
+_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same each time
 
 GREY = "757d8c"
 REFERENCES = ("pretrained", "experts")  # grey
@@ -70,15 +71,22 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height))
 
 
-def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG, SVG and PDF; `path` has no suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def lay_out(figure: Figure) -> Figure:
+    """Give a whole figure its final layout: once, not again for each file."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is laid out, once for all formats
-    paths = [path.with_name(f"{path.name}.{suffix}") for suffix in _SAVED]
-    for file, metadata in zip(paths, _SAVED.values(), strict=True):
-        figure.savefig(file, metadata=metadata)
-    return paths
+    figure.set_layout_engine("none")
+    return figure
+
+
+def save_figure(figure: Figure, files: Mapping[str, Path | BinaryIO]) -> None:
+    """Write a figure: ``png``, ``svg`` or ``pdf`` -> where to."""
+    for kind, file in files.items():
+        figure.savefig(file, format=kind, metadata=_UNDATED.get(kind))
+
+
+def files_of(path: Path) -> dict[str, Path]:
+    """PNG, SVG and PDF of a picture whose path has no suffix."""
+    return {kind: path.with_name(f"{path.name}.{kind}") for kind in FORMATS}
 
 
 def save_pictures(
@@ -99,8 +107,6 @@ def save_pictures(
         log.warning("There is no picture of %s: %s", what, command)
         return []
     with paper_style():
-        return [
-            file
-            for name, draw in pictures.items()
-            for file in save_figure(draw(), folder / name)
-        ]
+        for name, draw in pictures.items():
+            save_figure(lay_out(draw()), files_of(folder / name))
+    return [file for name in pictures for file in files_of(folder / name).values()]

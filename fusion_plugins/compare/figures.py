@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..common.charts import HeatMap, draw_coefficients, draw_cosines, draw_response
-from ..common.drawing import COLUMN, new_figure, paper_style, save_figure
+from ..common.drawing import COLUMN, lay_out, new_figure, paper_style, save_figure
 from .columns import MERGE
 from .curves import draw_curves
+from .files import write_text
 from .looks import Look, add_legend, looks_of, short_tasks
 from .numbers import Spread
 from .results import Comparison, Row
@@ -50,12 +52,13 @@ class Picture:
         """The page shows it at first."""
         return self.name in ("time", "differences")
 
+    @cached_property
     def svg(self) -> str:
         """The figure as an SVG file."""
-        buffer = io.StringIO()
+        buffer = io.BytesIO()
         with paper_style():
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None})
-        return buffer.getvalue()
+            save_figure(self.figure, {"svg": buffer})
+        return buffer.getvalue().decode("utf-8")
 
 
 def draw_pictures(comparison: Comparison, baseline: Row | None) -> list[Picture]:
@@ -76,6 +79,7 @@ def draw_pictures(comparison: Comparison, baseline: Row | None) -> list[Picture]
             "cosines": _draw_cosines(comparison, looks),
             "curves": draw_curves(comparison, looks),
         }
+        whole = {name: lay_out(figure) for name, figure in figures.items() if figure}
     name = looks[baseline.number].name if baseline else ""
     texts = {
         "time": (
@@ -89,7 +93,7 @@ def draw_pictures(comparison: Comparison, baseline: Row | None) -> list[Picture]
         ),
         "response": (
             "Selection without labels",
-            "Score of every candidate; bars: standard error. The star is chosen.",
+            "Score of every candidate; bars: standard error, star: chosen, hollow: dropped early.",
         ),
         "coefficients": (
             "Merging coefficients",
@@ -107,18 +111,18 @@ def draw_pictures(comparison: Comparison, baseline: Row | None) -> list[Picture]
             " highest seed.",
         ),
     }
-    return [
-        Picture(name, *texts[name], figure)
-        for name, figure in figures.items()
-        if figure
-    ]
+    return [Picture(name, *texts[name], figure) for name, figure in whole.items()]
 
 
 def save_all(pictures: Sequence[Picture], folder: Path) -> None:
     """Each as PNG, SVG and PDF."""
-    with paper_style():
-        for picture in pictures:
-            save_figure(picture.figure, folder / picture.name)
+    folder.mkdir(exist_ok=True)
+    for picture in pictures:
+        path = folder / picture.name
+        write_text(path.with_suffix(".svg"), picture.svg)
+        with paper_style():
+            files = {kind: path.with_suffix(f".{kind}") for kind in ("png", "pdf")}
+            save_figure(picture.figure, files)
 
 
 def baseline_of(comparison: Comparison, name: str | None = None) -> Row | None:

@@ -119,7 +119,11 @@ class Row:
 
     def over_seeds(self, column: str) -> Spread | None:
         """Spread of a column over the finished cells."""
-        return Spread.of(self.figures[column]) if column in self.figures else None
+        return Spread.of(self._values[column]) if column in self._values else None
+
+    @cached_property
+    def _values(self) -> dict[str, list]:
+        return self.figures.to_dict("list")  # reading one value of a frame is slow
 
     def artifacts(self, name: str) -> list[tuple[int, dict]]:
         """(seed, artifact) of every finished cell that has one."""

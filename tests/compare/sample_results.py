@@ -36,7 +36,6 @@ LARGE_METHODS = (
     ("task_singular_vector/TaskSingularVectorMerging", {}, 0.771, 38, 0, 0, 0),
     ("isotropic_merging/iso_cts", {}, 0.779, 45.0, False, False, False),
     ("wudi/wudi", {}, 0.752, 61.0, False, False, False),
-    ("doge_ta/doge_ta", {}, 0.74, 80.0, False, False, False),
     (f"{_SVC}/task_singular_vector", {"gamma": 0.5}, 0.772, 51.0, False, False, False),
     (f"{_SVC}/dare_task_arithmetic", {"gamma": 0.5}, 0.61, 12.0, False, False, False),
     ("awd", {}, 0.619, 22.0, False, True, False),
@@ -54,6 +53,7 @@ LARGE_METHODS = (
     ("adamerging", {"disentangle": True, "steps": 1000}, 0.752, 1860.0, 1, True, 1),
     ("tinting", {}, 0.81, 1200.0, True, False, True),
     ("tinting_pp", {"granularity": "tensor"}, 0.861, 1310.0, True, False, True),
+    ("select", {"base": "ties_merging"}, 0.65, 210.0, False, False, False),
     ("regmean_plusplus/clip_regmean_plusplus", {}, None, None, False, False, False),
 )
 VERSIONS = {
@@ -171,6 +171,8 @@ def sample_cell(method, seed, tasks, layers, random):
         cell["artifacts"]["cosines"] = sample_cosines(tasks, random)
     if learns:
         cell["artifacts"]["history"] = sample_history(random)
+    if name == "select":
+        cell["artifacts"]["selection"] = sample_selection()
     return cell
 
 
@@ -242,6 +244,20 @@ def sample_history(random, steps=120):
         "loss": (0.4 + 1.2 * decay + random.normal(0, 0.03, steps)).tolist(),
         "entropy": (0.2 + 0.9 * decay + random.normal(0, 0.02, steps)).tolist(),
     }
+
+
+def sample_selection():
+    candidates = [
+        {
+            "options": {"scaling_factor": scaling},
+            "mean": 0.9 - (scaling - 0.3) ** 2,
+            "standard_error": 0.01,
+            "dropped": scaling > 0.8,
+        }
+        for scaling in (0.1, 0.2, 0.3, 0.4, 0.6, 0.9)
+    ]
+    chosen = {"scaling_factor": 0.3}
+    return {"score": "agreement", "chosen": chosen, "candidates": candidates}
 
 
 def sample_published():

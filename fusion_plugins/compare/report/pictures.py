@@ -40,7 +40,7 @@ def coefficient_values(comparison: Comparison) -> dict[str, dict]:
 
 def _element(picture: Picture) -> Markup:
     """The picture without namespaces; ids are the picture's own, lengths are short."""
-    root = ElementTree.fromstring(picture.svg())
+    root = ElementTree.fromstring(picture.svg)
     for parent in [*root.iter()]:
         for child in [*parent]:
             if child.tag.endswith(("}metadata", "}style")):

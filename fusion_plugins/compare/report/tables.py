@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..columns import (
     ADDED,
@@ -38,8 +39,12 @@ class Table:
     def has_marks(self) -> bool:
         return any(c.mark(row) for c in self.columns for row in self.rows)
 
-    def best(self, column: Column) -> float | None:
-        """The best of several merged models; None where none is marked."""
+    @cached_property
+    def best(self) -> list[float | None]:
+        """Of every column the best of several merged models; None where none is marked."""
+        return [self._best(column) for column in self.columns]
+
+    def _best(self, column: Column) -> float | None:
         merged = (column.sort(row) for row in self.rows if not row.is_reference)
         values = [value for value in merged if value is not None]
         if not column.best or len(values) < 2:
