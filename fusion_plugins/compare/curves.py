@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pandas as pd
 
 from ..common.drawing import COLUMN, new_figure
-from .looks import Look, add_legend
+from .looks import Look, Looks, add_legend
 from .results import Comparison, Row
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Points = TypeVar("Points", pd.Series, pd.DataFrame)
 Lines = dict[int, pd.Series]  # seed -> values by step
 
 
-def draw_curves(comparison: Comparison, looks: dict[int, Look]) -> Figure | None:
+def draw_curves(comparison: Comparison, looks: Looks) -> Figure | None:
     """Means over seeds; bands reach from the lowest to the highest seed.
 
     Single steps see one batch, often of one task, and jump: lines are running means over

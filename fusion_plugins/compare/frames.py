@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pandas as pd
 
 from .columns import (
@@ -62,14 +60,14 @@ def _numbers(row: Row, columns: dict[str, Column]) -> dict[str, float | None]:
 
 def scalars(comparison: Comparison) -> dict[str, float]:
     """A number per method and task, for loggers; means over seeds."""
-    frame = rows_frame(comparison).set_index("label")
-    values = frame[["average", *comparison.tasks]].T.to_dict()
-    return dict(_present(values))
-
-
-def _present(values: dict[str, dict[str, float]]) -> Iterator[tuple[str, float]]:
-    for label, numbers in values.items():
-        yield from ((f"{label}/{k}", v) for k, v in numbers.items() if pd.notna(v))
+    names = ["average", *comparison.tasks]
+    frame = rows_frame(comparison).set_index("label")[names]
+    return {
+        f"{label}/{name}": value
+        for label, numbers in frame.iterrows()
+        for name, value in numbers.items()
+        if value is not None
+    }
 
 
 def rows_csv(comparison: Comparison) -> str:

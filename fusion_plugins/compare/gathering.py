@@ -65,7 +65,7 @@ def require_report() -> None:
 def _write_report(
     results: Results, comparison: Comparison, options: TableOptions | None
 ) -> None:
-    from .figures import baseline_of, draw_pictures, save_all
+    from .pictures import baseline_of, draw_pictures, save_all
     from .report import render
 
     baseline = baseline_of(comparison, options.baseline if options else None)

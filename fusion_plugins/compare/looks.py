@@ -24,52 +24,51 @@ class Look:
     apart by marker and dash.
     """
 
-    method: str
+    row: Row
     name: str  # a short one
-    reference: bool
     place: int
-    group: str  # its name in SVG files
+
+    @property
+    def group(self) -> str:
+        """Its name in SVG files."""
+        return f"m{self.row.number}"
+
+    @property
+    def classes(self) -> str:
+        """Of the page's style sheet."""
+        number = colour_number(self.row.method)
+        return "reference" if self.row.is_reference else f"c{number}"
 
     @property
     def line(self) -> dict[str, Any]:
         """Of matplotlib's lines."""
         dash = _DASHES[self.place % len(_DASHES)]
-        return {"color": colour_of(self.method), "linestyle": dash}
+        return {"color": colour_of(self.row.method), "linestyle": dash}
 
     @property
     def dot(self) -> dict[str, Any]:
-        """Of matplotlib's lines that are dots."""
-        marker = _MARKERS[self.place % len(_MARKERS)]
-        return {"color": colour_of(self.method), "marker": marker, "linestyle": "none"}
-
-    @property
-    def mark(self) -> dict[str, Any]:
-        """Of its line in a legend of dots."""
-        return self.line if self.reference else self.dot
-
-    @property
-    def classes(self) -> str:
-        """Of the page's style sheet."""
-        if self.reference:
-            return "reference"
-        return f"c{colour_number(self.method)}"
+        """Of matplotlib's lines that are dots; references stay lines."""
+        marks = {"marker": _MARKERS[self.place % len(_MARKERS)], "linestyle": "none"}
+        return self.line if self.row.is_reference else self.line | marks
 
 
-def looks_of(comparison: Comparison) -> dict[int, Look]:
+Looks = dict[int, Look]
+
+
+def looks_of(comparison: Comparison) -> Looks:
     """Row number -> its look."""
     seen: Counter[str] = Counter()
     looks = {}
     rows = comparison.listed()
     for row, name in zip(rows, short_names([row.label for row in rows]), strict=True):
-        colour, group = colour_of(row.method), f"m{row.number}"
-        look = Look(row.method, name, row.is_reference, seen[colour], group)
-        looks[row.number] = look
+        colour = colour_of(row.method)
+        looks[row.number] = Look(row, name, seen[colour])
         seen[colour] += 1
     return looks
 
 
 def add_legend(
-    figure: Figure, rows: Sequence[Row], looks: dict[int, Look], kind: str = "mark"
+    figure: Figure, rows: Sequence[Row], looks: Looks, kind: str = "dot"
 ) -> None:
     """Below the figure, in as many columns as the names leave room for.
 
@@ -92,44 +91,21 @@ def add_legend(
 
 
 # What papers call methods and tasks.
-_KNOWN = {
-    "simple_average": "Average",
-    "task_arithmetic": "Task Arithmetic",
-    "ties_merging": "TIES",
-    "adamerging": "AdaMerging",
-    "awd": "AWD",
-    "tinting": "Tinting",
-    "tinting_pp": "Tinting++",
-    "dare": "DARE",
-    "wudi": "WUDI",
-    "isotropic_merging/iso_c": "Iso-C",
-    "isotropic_merging/iso_cts": "Iso-CTS",
-    "singular_value_calibration": "SVC",
-    "task_singular_vector": "TSV-M",
-    "task_singular_vector/TaskSingularVectorMerging": "TSV-M",
-    "doge_ta": "DOGE-TA",
-    "sun397": "SUN397",
-    "stanford-cars": "Cars",
-    "stanford_cars": "Cars",
-    "resisc45": "RESISC45",
-    "eurosat": "EuroSAT",
-    "svhn": "SVHN",
-    "gtsrb": "GTSRB",
-    "mnist": "MNIST",
-    "dtd": "DTD",
-    "oxford_flowers102": "Flowers",
-    "pcam": "PCAM",
-    "fer2013": "FER2013",
-    "oxford-iiit-pet": "Pets",
-    "stl10": "STL10",
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "food101": "Food101",
-    "fashion_mnist": "F-MNIST",
-    "emnist_letters": "EMNIST",
-    "kmnist": "KMNIST",
-    "rendered-sst2": "R-SST2",
-}
+_KNOWN = dict(
+    entry.split("=")
+    for entry in (
+        "simple_average=Average,task_arithmetic=Task Arithmetic,ties_merging=TIES,awd=AWD,"
+        "adamerging=AdaMerging,tinting=Tinting,tinting_pp=Tinting++,dare=DARE,wudi=WUDI,"
+        "isotropic_merging/iso_c=Iso-C,isotropic_merging/iso_cts=Iso-CTS,doge_ta=DOGE-TA,"
+        "task_singular_vector=TSV-M,singular_value_calibration=SVC,"
+        "task_singular_vector/TaskSingularVectorMerging=TSV-M,"
+        "sun397=SUN397,stanford-cars=Cars,stanford_cars=Cars,resisc45=RESISC45,"
+        "eurosat=EuroSAT,svhn=SVHN,gtsrb=GTSRB,mnist=MNIST,dtd=DTD,pcam=PCAM,"
+        "oxford_flowers102=Flowers,fer2013=FER2013,oxford-iiit-pet=Pets,stl10=STL10,"
+        "cifar10=CIFAR10,cifar100=CIFAR100,food101=Food101,fashion_mnist=F-MNIST,"
+        "emnist_letters=EMNIST,kmnist=KMNIST,rendered-sst2=R-SST2"
+    ).split(",")
+)
 
 
 def short_names(

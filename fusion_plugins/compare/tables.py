@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,16 +28,14 @@ _HEADINGS = {
 }
 
 
-def _listed(name: str, value: Any) -> list[str] | None:
-    if value is None or isinstance(value, list) and value:
-        return value and [str(entry) for entry in value]
-    raise ValueError(f"{name} is {value!r}, expected a list of names, as [average].")
+def _any(name: str, value: Any) -> Any:
+    return value  # compared with the names that there are
 
 
-def _named(name: str, value: Any) -> str | None:
-    if value is None or isinstance(value, str):
+def _listed(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, list):
         return value
-    raise ValueError(f"{name} is {value!r}, expected a name.")
+    raise ValueError(f"{name} is {value!r}, expected a list of names, as [average].")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +56,12 @@ class TableOptions(Options):
         ValueError: A value is of the wrong kind.
     """
 
-    sort: str | None = option(None, _named)
+    sort: str | None = option(None, _any)
     columns: list[str] | None = option(None, _listed)
     tasks: list[str] | None = option(None, _listed)
     split: int = integer(12, low=1)
     names: dict[str, str] | None = mapping("{oxford_flowers102: Flowers}")
-    baseline: str | None = option(None, _named)
+    baseline: str | None = option(None, _any)
 
 
 @dataclass
@@ -75,20 +73,18 @@ class Grid:
         rank: Of the same shape: 1 for the best merged model of a column, 2 for the
             second, 0 for all others.
         rows: Measured rows; published ones follow.
-        tasks: Names of the task columns.
     """
 
     text: pd.DataFrame
     rank: pd.DataFrame
     rows: int
-    tasks: list[str]
 
     def part(self, columns: Sequence[str]) -> Grid:
         """The methods with some of the columns; the first says which failed."""
         names, failed = ["method", *columns], (self.text == FAILED).any(axis=1)
         text = self.text[names].copy()
         text.loc[failed, list(columns)] = [FAILED, *[""] * (len(columns) - 1)]
-        return Grid(text, self.rank[names], self.rows, self.tasks)
+        return Grid(text, self.rank[names], self.rows)
 
 
 def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Grid:
@@ -127,7 +123,7 @@ def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Gr
             found = values.rank(method="min", ascending=best == "min")
             several = found.notna().sum() > 1
             rank[name] = found.where((found <= 2) & several, 0).reindex(text.index)
-    return Grid(text, rank.fillna(0).astype(int), len(lines), tasks)
+    return Grid(text, rank.fillna(0).astype(int), len(lines))
 
 
 def _known(what: str, asked: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -169,6 +165,11 @@ def _given(entry: dict, columns: Sequence[str]) -> Iterator[str]:
     for name in columns:
         value = values.get(name)
         yield _NOTHING if value is None else f"{value:.1f}"
+
+
+def headings(names: Iterable[str]) -> list[str]:
+    """Of columns."""
+    return [_HEADINGS.get(name, name) for name in names]
 
 
 def protocol(comparison: Comparison) -> list[str]:
@@ -214,7 +215,7 @@ def markdown_table(comparison: Comparison, options: TableOptions | None = None) 
         [marks[rank].format(cell) for cell, rank in zip(*pair, strict=True)]
         for pair in zip(cells, grid.rank.to_numpy(), strict=True)
     ]
-    head = [_markdown(_HEADINGS.get(name, name)) for name in grid.text]
+    head = [*map(_markdown, headings(grid.text))]
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join(
         [
@@ -233,8 +234,3 @@ BEST = "Bold: the best merged model of a column; underlined: the second."
 
 def _markdown(text: str) -> str:
     return " ".join(re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).split())
-
-
-def headings(names: Sequence[str]) -> list[str]:
-    """Of columns."""
-    return [_HEADINGS.get(name, name) for name in names]

@@ -36,14 +36,10 @@ def new_table(first: str, columns: Sequence[str]) -> Table:
 def terminal_tables(
     comparison: Comparison, width: int, options: TableOptions | None = None
 ) -> list[Table | Text]:
-    """For rich's console: averages and costs first, then the tasks.
-
-    What is too wide goes on in a table below.
-    """
+    """For rich's console, the average first; what is too wide goes on in a table below."""
     grid = make_grid(comparison, options)
     grid.text = grid.text.map(lambda text: text.replace(" ± ", "±"))
-    others = [name for name in grid.text.columns[1:] if name not in grid.tasks]
-    columns = [*others, *(name for name in grid.text if name in grid.tasks)]
+    columns = sorted(grid.text.columns[1:], key="average".__ne__)
     shown = [_table(grid.part(part)) for part in _folded(grid, columns, width)]
     shown[0].title = Text(comparison.title)
     notes = [" ".join(protocol(comparison)), *table_notes(comparison)]

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from sample_results import METHODS, sample_published, write_large, write_sample
 
-from fusion_plugins.compare.figures import baseline_of, draw_pictures
+from fusion_plugins.compare.pictures import baseline_of, draw_pictures
 from fusion_plugins.compare.report import render
 from fusion_plugins.compare.results import Comparison
 

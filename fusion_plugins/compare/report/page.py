@@ -12,9 +12,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..figures import Picture
 from ..looks import looks_of
 from ..numbers import count_text, date_text, heading_text
+from ..pictures import Picture
 from ..results import Comparison, Row
 from .pictures import coefficient_values, inline_pictures
 from .published import published

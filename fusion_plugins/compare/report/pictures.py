@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from ...common.drawing import GREY, paper_style
-from ..figures import Picture, coefficients_of
+from ..figures import coefficients_of
+from ..pictures import Picture
 from ..results import Comparison
 
 _GROUP = re.compile(

@@ -161,10 +161,10 @@ for (const box of document.querySelectorAll(".scroll")) box.addEventListener("sc
 document.addEventListener("toggle", hint, true);
 window.addEventListener("resize", hint);
 
-// Figures as files, with the colours of paper.
+// Figures as SVG files, with the colours of paper.
 for (const button of document.querySelectorAll("[data-save]")) {
   button.parentElement.hidden = false;
-  button.addEventListener("click", async () => {
+  button.addEventListener("click", () => {
     const figure = button.closest("figure");
     const svg = figure.querySelector("svg").cloneNode(true);
     for (const part of svg.querySelectorAll(".off")) part.remove();
@@ -173,15 +173,8 @@ for (const button of document.querySelectorAll("[data-save]")) {
     svg.setAttribute("height", `${height}pt`);
     const text = new XMLSerializer().serializeToString(svg).replace(/var\(--\w+, ?(#\w+)\)/g, "$1");
     const link = document.createElement("a");
-    link.download = `${figure.dataset.figure}.${button.dataset.save}`;
+    link.download = `${figure.dataset.figure}.svg`;
     link.href = `data:image/svg+xml,${encodeURIComponent(text)}`;
-    if (button.dataset.save === "png") {
-      const picture = Object.assign(new Image(), { src: link.href });
-      await picture.decode();
-      const canvas = Object.assign(document.createElement("canvas"), { width: 4 * width, height: 4 * height });
-      canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-      link.href = canvas.toDataURL();
-    }
     link.click();
   });
 }
