@@ -19,7 +19,8 @@ from .tables import (
     table_notes,
 )
 
-_NAMES = 30  # width that methods' names have at most in a narrow terminal
+# Widths of methods' names: where the table fits then, and where it goes on below.
+_NARROW, _NAMES = 15, 30
 _GAP = 2  # between columns
 _STYLES = {0: "", 1: "bold", 2: "underline"}
 
@@ -48,18 +49,19 @@ def terminal_tables(
 
 def _folded(grid: Grid, columns: Sequence[str], width: int) -> Iterator[list[str]]:
     """Columns of parts that fit, each beside the first column, which may wrap."""
-    longest = grid.text.map(len).max()
-    titles = dict(zip(columns, headings(columns), strict=True))
-    names = min(longest["method"], max(_NAMES, width // 3)) + _GAP
+    longest = {name: grid.text[name].map(len).max() for name in grid.text}
+    titles = zip(columns, headings(columns), strict=True)
+    needed = {name: max(longest[name], len(title)) + _GAP for name, title in titles}
+    names = min(longest["method"], _NARROW)
+    if names + _GAP + sum(needed.values()) > width:
+        names = min(longest["method"], max(_NAMES, width // 3))
     part: list[str] = []
-    used = names
     for name in columns:
-        needed = max(longest[name], len(titles[name])) + _GAP
-        if part and used + needed > width:
+        used = names + _GAP + sum(map(needed.__getitem__, part))
+        if part and used + needed[name] > width:
             yield part
-            part, used = [], names
+            part = []
         part.append(name)
-        used += needed
     yield part
 
 
