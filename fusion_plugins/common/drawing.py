@@ -29,14 +29,7 @@ _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same ea
 GREY = "757d8c"
 REFERENCES = ("pretrained", "experts")  # grey
 # The first in each place of the style's cycle; further names share them.
-_FIRST = (
-    "task_arithmetic",
-    "awd",
-    "adamerging",
-    "ties_merging",
-    "tinting_pp",
-    "simple_average",
-)
+_FIRST = "task_arithmetic awd adamerging ties_merging tinting_pp simple_average".split()
 COLOURS = len(_FIRST)
 
 
@@ -58,9 +51,8 @@ def paper_style() -> Iterator[None]:
     from matplotlib import style
 
     with style.context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing from"
-        )  # names of any script
+        # Names may be in any script.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 150  # per line; more than a column of paper shows
 
-Points = TypeVar("Points", pd.Series, pd.DataFrame)
 Lines = dict[int, pd.Series]  # seed -> values by step
 
 
@@ -50,7 +49,7 @@ def draw_curves(comparison: Comparison, looks: Looks) -> Figure | None:
 def _draw(axes: Axes, lines: Lines, tasks: int, look: Look) -> None:
     window = _window(max(map(len, lines.values())), tasks)
     means = pd.DataFrame({s: running_mean(line, window) for s, line in lines.items()})
-    shown = thin(means.dropna() if means.notna().all(axis=1).any() else means)
+    shown = means[:: -(-len(means) // MOST_POINTS)]
     axes.plot(shown.index, shown.mean(axis=1), **look.line, gid=look.group)
     if len(lines) > 1:
         low, high = shown.min(axis=1), shown.max(axis=1)
@@ -64,7 +63,7 @@ def _numbers(history: dict) -> pd.DataFrame:
     """The series over the steps; what is no finite number is missing."""
     frame = pd.DataFrame(history).apply(pd.to_numeric, errors="coerce")
     finite = frame.replace([float("inf"), float("-inf")], float("nan"))
-    return finite.set_index("step")
+    return finite.groupby("step").last()  # a resumed run may repeat steps
 
 
 def _window(steps: int, tasks: int) -> int:
@@ -80,10 +79,3 @@ def running_mean(line: pd.Series, window: int) -> pd.Series:
     steps = line.index.to_series()
     middles = (steps.shift(window - 1) + steps) / 2
     return line.rolling(window).mean().set_axis(middles).iloc[window - 1 :]
-
-
-def thin(line: Points) -> Points:
-    """At most `MOST_POINTS` of them, evenly, and the last one."""
-    step = -(-len(line) // MOST_POINTS)
-    last = (len(line) - 1) % step > 0
-    return pd.concat([line[::step], line[-1:]]) if last else line[::step]

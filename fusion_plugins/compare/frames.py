@@ -32,13 +32,13 @@ def rows_frame(comparison: Comparison) -> pd.DataFrame:
 
     The index is the rows' numbers.
     """
-    rows, columns = comparison.listed(), columns_of(comparison)
-    lines = [_described(row, comparison) | _numbers(row, columns) for row in rows]
+    rows = comparison.listed()
+    lines = [_line(row, comparison) for row in rows]
     return pd.DataFrame(lines, index=[row.number for row in rows], dtype=object)
 
 
-def _described(row: Row, comparison: Comparison) -> dict[str, object]:
-    return {
+def _line(row: Row, comparison: Comparison) -> dict[str, object]:
+    line: dict[str, object] = {
         "label": row.label,
         "method": row.method,
         "metric": comparison.metric if comparison.finished else None,
@@ -47,11 +47,7 @@ def _described(row: Row, comparison: Comparison) -> dict[str, object]:
         "error": next(iter(row.errors()), ""),
         "added_parameters": next(iter(row.figures[ADDED.source]), None),
     }
-
-
-def _numbers(row: Row, columns: dict[str, Column]) -> dict[str, float | None]:
-    line: dict[str, float | None] = {}
-    for name, column in columns.items():
+    for name, column in columns_of(comparison).items():
         spread = column.spread(row)
         line[name] = spread.mean if spread else None
         line[f"{name}_std"] = spread.deviation if spread else None

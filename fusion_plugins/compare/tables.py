@@ -103,11 +103,10 @@ def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Gr
         columns = [n for c in chosen for n in (tasks if c == "tasks" else [c])]
     frame = _sorted(rows_frame(comparison), options.sort, comparison)
     known = columns_of(comparison) | {"added_parameters": ADDED}
-    rows = {row.number: row for row in comparison.rows}
-    lines = [
-        [row.label, *_texts([known[name] for name in columns], row)]
-        for row in map(rows.__getitem__, frame.index)
-    ]
+    by_number = {row.number: row for row in comparison.rows}
+    rows = [by_number[number] for number in frame.index]
+    shown = [known[name] for name in columns]
+    lines = [[row.label, *_texts(shown, row)] for row in rows]
     published = [
         [f"{entry['label']} (published)", *_given(entry, columns)]
         for entry in comparison.published.get("rows") or ()
@@ -115,15 +114,17 @@ def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Gr
     text = pd.DataFrame(
         [*lines, *published], columns=["method", *columns], dtype=object
     )
-    merged = [not rows[number].is_reference for number in frame.index]
+    merged = frame.reset_index(drop=True)[[not row.is_reference for row in rows]]
     rank = pd.DataFrame(0, index=text.index, columns=text.columns)
     for name in columns:
-        if best := known[name].best:
-            values = pd.to_numeric(frame[name]).where(merged).reset_index(drop=True)
-            found = values.rank(method="min", ascending=best == "min")
-            several = found.notna().sum() > 1
-            rank[name] = found.where((found <= 2) & several, 0).reindex(text.index)
-    return Grid(text, rank.fillna(0).astype(int), len(lines))
+        rank.loc[merged.index, name] = _ranks(merged[name], known[name].best)
+    return Grid(text, rank, len(lines))
+
+
+def _ranks(values: pd.Series, best: str) -> pd.Series:
+    found = pd.to_numeric(values).rank(method="min", ascending=best == "min")
+    marked = bool(best) and found.notna().sum() > 1
+    return found.where((found <= 2) & marked, 0).astype(int)
 
 
 def _known(what: str, asked: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -133,7 +134,7 @@ def _known(what: str, asked: Sequence[str], known: Sequence[str]) -> list[str]:
                 f"{what}: there is no '{name}', only {', '.join(known)}."
                 f"{did_you_mean(name, list(known))}"
             )
-    return list(asked)
+    return list(dict.fromkeys(asked))
 
 
 def _sorted(frame: pd.DataFrame, by: str | None, found: Comparison) -> pd.DataFrame:

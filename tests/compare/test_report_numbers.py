@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fusion_plugins.common.charts import coefficient_range
-from fusion_plugins.compare.curves import MOST_POINTS, running_mean, thin
+from fusion_plugins.compare.curves import running_mean
 from fusion_plugins.compare.numbers import (
     Scale,
     Spread,
@@ -66,12 +66,3 @@ def test_colours_start_at_zero_unless_all_values_would_look_alike():
     assert coefficient_range([[0.4, 0.6]])[:2] == (0.4, 0.6)
     assert coefficient_range([[0.3, 0.3]])[:2] == (0.0, 0.3)
     assert coefficient_range([[-0.2, 0.6]])[:2] == (-0.6, 0.6)
-
-
-def test_long_curves_are_thinned_and_keep_their_end():
-    points = pd.Series(range(10_001))
-    kept = thin(points)
-    assert len(kept) <= MOST_POINTS + 1
-    assert kept.index[0] == kept.iloc[0] == 0
-    assert kept.index[-1] == kept.iloc[-1] == 10_000
-    assert thin(points[:5]).equals(points[:5])
