@@ -50,7 +50,7 @@ def draw_cosines(tasks: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Fi
         axes.set_yticks(range(count), tasks, size=size)
         axes.grid(False)
         for i, j in np.argwhere(apart) if count <= _NUMBERED else ():
-            text = f"{matrix[i, j]:.2f}".replace("0.", ".")
+            text = f"{round(matrix[i, j], 2) + 0:.2f}".replace("0.", ".")
             axes.text(j, i, text, ha="center", va="center", size=6)
     for axes in panels.flat[len(matrices) :]:
         axes.set_visible(False)
@@ -80,7 +80,7 @@ def draw_coefficients(maps: Sequence[HeatMap]) -> Figure:
     """A panel for each, tasks x layers from input to output, on one shared scale."""
     across = min(len(maps), 2)
     down = -(-len(maps) // across)
-    height = max(0.1 * max(len(found.tasks) for found in maps), 0.5) + 0.45
+    height = max(0.1 * max(len(found.tasks) for found in maps), 0.9) + 0.45
     figure = new_figure(PAGE, down * height + 0.4)
     panels = figure.subplots(down, across, squeeze=False)
     low, high, colours = coefficient_range([found.values for found in maps])
@@ -102,7 +102,7 @@ def draw_coefficients(maps: Sequence[HeatMap]) -> Figure:
     for axes in panels.flat[len(maps) :]:
         axes.set_visible(False)
     figure.supxlabel("block of the model", size=7)
-    figure.colorbar(image, ax=panels, aspect=30, label="merging coefficient")
+    figure.colorbar(image, ax=panels, aspect=30, label="coefficient")
     return figure
 
 

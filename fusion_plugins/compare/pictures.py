@@ -28,7 +28,7 @@ _TEXTS = {
     ),
     "differences": (
         "Differences to {baseline}",
-        "{metric} on each task minus that of {baseline}; means over seeds.",
+        "On each task, {metric} minus that of {baseline}; means over seeds.",
     ),
     "response": (
         "Selection without labels",

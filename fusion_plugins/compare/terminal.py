@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
@@ -19,8 +19,7 @@ from .tables import (
     table_notes,
 )
 
-# Widths of methods' names: where the table fits then, and where it goes on below.
-_NARROW, _NAMES = 15, 30
+_NARROW = 15  # width that methods' names have at least before they wrap
 _GAP = 2  # between columns
 _STYLES = {0: "", 1: "bold", 2: "underline"}
 
@@ -47,22 +46,30 @@ def terminal_tables(
     return [*shown, Text("\n".join(notes))]
 
 
-def _folded(grid: Grid, columns: Sequence[str], width: int) -> Iterator[list[str]]:
-    """Columns of parts that fit, each beside the first column, which may wrap."""
+def _folded(grid: Grid, columns: Sequence[str], width: int) -> list[list[str]]:
+    """Columns of parts that fit, each beside the first column.
+
+    That one wraps where this makes fewer lines in all.
+    """
     longest = {name: grid.text[name].map(len).max() for name in grid.text}
     titles = zip(columns, headings(columns), strict=True)
     needed = {name: max(longest[name], len(title)) + _GAP for name, title in titles}
-    names = min(longest["method"], _NARROW)
-    if names + _GAP + sum(needed.values()) > width:
-        names = min(longest["method"], max(_NAMES, width // 3))
-    part: list[str] = []
-    for name in columns:
-        used = names + _GAP + sum(map(needed.__getitem__, part))
-        if part and used + needed[name] > width:
-            yield part
-            part = []
-        part.append(name)
-    yield part
+
+    def lines(names: int) -> int:
+        wrapped = sum(-(-len(name) // names) for name in grid.text["method"])
+        return wrapped * len(_parts(needed, width - names - _GAP))
+
+    widths = range(min(_NARROW, longest["method"]), longest["method"] + 1)
+    return _parts(needed, width - min(widths, key=lines) - _GAP)
+
+
+def _parts(needed: Mapping[str, int], room: int) -> list[list[str]]:
+    parts: list[list[str]] = [[]]
+    for name, size in needed.items():
+        if parts[-1] and sum(map(needed.__getitem__, parts[-1])) + size > room:
+            parts.append([])
+        parts[-1].append(name)
+    return parts
 
 
 def _table(grid: Grid) -> Table:
