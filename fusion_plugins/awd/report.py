@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING
 
-from lightning import Fabric
-from torch import Tensor
+import numpy as np
 
-from ..common.charts import draw_cosines
-from ..common.drawing import save_pictures
+from ..common import DIVERGING, PAGE, new_figure, save_pictures
 from ..common.logging import get_logger
-from .disentangle import Disentanglement
+
+if TYPE_CHECKING:
+    from lightning import Fabric
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from .disentangle import Disentanglement
 
 log = get_logger(__name__)
+
+_NUMBERED = 12  # tasks at most whose cosines are written into the picture
 
 
 def summary(result: Disentanglement) -> dict:
@@ -91,3 +100,39 @@ def save(result: Disentanglement, folder: str | Path) -> list[Path]:
     matrices = {"before AWD": before, "after AWD": after}
     pictures = {"awd_cosines": partial(draw_cosines, result.tasks, matrices)}
     return [report, *save_pictures(folder, pictures, "the cosines")]
+
+
+def draw_cosines(tasks: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Figure:
+    """Cosines between task vectors, side by side on one scale.
+
+    Args:
+        tasks: Names of rows and columns.
+        matrices: Title -> (tasks, tasks). The first one's largest off the diagonal is
+            the end of the scale.
+    """
+    count, across = len(tasks), min(len(matrices), 3)
+    down = -(-len(matrices) // across)
+    side = max(1.7, min(0.3 * count, (PAGE - 1.5) / across))
+    figure = new_figure(across * side + 1.5, down * (side + 0.4) + 0.7)
+    figure.set_layout_engine("compressed")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    apart = ~np.eye(count, dtype=bool)
+    largest = np.abs(next(iter(matrices.values()))[apart]).max(initial=1e-3)
+    for axes, (title, matrix) in zip(panels.flat, matrices.items(), strict=False):
+        shown = np.where(apart, matrix, np.nan)
+        image = axes.imshow(
+            shown, DIVERGING, vmin=-largest, vmax=largest, interpolation="none"
+        )
+        mean = np.abs(matrix[apart]).sum() / max(count * (count - 1), 1)
+        axes.set_title(f"{fill(title, 32)}\nmean |cos| {mean:.3f}", size=7)
+        size = 7 if count <= _NUMBERED else 5
+        axes.set_xticks(range(count), tasks, rotation=90, size=size)
+        axes.set_yticks(range(count), tasks, size=size)
+        axes.grid(False)
+        for i, j in np.argwhere(apart) if count <= _NUMBERED else ():
+            text = f"{round(matrix[i, j], 2) + 0:.2f}".replace("0.", ".")
+            axes.text(j, i, text, ha="center", va="center", size=6)
+    for axes in panels.flat[len(matrices) :]:
+        axes.set_visible(False)
+    figure.colorbar(image, ax=panels, shrink=0.8, label="cosine")
+    return figure

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..common.drawing import COLUMN, new_figure
+from ..common import COLUMN, new_figure
 from .looks import Look, Looks, add_legend
 from .results import Comparison, Row
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..common.charts import HeatMap, draw_coefficients, draw_cosines, draw_response
-from ..common.drawing import COLUMN, new_figure
+from ..awd.report import draw_cosines
+from ..common import COLUMN, new_figure
+from ..common.charts import HeatMap, draw_coefficients, draw_response
 from .columns import MERGE
 from .looks import Looks, add_legend, short_tasks
 from .numbers import Spread

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..common.drawing import colour_number, colour_of
-from .results import Comparison, Row
+from ..common import CYCLE
+from .results import REFERENCES, Comparison, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+GREY = "#757d8c"  # of references
+# The first in each place of the style's cycle; further names share them.
+_FIRST = "task_arithmetic awd adamerging ties_merging tinting_pp simple_average".split()
 _MARKERS, _DASHES = "osD^vPX*<>", ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1, 2)))
+
+
+def colour_number(method: str) -> int:
+    """Place of a method's colour in the style's cycle: the same wherever it is drawn."""
+    if method in _FIRST:
+        return _FIRST.index(method)
+    return zlib.crc32(method.encode()) % len(CYCLE)
+
+
+def colour_of(method: str) -> str:
+    """The colour that pictures give a method."""
+    return GREY if method in REFERENCES else CYCLE[colour_number(method)]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.drawing import lay_out, paper_style, save_figure
+from ..common import lay_out, paper_style, save_figure
 from . import figures
 from .curves import draw_curves
 from .files import write_text

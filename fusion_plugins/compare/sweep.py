@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..common import require
-from ..common.charts import draw_response
-from ..common.drawing import (
+from ..common import (
     COLUMN,
     files_of,
     lay_out,
     new_figure,
     paper_style,
+    require,
     save_figure,
 )
+from ..common.charts import draw_response
 from .files import flatten
 from .methods import did_you_mean
 from .results import load_results

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..common import PAGE, new_figure
 from ..common.charts import HeatMap, draw_coefficients
-from ..common.drawing import PAGE, new_figure
 from ..task_vectors.names import towerless
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sample_results import METHODS, TASKS, sample_selection, write_sample
 
-from fusion_plugins.common.drawing import colour_of
-from fusion_plugins.compare.looks import looks_of, short_names
+from fusion_plugins.common import CYCLE
+from fusion_plugins.compare.looks import colour_of, looks_of, short_names
 from fusion_plugins.compare.pictures import baseline_of, draw_pictures
 from fusion_plugins.compare.results import Comparison
 
@@ -71,9 +71,9 @@ def test_the_chosen_point_of_a_selection_is_a_star(figures):
 def test_a_methods_name_fixes_its_colour(found):
     looks = {look.row.label: look for look in looks_of(found).values()}
     one, other = looks["awd"], looks["awd (alpha=0.2, scale_free=True)"]
-    assert one.line["color"] == other.line["color"] == colour_of("awd") == "C1"
+    assert one.line["color"] == other.line["color"] == colour_of("awd") == CYCLE[1]
     assert one.dot["marker"] != other.dot["marker"]
-    assert colour_of("wudi/wudi") == "C2" and colour_of("pretrained") == "#757d8c"
+    assert colour_of("wudi/wudi") == CYCLE[2] and colour_of("pretrained") == "#757d8c"
 
 
 def test_short_names_stay_different():

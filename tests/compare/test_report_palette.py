@@ -6,7 +6,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from fusion_plugins.common.drawing import COLOURS, GREY, STYLE
+from fusion_plugins.common import CYCLE, STYLE
+from fusion_plugins.compare.looks import GREY
 from fusion_plugins.compare.report.page import TEMPLATES
 
 CSS = (TEMPLATES / "page.css").read_text("utf-8")
@@ -40,12 +41,9 @@ def themes():
 
 
 def test_the_page_in_the_light_has_the_colours_of_the_figures():
-    style = STYLE.read_text("utf-8")
-    cycle = re.findall(r'"([0-9a-f]{6})"', style)
-    (text,) = re.findall(r"text.color: (\w+)", style)
     light = themes()[0]
-    assert [f"#{c}" for c in cycle] == [light[f"c{i}"] for i in range(COLOURS)]
-    assert (f"#{GREY}", f"#{text}") == (light["grey"], light["text"])
+    assert [light[f"c{place}"] for place in range(len(CYCLE))] == list(CYCLE)
+    assert (light["grey"], light["text"]) == (GREY, STYLE["text.color"])
 
 
 def linear(colour):
@@ -69,7 +67,7 @@ def test_both_ways_to_the_dark_theme_have_the_same_colours():
 @pytest.mark.parametrize("theme", themes()[:2], ids=["light", "dark"])
 @pytest.mark.parametrize("vision", VISION)
 def test_methods_can_be_told_apart(theme, vision):
-    names = [f"c{index}" for index in range(COLOURS)] + ["grey"]
+    names = [f"c{index}" for index in range(len(CYCLE))] + ["grey"]
     for one, other in combinations(names, 2):
         seen = [lab(VISION[vision] @ linear(theme[name])) for name in (one, other)]
         # About 2 can just be told apart side by side; lines are not side by side.
@@ -81,6 +79,6 @@ def test_lines_and_bars_stand_out_from_the_page(theme):
     def luminance(name):
         return linear(theme[name]) @ TO_XYZ[1] + 0.05
 
-    for name in [f"c{index}" for index in range(COLOURS)] + ["grey"]:
+    for name in [f"c{index}" for index in range(len(CYCLE))] + ["grey"]:
         ratio = luminance(name) / luminance("surface")
         assert max(ratio, 1 / ratio) > 3, name

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from ...common.drawing import GREY, paper_style
+from ...common import CYCLE, STYLE
 from ..figures import coefficients_of
+from ..looks import GREY
 from ..pictures import Picture
 from ..results import Comparison
 
+# Colours of the figures -> their names in the page's style sheet.
+_VARIABLES = {
+    **{colour: f"c{place}" for place, colour in enumerate(CYCLE)},
+    STYLE["text.color"]: "text",
+    STYLE["axes.edgecolor"]: "muted",
+    STYLE["grid.color"]: "grid",
+    STYLE["figure.facecolor"]: "surface",
+    GREY: "grey",
+    "#000000": "text",
+}
 _GROUP = re.compile(
     r"m\d+"
 )  # a row of the comparison; a class, as it is in many figures
@@ -62,25 +72,6 @@ def _element(picture: Picture) -> Markup:
     text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", text)
     text = re.sub(r'(id="|href="#|url\(#)', rf"\1{picture.name}-", text)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "sans-serif", text)
-    for colour, name in _variables().items():
+    for colour, name in _VARIABLES.items():
         text = text.replace(colour, f"var(--{name},{colour})")
     return Markup(text)
-
-
-@cache
-def _variables() -> dict[str, str]:
-    """Colours of the style file -> their names in the page's style sheet."""
-    from matplotlib import rcParams
-    from matplotlib.colors import to_hex
-
-    with paper_style():
-        named = {
-            "text": rcParams["text.color"],
-            "muted": rcParams["axes.edgecolor"],
-            "grid": rcParams["grid.color"],
-            "surface": rcParams["figure.facecolor"],
-        }
-        cycle = rcParams["axes.prop_cycle"].by_key()["color"]
-    named |= {f"c{place}": colour for place, colour in enumerate(cycle)}
-    found = {to_hex(colour): name for name, colour in named.items()}
-    return found | {f"#{GREY}": "grey", "#000000": "text"}
