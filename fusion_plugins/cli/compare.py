@@ -19,7 +19,6 @@ _TABLES: dict[str, tuple[Callable[[str], Any], str]] = {
     "columns": (_names, "for example average,tasks,merge_seconds"),
     "tasks": (_names, "only these, with commas between them"),
     "split": (int, "columns of a LaTeX table before it goes on below (default: 12)"),
-    "baseline": (str, "row that figures and report show differences to"),
 }
 
 

@@ -26,7 +26,7 @@ def gather(
 
     Args:
         folder: The results folder.
-        options: What Markdown, LaTeX, figures and report show.
+        options: What Markdown and LaTeX show.
 
     Raises:
         ValueError: The folder holds no results, or cells that do not belong together.
@@ -48,7 +48,7 @@ def gather(
             ("results.tex", latex_table(comparison, options)),
         ):
             write_text(results.folder / name, text)
-        _write_report(results, comparison, options)
+        _write_report(results, comparison)
     return comparison
 
 
@@ -62,13 +62,11 @@ def require_report() -> None:
         require(module, "The report of a comparison")
 
 
-def _write_report(
-    results: Results, comparison: Comparison, options: TableOptions | None
-) -> None:
+def _write_report(results: Results, comparison: Comparison) -> None:
     from .pictures import baseline_of, draw_pictures, save_all
     from .report import render
 
-    baseline = baseline_of(comparison, options.baseline if options else None)
+    baseline = baseline_of(comparison)
     pictures = draw_pictures(comparison, baseline)
     save_all(pictures, results.folder / "figures")
     page = render(comparison, pictures, baseline)

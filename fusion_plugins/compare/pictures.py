@@ -114,20 +114,15 @@ def save_all(pictures: Sequence[Picture], folder: Path) -> None:
             save_figure(picture.figure, files)
 
 
-def baseline_of(comparison: Comparison, name: str | None = None) -> Row | None:
-    """The row of this label or method, with which the others are compared.
+def baseline_of(comparison: Comparison) -> Row | None:
+    """The row with which the others are compared.
 
-    Unless named: simple averaging, else the pretrained model, else the first row.
-
-    Raises:
-        ValueError: There is no such row with results.
+    The one that ``compare.json`` names as `baseline`, by its label or method; else simple
+    averaging, the pretrained model, or the first row with results.
     """
     rows = [row for row in comparison.listed() if row.cells]
-    for wanted in [name] if name else ["simple_average", "pretrained"]:
+    for wanted in (comparison.about.get("baseline"), "simple_average", "pretrained"):
         for row in rows:
             if wanted in (row.label, row.method):
                 return row
-    if name:
-        labels = [row.label for row in rows]
-        raise ValueError(f"baseline is '{name}', expected one of {labels}.")
     return next(iter(rows), None)

@@ -40,7 +40,7 @@ def _listed(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(Options):
-    """What tables, figures and report show of the results.
+    """What the tables of terminal, Markdown and LaTeX show.
 
     Args:
         sort: Column of ``results.csv`` to sort rows by, the best first; None: as listed.
@@ -50,7 +50,6 @@ class TableOptions(Options):
         tasks: Only these tasks, in this order.
         split: Columns of numbers that a LaTeX table has at most before it goes on below.
         names: Label or task -> what LaTeX tables call it.
-        baseline: Label or method that differences are to; simple averaging unless given.
 
     Raises:
         ValueError: A value is of the wrong kind.
@@ -61,7 +60,6 @@ class TableOptions(Options):
     tasks: list[str] | None = option(None, _listed)
     split: int = integer(12, low=1)
     names: dict[str, str] | None = mapping("{oxford_flowers102: Flowers}")
-    baseline: str | None = option(None, _any)
 
 
 @dataclass

@@ -90,7 +90,10 @@ def test_short_names_stay_different():
     assert short_names(["a" * 60], {"b": "c"}) == ["a" * 43 + "…"]
 
 
-def test_a_baseline_that_is_not_there_is_named(found):
-    assert baseline_of(found, "awd").label == "awd"
-    with pytest.raises(ValueError, match="baseline is 'wudi/wudi', expected one of"):
-        baseline_of(found, "wudi/wudi")  # which failed
+@pytest.mark.parametrize(
+    ("named", "want"),
+    [(None, "simple_average"), ("awd", "awd"), ("wudi/wudi", "simple_average")],
+)
+def test_the_baseline_is_the_one_that_is_named_and_has_results(found, named, want):
+    other = Comparison({**found.about, "baseline": named}, found.cells)
+    assert baseline_of(other).label == want
