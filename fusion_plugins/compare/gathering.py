@@ -8,18 +8,25 @@ from collections.abc import Mapping, Sequence
 
 from ..common import require
 from .files import write_json, write_text
+from .frames import cells_csv, rows_csv
 from .latex import latex_table
 from .results import EXPERTS, Comparison, frame_of
 from .store import Results
-from .tables import cells_csv, markdown_table, rows_csv
+from .tables import TableOptions, markdown_table
 
 
-def gather(folder: str | os.PathLike) -> Comparison:
-    """Fill in the shares of the experts, write the tables and the report.
+def gather(
+    folder: str | os.PathLike, options: TableOptions | None = None
+) -> Comparison:
+    """Fill in the shares of the experts, write the tables, the figures and the report.
 
     Writes ``results.csv`` (a line per row), ``cells.csv`` (a line per cell),
-    ``results.md``, ``results.tex`` and ``report.html``. May run at any time, also while
-    other processes add cells.
+    ``results.md``, ``results.tex``, ``figures/`` and ``report.html``. May run at any
+    time, also while other processes add cells.
+
+    Args:
+        folder: The results folder.
+        options: What Markdown and LaTeX show.
 
     Raises:
         ValueError: The folder holds no results, or cells that do not belong together.
@@ -37,8 +44,8 @@ def gather(folder: str | os.PathLike) -> Comparison:
         for name, text in (
             ("results.csv", rows_csv(comparison)),
             ("cells.csv", cells_csv(comparison)),
-            ("results.md", markdown_table(comparison)),
-            ("results.tex", latex_table(comparison)),
+            ("results.md", markdown_table(comparison, options)),
+            ("results.tex", latex_table(comparison, options)),
         ):
             write_text(results.folder / name, text)
         _write_report(results, comparison)
@@ -56,9 +63,14 @@ def require_report() -> None:
 
 
 def _write_report(results: Results, comparison: Comparison) -> None:
+    from .pictures import baseline_of, draw_pictures, save_all
     from .report import render
 
-    write_text(results.folder / "report.html", render(comparison))
+    baseline = baseline_of(comparison)
+    pictures = draw_pictures(comparison, baseline)
+    save_all(pictures, results.folder / "figures")
+    page = render(comparison, pictures, baseline)
+    write_text(results.folder / "report.html", page)
 
 
 def fill_shares(records: Sequence[Mapping]) -> list[dict]:

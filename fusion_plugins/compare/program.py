@@ -29,13 +29,15 @@ from .cells import Cell, read_seeds
 from .evaluation import Scores, task_names
 from .execution import Bench, run_cell
 from .files import slug
+from .frames import scalars
 from .gathering import gather, require_report
 from .methods import as_plain, read_methods
 from .plan import Plan, plain_config, resolve_method
 from .progress import Progress
 from .results import Comparison
 from .store import Results, results_folder
-from .tables import scalars, terminal_tables
+from .tables import TableOptions
+from .terminal import terminal_tables
 
 log = get_logger(__name__)
 
@@ -55,6 +57,7 @@ class CompareProgram(FabricModelFusionProgram):
         retry_failed: Run cells again that failed earlier.
         save_models: Keep every merged model in the results folder.
         published: A setting with published numbers, or such; see docs/recipes.md.
+        tables: See :class:`~.tables.TableOptions`.
         settings: Values for other entries of the config to refer to; not read here.
         dry_run: Only list the cells.
         **kwargs: Of FusionBench's own program: fabric, path, print_config, fast_dev_run.
@@ -77,6 +80,7 @@ class CompareProgram(FabricModelFusionProgram):
         retry_failed: bool = True,
         save_models: bool = False,
         published: str | Mapping | None = None,
+        tables: Mapping | None = None,
         settings: Mapping | None = None,
         dry_run: bool = False,
         **kwargs: object,
@@ -84,10 +88,17 @@ class CompareProgram(FabricModelFusionProgram):
         super().__init__(None, modelpool, taskpool, **kwargs)
         set_print_function_call_permeanent(kwargs.get("print_function_call", True))
 
+    @property
+    def shown(self) -> TableOptions:
+        """What the tables show."""
+        return TableOptions.read("tables", as_plain(self.tables or {}))
+
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
         require_report()
+        _ = self.shown  # which finds what is wrong with it
         metric, published = plain_config(self.metric), plain_config(self.published)
+        precision = (fabric_config(self) or {}).get("precision")
         plan = Plan(
             read_methods(self.methods, self.overrides),
             read_seeds(self.seeds),
@@ -99,11 +110,7 @@ class CompareProgram(FabricModelFusionProgram):
                 "fast_dev_run": self.fast_dev_run,
             },
             about={"title": str(self.title), "published": published},
-            settings=[
-                metric,
-                self.fast_dev_run,
-                (fabric_config(self) or {}).get("precision"),
-            ],
+            settings=[metric, self.fast_dev_run, precision],
         )
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
@@ -144,7 +151,7 @@ class CompareProgram(FabricModelFusionProgram):
             log.warning("%s: what decides its result has changed; see stale/", moved)
         add_results(results, plan.added, plan.identities, plan.shared)
         self._run_missing(plan)
-        comparison = gather(results.folder)
+        comparison = gather(results.folder, self.shown)
         self.fabric.log_dict(scalars(comparison))
         self.show(comparison, results, console)
         failed = plan.failed()
@@ -158,7 +165,7 @@ class CompareProgram(FabricModelFusionProgram):
 
     def show(self, found: Comparison, results: Results, console: Console) -> None:
         """Print what was found, and where it is."""
-        console.print(*terminal_tables(found, console.width))
+        console.print(*terminal_tables(found, console.width, self.shown))
         console.print(f"Results: {results.folder}", soft_wrap=True)
 
     def _run_missing(self, plan: Plan) -> None:
@@ -227,12 +234,7 @@ class CompareProgram(FabricModelFusionProgram):
                 note_scores(folder / name, measured, scores.metric)
 
     def _run_cell(
-        self,
-        cell: Cell,
-        plan: Plan,
-        bench: Bench,
-        clock: Progress,
-        wait: bool = False,
+        self, cell: Cell, plan: Plan, bench: Bench, clock: Progress, wait: bool = False
     ) -> bool:
         """Run a cell unless it is done; False if another process is at it."""
         with plan.results.claimed(cell, wait) as mine:

@@ -69,7 +69,13 @@ def artifacts(method: object) -> dict[str, dict | None]:
         "coefficients": _coefficients(getattr(method, "result", None)),
         "cosines": _cosines(getattr(method, "disentanglement", None)),
         "history": _history(getattr(method, "history", None)),
+        "selection": _selection(getattr(method, "response", None)),
     }
+
+
+def _selection(record: Any) -> dict | None:
+    """What `method=select` tried: `score`, `candidates`, `chosen`."""
+    return record if isinstance(record, dict) and "candidates" in record else None
 
 
 def _coefficients(saved: Any) -> dict | None:

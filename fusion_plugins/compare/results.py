@@ -107,13 +107,23 @@ class Row:
         return list(self.figures["seed"])
 
     def errors(self) -> list[str]:
-        """A line for each failed cell."""
-        errors = [(cell["seed"], cell["error"]) for cell in self.failures]
-        return [f"seed {s}: {error['type']}: {error['message']}" for s, error in errors]
+        """A line for each error of failed cells, with their seeds."""
+        found: dict[str, list[int]] = {}
+        for cell in self.failures:
+            error = f"{cell['error']['type']}: {cell['error']['message']}"
+            found.setdefault(error, []).append(cell["seed"])
+        return [
+            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {error}"
+            for error, seeds in found.items()
+        ]
 
     def over_seeds(self, column: str) -> Spread | None:
         """Spread of a column over the finished cells."""
-        return Spread.of(self.figures[column]) if column in self.figures else None
+        return Spread.of(self._values[column]) if column in self._values else None
+
+    @cached_property
+    def _values(self) -> dict[str, list]:
+        return self.figures.to_dict("list")  # reading one value of a frame is slow
 
     def artifacts(self, name: str) -> list[tuple[int, dict]]:
         """(seed, artifact) of every finished cell that has one."""

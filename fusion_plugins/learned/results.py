@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from ..awd import report as awd_report
 from ..awd.disentangle import Disentanglement
-from ..common import how_to_get
+from ..common import save_pictures
 from ..common.logging import get_logger
 from ..pools.family import family_of
 from ..selection import response
@@ -49,13 +50,10 @@ def save_results(
     if history:
         record = {"steps": history, "guard": guard_history}
         (folder / "history.json").write_text(json.dumps(record))
-    command = how_to_get("matplotlib")
-    if command is not None:
-        log.warning("There are no pictures of the run: %s", command)
-    else:
-        plot_coefficients(result, folder / "coefficients.png")
-        if history:
-            plot_history(history, guard_history, folder / "history.png")
+    pictures = {"coefficients": partial(plot_coefficients, result)}
+    if history:
+        pictures["history"] = partial(plot_history, history, guard_history)
+    save_pictures(folder, pictures, "the run")
     if disentanglement is not None:
         awd_report.save(disentanglement, folder)
     if search is not None:
