@@ -68,6 +68,7 @@ class Trained:
     Attributes:
         model: The merged model, without the parts that `finish` adds.
         history, guard_history: Entries per logged step, and per check of the guard.
+        samples: Task name -> samples seen, each as often as it was drawn.
         search: For the coefficients' start; None if it was given.
         checkpoints: Still there, until the results are saved; None without any.
     """
@@ -75,6 +76,7 @@ class Trained:
     model: nn.Module
     history: list[dict[str, Any]]
     guard_history: list[dict[str, Any]]
+    samples: dict[str, int]
     checkpoints: Checkpoints | None
     search: Search | None = None
 
@@ -105,7 +107,7 @@ class Trainer:
         order = SampleOrder(options.seed, options.batch_size)
         schedule = self.objective.schedule(len(weights.tasks), order)
         with self.profile("prepare data"):
-            draws = _draws(schedule, weights.tasks)
+            draws = _draws(schedule, weights.tasks, schedule.steps)
             data = options.data_options
             tasks = build_tasks(adapter, order, draws, data, self.fabric)
         predictor = Predictor(weights, tasks, adapter.features, self.fabric)
@@ -136,7 +138,9 @@ class Trainer:
             engine.run()
         experts.finish.statistics.repair(weights.module)
         history = guard.history if guard else []
-        found = progress.history, history, checkpoints, search
+        seen = _draws(schedule, weights.tasks, engine.step)
+        samples = {name: len(seen[name]) * options.batch_size for name in seen}
+        found = progress.history, history, samples, checkpoints, search
         return Trained(learner.result(), *found)
 
     def _guard(
@@ -153,6 +157,7 @@ class Trainer:
             options.guard_every,
             options.guard_samples,
             stop=options.stop_on_collapse,
+            patience=options.guard_patience,
         )
 
     def _settle_statistics(self, experts: Experts) -> str | bool:
@@ -214,10 +219,12 @@ def _in_order(
     return [checkpoints.restorer(), *watching, checkpoints]
 
 
-def _draws(schedule: Schedule, names: tuple[str, ...]) -> dict[str, list[int]]:
-    """Every task's draws over the whole run."""
+def _draws(
+    schedule: Schedule, names: tuple[str, ...], steps: int
+) -> dict[str, list[int]]:
+    """Every task's draws in the first steps."""
     visited: dict[str, list[int]] = {name: [] for name in names}
-    for step in range(schedule.steps):
+    for step in range(steps):
         for task, draws in schedule.draws(step):
             visited[names[task]].extend(draws)
     return visited
