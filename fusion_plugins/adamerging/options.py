@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..common.options import choice, flag, integer, number
-from ..learned.options import PresetOptions
+from ..common.options import choice, flag, integer, like, number
+from ..learned.options import AUTO, LearnedOptions, PresetOptions
 
 OBJECTIVES = ("entropy", "information_maximisation", "expert_labels")
 
 # What the authors' script and FusionBench's port have in common.
-_PUBLISHED = {"objective": "entropy", "lr": 1e-3, "stop_on_collapse": False}
+_PUBLISHED = {
+    "objective": "entropy",
+    "lr": 1e-3,
+    "stop_on_collapse": False,
+    "guard_patience": 0,
+    "init": 0.3,
+}
 _DEFAULT = {
     "clamp": True,
     "steps": 500,
@@ -20,6 +26,8 @@ _DEFAULT = {
     "objective": "information_maximisation",
     "lr": 1e-3,
     "stop_on_collapse": True,
+    "guard_patience": 3,
+    "init": AUTO,
     "guard_every": 50,
 }
 
@@ -30,8 +38,8 @@ class AdaMergingOptions(PresetOptions):
 
     Args:
         preset: ``default``; ``fast`` (a fifth of its steps); ``official`` (the authors'
-            script) or ``fusion_bench`` (its port): gives the settings below, `lr` and
-            those of the guard where they are None.
+            script) or ``fusion_bench`` (its port): gives the settings below, `init`, `lr`
+            and those of the guard where they are None.
         objective: ``entropy`` of the predictions; ``information_maximisation``: minus
             the entropy of each batch's mean prediction as well; ``expert_labels``:
             cross-entropy to the experts' hard labels.
@@ -58,9 +66,11 @@ class AdaMergingOptions(PresetOptions):
     steps: int = integer(None)
     batches_per_task: int = integer(None, low=1)
     entropy_eps: float = number(None, high=1)
-    lr: float = number(None, high=1e30, open_low=True)
+    lr: float = like(LearnedOptions, "lr", None)
     stop_on_collapse: bool = flag(None)
+    init: float | str = like(LearnedOptions, "init", None)
     guard_every: int = integer(None)
+    guard_patience: int = integer(None)
 
     @property
     def protocol(self) -> dict[str, Any]:

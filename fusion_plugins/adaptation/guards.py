@@ -147,7 +147,9 @@ class CollapseGuard(Callback):
         if self.stop and (fallen or narrow):
             self.go_back(engine, f"Stopped at step {engine.step}")
         elif self.stop and self._waits_in_vain():
-            self.go_back(engine, f"No gain in {self.patience} checks at {engine.step}")
+            self.go_back(
+                engine, f"No gain in {self.patience} checks, at step {engine.step}"
+            )
 
     def _waits_in_vain(self) -> bool:
         later = [e for e in self.history if e["step"] > self.best["step"]]

@@ -91,8 +91,6 @@ class LearnedMergeAlgorithm(
         settings = self._settings(objective)
         if saved is None and adapter is not None:
             adapter.check_datasets(self.options.data)
-            if self.options.init == AUTO:
-                require_classes(adapter)
             check_resume(self.options.resume, settings)
         experts = self._load(modelpool, adapter, objective, saved)
         with ExitStack() as held:
@@ -154,6 +152,8 @@ class LearnedMergeAlgorithm(
             module, task_vectors = load_task_vectors(modelpool, options.keep)
             if saved is None and adapter is not None:
                 objective.check(adapter, module)
+                if options.init == AUTO:
+                    require_classes(adapter)
             elif saved is not None:
                 names = task_vectors.tasks, task_vectors.keys
                 meaning = self._meaning(objective)

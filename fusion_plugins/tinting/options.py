@@ -70,7 +70,7 @@ class TintingOptions(PresetOptions):
     tint_lr: float | None = number(None, high=1e30, open_low=True)
     learn_coefficients: bool = flag(True)
     learn_tints: bool = flag(True)
-    lr: float = number(None, high=1e30, open_low=True)
+    lr: float = like(LearnedOptions, "lr", None)
     stop_on_collapse: bool = flag(None)
     batch_size: int = like(LearnedOptions, "batch_size", 32)
 

@@ -175,6 +175,21 @@ class TestAdaMerging(unittest.TestCase):
                 algorithm, _ = run(steps=1, objective=kind, marginal_weight=0.5)
                 self.assertAlmostEqual(algorithm.history[0]["loss"], want, places=4)
 
+    def test_the_unpublished_presets_end_at_their_best_state(self):
+        """From the start that agrees best; later checks without a gain end the run."""
+        for preset in ("default", "fast"):
+            for objective in OBJECTIVES:
+                with self.subTest(preset=preset, objective=objective):
+                    given = {"preset": preset, "objective": objective, "lr": 0.3}
+                    algorithm, merged = run(steps=40, guard_every=2, **given)
+                    agreements = [e["agreement"] for e in algorithm.guard_history]
+                    best = agreements.index(max(agreements))
+                    self.assertLessEqual(len(agreements), best + 4)
+                    _, again = run(**given, steps=2 * best, guard_every=0)
+                    self.assert_same_model(merged, again)
+                    _, start = run(**given, steps=0)
+                    self.assertNotEqual(algorithm.options.init, 0.3)
+
     def test_one_task(self):
         models = {name: toy_models()[name] for name in ("_pretrained_", "two")}
         algorithm, merged = run(models)

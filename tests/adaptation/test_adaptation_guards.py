@@ -115,7 +115,7 @@ def test_no_gain_ends_a_run_and_the_end_returns_the_best_state(caplog):
         ends[patience] = engine.step, best, text.split(";")[0]
     assert ends[0][0] == 60 and ends[0][2] == "The run ended at step 60"
     step, best, text = ends[3]
-    assert step == best + 3 and text == f"No gain in 3 checks at {step}"
+    assert step == best + 3 and text == f"No gain in 3 checks, at step {step}"
 
 
 def test_a_healthy_run_does_not_warn(caplog):

@@ -209,7 +209,7 @@ def test_adamerging_minimises_the_entropy_of_every_place(pool):
         test_datasets=pool._test_datasets,
     )
     options = {name: QUIET[name] for name in QUIET if name != "labels"}
-    algorithm = AdaMergingAlgorithm(steps=3, lr=0.1, **options)
+    algorithm = AdaMergingAlgorithm(preset="official", steps=3, lr=0.1, **options)
     algorithm.run(alone)
     logits = torch.randn(2, 3, 4, 5)
     log_p = logits.log_softmax(-1)
