@@ -10,7 +10,8 @@ from .identity import check_resume
 from .interfaces import (
     AdaptationDiverged,
     Callback,
-    SampleLoss,
+    Loss,
+    Losses,
     StepReport,
     Training,
 )
@@ -35,10 +36,11 @@ __all__ = [
     "Engine",
     "JointSchedule",
     "KeptSamples",
+    "Loss",
+    "Losses",
     "MergedWeights",
     "Predictor",
     "Progress",
-    "SampleLoss",
     "SampleOrder",
     "Schedule",
     "SequentialSchedule",

@@ -24,15 +24,15 @@ from .pool_folder import CONFIGS, pool_format, read_description
 from .recipe import DemoRecipe
 from .training import one_thread
 
-# As in `methods` of the compare config; learned methods are cut short here.
+# As in `methods` of the compare config, with the fast schedules.
 METHODS: tuple[str | dict, ...] = (
     "pretrained",
     "experts",
     "simple_average",
     "task_arithmetic",
     "awd",
-    {"adamerging": {"steps": 60}},
-    {"tinting_pp": {"rounds": 60}},
+    {"adamerging": {"preset": "fast"}},
+    {"tinting_pp": {"preset": "fast"}},
 )
 _PLAIN = "simple_average"
 

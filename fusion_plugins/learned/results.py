@@ -33,6 +33,7 @@ def save_results(
     result: SavedCoefficients,
     history: Sequence[Mapping[str, Any]],
     guard_history: Sequence[Mapping[str, Any]],
+    samples: Mapping[str, int],
     disentanglement: Disentanglement | None,
     search: Search | None,
 ) -> None:
@@ -43,12 +44,13 @@ def save_results(
         result: What was learned.
         history: Entries per logged step.
         guard_history: Entries per check of the guard.
+        samples: Task name -> samples seen, each as often as it was drawn.
         disentanglement: What AWD removed, if anything.
         search: For the coefficients' start, if there was one.
     """
     save_coefficients(result, folder)
     if history:
-        record = {"steps": history, "guard": guard_history}
+        record = {"samples": samples, "steps": history, "guard": guard_history}
         (folder / "history.json").write_text(json.dumps(record))
     pictures = {"coefficients": partial(plot_coefficients, result)}
     if history:

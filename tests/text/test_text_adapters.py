@@ -32,7 +32,7 @@ from fusion_plugins import (
     TintedModel,
     TintingAlgorithm,
 )
-from fusion_plugins.adamerging.algorithm import EntropyObjective
+from fusion_plugins.adamerging.objective import AdaMergingObjective
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.pools import adapter_for, load_task_vectors
 
@@ -139,7 +139,7 @@ def test_t5_logits_are_upstreams():
 # -- methods --------------------------------------------------------------------------
 
 
-class DescentObjective(EntropyObjective):
+class DescentObjective(AdaMergingObjective):
     def prepare(self, experts, adapter):
         start = super().prepare(experts, adapter)
         return lambda *merge: replace(start(*merge), optimizer=torch.optim.SGD)
@@ -148,7 +148,7 @@ class DescentObjective(EntropyObjective):
 class PlainDescent(AdaMergingAlgorithm):
     """Adam divides by the gradient's size, which makes noise of zero gradients."""
 
-    def objective(self):
+    def make_objective(self):
         return DescentObjective(self.options.protocol)
 
 
