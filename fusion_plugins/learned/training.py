@@ -132,6 +132,7 @@ class Trainer:
             options.compile,
             _in_order(progress, guard, learner, checkpoints),
         )
+        log.info("Memory: %s", engine.memory_plan())
         with self.profile("adapt"):
             engine.run()
         experts.finish.statistics.repair(weights.module)
