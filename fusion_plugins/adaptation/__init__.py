@@ -20,9 +20,10 @@ from .progress import Progress
 from .schedule import JointSchedule, Schedule, SequentialSchedule
 from .sources import KeptSamples, StreamedSamples
 from .teacher import TeacherLabels, label_samples, predictions
-from .weights import STORAGE_DTYPES, MergedWeights
+from .weights import QUANTISED, STORAGE_DTYPES, MergedWeights
 
 __all__ = [
+    "QUANTISED",
     "STORAGE_DTYPES",
     "AdaptationDiverged",
     "AdaptationTask",

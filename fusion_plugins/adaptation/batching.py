@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .memory import activation_bytes
 from .predictor import Predictor
 from .schedule import Draws
 
@@ -17,10 +19,24 @@ _LEAST_CPU_BYTES, _MOST_CPU_BYTES = 128 * 2**20, 2 * 2**30
 _GPU_SHARE = 0.25  # of the memory that is free once the task vectors are loaded
 
 
-def plan_groups(
-    predictor: Predictor, first: Draws, batch_tasks: str | bool
-) -> Callable[[Draws], Iterator[Draws]]:
-    """A function that cuts a step's draws into groups run in one forward each.
+@dataclass(frozen=True)
+class Groups:
+    """Cuts a step's draws into groups run in one forward each.
+
+    Attributes:
+        size: Most tasks in one forward.
+        activations: Bytes that autograd keeps for one task's share of a step.
+    """
+
+    size: int
+    activations: int
+
+    def __call__(self, draws: Draws) -> Iterator[Draws]:
+        return (draws[i : i + self.size] for i in range(0, len(draws), self.size))
+
+
+def plan_groups(predictor: Predictor, first: Draws, batch_tasks: str | bool) -> Groups:
+    """How a step's draws are cut into groups.
 
     Gradients are the same either way; only speed and memory differ.
 
@@ -49,14 +65,13 @@ def plan_groups(
             "batch_tasks=true would mix the tasks' batch statistics: the model has batch"
             " norm in training mode. Use batch_tasks=false, or evaluation mode."
         )
-    if batch_tasks is True:
-        return lambda draws: iter([draws])
-    if batch_tasks is False or mixes or len(first) == 1:
-        return lambda draws: ([draw] for draw in draws)
     per_task = _activation_bytes(predictor, first[0])
+    if batch_tasks is True:
+        return Groups(len(predictor.tasks), per_task)
+    if batch_tasks is False or mixes or len(first) == 1:
+        return Groups(1, per_task)
     size = max(int(_activation_budget(predictor) // max(per_task, 1)), 1)
-    size = _smallest(predictor, min(size, len(first)))
-    return lambda draws: (draws[i : i + size] for i in range(0, len(draws), size))
+    return Groups(_smallest(predictor, min(size, len(first))), per_task)
 
 
 def _smallest(predictor: Predictor, size: int) -> int:
@@ -76,7 +91,7 @@ def _activation_budget(predictor: Predictor) -> float:
     device = predictor.weights.device
     if device.type == "cuda":
         return _budget(device)
-    stored = sum(stack.nbytes for stack in predictor.weights.stacks)
+    stored = predictor.weights.stored_bytes
     return min(_budget(device), max(stored * 5 // 4, _LEAST_CPU_BYTES))
 
 
@@ -92,19 +107,9 @@ def _budget(device: torch.device) -> float:
 
 def _activation_bytes(predictor: Predictor, draw: tuple[int, list[int]]) -> int:
     """Bytes that autograd keeps for one task's share of a step."""
-    held: dict[int, int] = {}
-    parameters = {p.data_ptr() for p in predictor.weights.module.parameters()}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            held[storage.data_ptr()] = storage.nbytes()
-        # Without its graph, which would hold this very tensor in a circle for ever.
-        return tensor.detach()
-
     task, draws = draw
     inputs = predictor.tasks[task].source.batch(draws).inputs
+    module = predictor.weights.module
+    predictor.activate(task)
     with predictor.fabric.autocast():
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            predictor.forward(predictor.weights.module, inputs)
-    return sum(held.values())
+        return activation_bytes(module, lambda: predictor.forward(module, inputs))

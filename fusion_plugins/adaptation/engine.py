@@ -23,6 +23,7 @@ from .batching import plan_groups
 from .coefficients import Coefficients
 from .data import Batch
 from .interfaces import AdaptationDiverged, Callback, Loss, StepReport
+from .memory import MemoryPlan
 from .predictor import Predictor
 from .schedule import Draws, Schedule
 
@@ -101,6 +102,13 @@ class Engine:
     def materialise(self) -> nn.Module:
         """Merge with the present coefficients; returns the module."""
         return self.weights.materialise(self.coefficients.effective().detach())
+
+    def memory_plan(self) -> MemoryPlan:
+        """What the steps hold at their peak."""
+        tasks = len(self.schedule.draws(0))
+        size = min(self._groups.size, tasks)
+        activations = size * self._groups.activations
+        return self.weights.memory_plan(activations, size, -(-tasks // size))
 
     def train_step(self) -> StepReport:
         """One optimiser step; nothing is updated if no sample has a weight."""

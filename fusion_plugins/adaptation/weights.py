@@ -8,21 +8,33 @@ gradient off as inner products <task vector, parameter gradient>.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..common.identity import fingerprint
+from ..common.logging import get_logger
 from ..common.workers import Workers
 from ..task_vectors import TaskVectors
-from .layers import Layer, read_stacks
+from .layers import Layer, read_layers
+from .memory import MemoryPlan
+from .quantised import Kernels, QuantisedStack
+
+log = get_logger(__name__)
 
 STORAGE_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float64": torch.float64,
+    "int8": torch.int8,
+    "int4": torch.uint8,  # two codes in a byte
 }
+QUANTISED = ("int8", "int4")
+
+# Stored bytes from which on compiling the quantised kernels (10 to 20 s) is worth it.
+_COMPILED_FROM = 2**27
 
 
 class MergedWeights:
@@ -49,22 +61,49 @@ class MergedWeights:
         self.tasks, self.keys = task_vectors.tasks, task_vectors.keys
         self.device = torch.device(device)
         self._offload = offload and self.device.type != "cpu"
-        stacks, bases = read_stacks(task_vectors, STORAGE_DTYPES[storage_dtype])
         module.requires_grad_(False)
         # Already for the experts' own predictions: no dropout, stored batch statistics.
         self.module = module.to(self.device).eval()
         targets = self.module.state_dict(keep_vars=True)
-        self._layers = []
-        for key in self.keys:
-            stack = stacks.pop(key)
-            stack = stack.pin_memory() if self._offload else stack.to(self.device)
-            base = bases.pop(key).to(self.device)
-            self._layers.append(Layer(key, targets[key], base, stack))
+        self._layers = read_layers(task_vectors, STORAGE_DTYPES[storage_dtype], targets)
+        for layer in self._layers:
+            layer.base = layer.base.to(self.device)
+            layer.stack = self._placed(layer.stack)
         self._workers = Workers()
+        if self.device.type == "cpu" and self.stored_bytes >= _COMPILED_FROM:
+            self._compile_kernels()
+
+    def _placed(self, stack: Tensor | QuantisedStack) -> Tensor | QuantisedStack:
+        def place(values: Tensor) -> Tensor:
+            return values.pin_memory() if self._offload else values.to(self.device)
+
+        return place(stack) if isinstance(stack, Tensor) else stack.map(place)
+
+    def _compile_kernels(self) -> None:
+        """Give the layers compiled kernels where their task vectors are quantised.
+
+        Every variant is compiled here, by one thread: later calls come from several.
+        """
+        wide = [
+            (layer, layer.stack)
+            for layer in self._layers
+            if isinstance(layer.stack, QuantisedStack) and layer.stack.wide
+        ]
+        kernels = Kernels.compiled()
+        kinds = {(layer.target.dtype, stack.dtype): stack for layer, stack in wide}
+        try:
+            for (target, _), stack in kinds.items():
+                self._workers.each(partial(kernels.prepare, target), [stack])
+        except Exception as error:  # noqa: BLE001 no compiler, or one that fails
+            reason = str(error).strip().partition("\n")[0][:200]
+            log.warning("Task vectors are read without compiled kernels: %s", reason)
+            return
+        for layer, _ in wide:
+            layer.kernels = kernels
 
     def norms(self) -> list[float]:
         """Norm of each task vector as stored."""
-        squares = [layer.stack.float().square().sum(1) for layer in self._layers]
+        squares = [layer.squares() for layer in self._layers]
         return torch.stack(squares).double().sum(0).sqrt().tolist()
 
     def fingerprint(self) -> str:
@@ -75,9 +114,54 @@ class MergedWeights:
         return fingerprint([[layer.base, layer.stack] for layer in self._layers], rest)
 
     @property
+    def stored_bytes(self) -> int:
+        """Of all task vectors."""
+        return sum(layer.stack.nbytes for layer in self._layers)
+
+    @property
     def stacks(self) -> list[Tensor]:
-        """Task vectors per layer, shape (tasks, entries); may be changed in place."""
-        return [layer.stack for layer in self._layers]
+        """Task vectors per layer, shape (tasks, entries); may be changed in place.
+
+        Raises:
+            TypeError: They are quantised.
+        """
+        stacks = [x.stack for x in self._layers if isinstance(x.stack, Tensor)]
+        if len(stacks) < len(self._layers):
+            raise TypeError("Quantised task vectors cannot be changed in place.")
+        return stacks
+
+    def memory_plan(
+        self, activations: int, batch_tasks: int, forwards: int
+    ) -> MemoryPlan:
+        """What a step of so many forwards, with these activations each, holds."""
+        given = activations, batch_tasks, forwards, self._offload
+        return MemoryPlan.of(self.module, self._layers, *given)
+
+    def storage_error(self, coefficients: Tensor) -> dict[str, float] | None:
+        """How far quantised task vectors put the merged weights off; None without any.
+
+        The merge is linear, so inner products of the rounding errors give it exactly.
+
+        Args:
+            coefficients: Those of the merge in the module, shape (tasks, layers).
+
+        Returns:
+            The error's norm over that of the merged ``weights``, and of their ``change``.
+        """
+        wrong, weights, change = 0.0, 0.0, 0.0
+        for column, layer in enumerate(self._layers):
+            if layer.error is None or not layer.merged:
+                continue
+            of_layer = coefficients[:, column].to(layer.error)
+            wrong += float(of_layer @ layer.error @ of_layer)
+            merged = layer.target.detach().to(layer.base).view(-1)
+            weights += float(merged.square().sum())
+            change += float((merged - layer.base).square().sum())
+        if not weights:
+            return None
+        wrong = max(wrong, 0.0) ** 0.5
+        moved = wrong / change**0.5 if change else 0.0
+        return {"weights": wrong / weights**0.5, "change": moved}
 
     def leave_out(self, keys: Sequence[str]) -> None:
         """Merge these tensors no more: something else has taken their place."""
@@ -90,7 +174,7 @@ class MergedWeights:
         """Ask for gradients exactly where some task vector is not zero."""
         for layer in self._layers:
             trainable = layer.merged and isinstance(layer.target, nn.Parameter)
-            layer.target.requires_grad_(trainable and bool((layer.stack != 0).any()))
+            layer.target.requires_grad_(trainable and layer.moved())
 
     @torch.no_grad()
     def materialise(self, coefficients: Tensor) -> nn.Module:

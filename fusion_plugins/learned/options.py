@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from lightning import Fabric
 
-from ..adaptation import STORAGE_DTYPES
+from ..adaptation import QUANTISED, STORAGE_DTYPES
 from ..adaptation.coefficients import GRANULARITIES
 from ..awd.options import DisentangleOptions
 from ..common.options import (
@@ -81,7 +81,8 @@ class LearnedOptions(FinishOptions):
         keep: Patterns of tensors left as in the base.
         coefficients: File of saved coefficients: merge with them, learn nothing.
         seed: Of the samples' order; None means 0.
-        task_vector_dtype: ``float32``, ``bfloat16`` or ``float16``.
+        task_vector_dtype: ``float32``, ``bfloat16``, ``float16``, ``int8`` (a scale per
+            row) or ``int4`` (a scale per 64 entries).
         offload: Keep task vectors in pinned CPU memory.
         batch_tasks: ``auto``, True or False.
         compile: Use torch.compile.
@@ -127,6 +128,19 @@ class LearnedOptions(FinishOptions):
     stop_on_collapse: bool = flag(True)
     save_model: bool = flag(True)
     log_every: int = integer(1, low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task_vector_dtype not in QUANTISED:
+            return
+        by_row = (self.disentangle or {}).get("granularity") == "row"
+        for name, changes in (("trim", self.trim), ("disentangle", by_row)):
+            if changes:
+                raise ValueError(
+                    f"{name} rewrites single task vectors, which"
+                    f" task_vector_dtype={self.task_vector_dtype} keeps in a few bits. Use"
+                    " bfloat16 or float32, or leave it out."
+                )
 
     @property
     def from_preset(self) -> dict[str, Any]:

@@ -130,6 +130,7 @@ class Trainer:
             options.compile,
             _in_order(progress, guard, learner, checkpoints),
         )
+        log.info("Memory: %s", engine.memory_plan())
         with self.profile("adapt"):
             engine.run()
         experts.finish.statistics.repair(weights.module)

@@ -4,13 +4,13 @@ import pytest
 import torch
 from toy_engine import Normed, Plain, Tied, learned, make_engine, models
 
-from fusion_plugins.adaptation import MergedWeights, layers
+from fusion_plugins.adaptation import MergedWeights, layers, quantised
 from fusion_plugins.task_vectors import TaskVectors
 from fusion_plugins.task_vectors.ties import magnitude_threshold, ties_trim_
 
 # Largest difference of a coefficient after 10 Adam steps of 1e-2, which move
 # coefficients by up to 0.1. Measured: 1.9e-4 and 3.5e-3.
-HALF_BOUNDS = {"float16": 1e-3, "bfloat16": 1e-2}
+HALF_BOUNDS = {"float16": 1e-3, "bfloat16": 1e-2, "int8": 1e-2, "int4": 5e-2}
 
 
 @pytest.mark.parametrize("kind", [Plain, Tied, Normed])
@@ -23,12 +23,13 @@ def test_half_precision_task_vectors_stay_close(kind, storage):
     assert 0 < difference <= HALF_BOUNDS[storage]
 
 
-@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8", "int4"])
 @pytest.mark.parametrize("chunk", [1, 7, 2**20])
 def test_streamed_task_vectors_give_the_resident_result(monkeypatch, storage, chunk):
     """The path of offloaded task vectors, forced on where there is no accelerator."""
     resident = learned(make_engine(storage=storage))
     monkeypatch.setattr(layers, "_CHUNK", chunk)
+    monkeypatch.setattr(quantised, "_READ", chunk)
     engine = make_engine(storage=storage)
     engine.weights._offload = True
     torch.testing.assert_close(learned(engine), resident, rtol=0, atol=1e-6)
