@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from functools import partialmethod
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, InstantiationException
 from tqdm import tqdm
 
 _INTERRUPTED = 130  # as shells say it of Ctrl-C
@@ -41,8 +41,19 @@ def one_line_errors(again: str) -> Iterator[None]:
         if full_errors() or not GlobalHydra().is_initialized():
             raise
         _keep_quiet(CompactHydraException)
-        text = f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
+        text = f"{_named(error)} (HYDRA_FULL_ERROR=1 shows where)"
         raise CompactHydraException(" ".join(text.split())) from error
+
+
+def _named(error: Exception) -> str:
+    """The error, or the package for want of which there is no class to build."""
+    cause: BaseException = error
+    while isinstance(error, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ModuleNotFoundError) and cause is not error:
+        key = str(error).rpartition("full_key: ")[2]
+        return f"{key} needs the package {cause.name}: pip install {cause.name}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _keep_quiet(kind: type[BaseException]) -> None:

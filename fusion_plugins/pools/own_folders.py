@@ -15,15 +15,14 @@ from fusion_bench.modelpool import (
     SequenceClassificationModelPool,
 )
 from omegaconf import OmegaConf
-from torch import nn
 
 from ..common.upstream import program_of
-from ..merged.cards import CARD, pool_card
 from ..modelpool.tsv import TsvDataset
 from ..task_vectors.files import UNREADABLE, one_line, read_config
 from .clip_tasks import register_clip_task
 from .hugging_face import from_pretrained
 from .loading import PRETRAINED
+from .saving import write_card
 from .text import load_tokenizer
 
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
@@ -31,46 +30,29 @@ _READ = "fusion_plugins.pools.own_folders.read_data"
 _CLASS = "transformers.AutoModelForSequenceClassification"
 
 
-class _Shared:
+class OwnFolders:
     """Saves a merged model with all that is needed to load, show and evaluate it."""
 
-    def save_model(self, model: Any, path: str, whole: bool = False) -> None:
-        """Write a model folder.
-
-        Args:
-            model: The merged model.
-            path: The folder.
-            whole: Of CLIP: the whole model, with the pretrained one's text tower.
-        """
-        (self._whole(model) if whole else model).save_pretrained(path)
+    def save_model(self, model: Any, path: str) -> None:
+        """Write a model folder with processor or tokenizer, and card."""
+        model.save_pretrained(path)
         self._preparation().save_pretrained(path)
-        method = getattr(program_of(self), "method", None)
-        card = getattr(model, "card", None) or getattr(method, "card", None)
-        name = type(method).__name__ if method is not None else "Merge"
         pool: Any = self
-        Path(path, CARD).write_text(card or pool_card(name, {}, pool))
+        write_card(Path(path), model, pool, getattr(program_of(self), "method", None))
 
     def _preparation(self) -> Any:
         """The processor or the tokenizer."""
         raise NotImplementedError
 
-    def _whole(self, model: nn.Module) -> Any:
-        raise ValueError("whole=true is for CLIP only: other models are whole already.")
 
-
-class OwnCLIPPool(_Shared, CLIPVisionModelPool):
+class OwnCLIPPool(OwnFolders, CLIPVisionModelPool):
     """FusionBench's CLIP pool; its models are saved with processor and card."""
 
     def _preparation(self) -> Any:
         return self.load_processor()
 
-    def _whole(self, model: nn.Module) -> Any:
-        clip = self.load_clip_model(PRETRAINED)
-        clip.vision_model = getattr(model, "vision_model", model)
-        return clip
 
-
-class OwnTextPool(_Shared, SequenceClassificationModelPool):
+class OwnTextPool(OwnFolders, SequenceClassificationModelPool):
     """FusionBench's pool of text classifiers; saved with tokenizer and card."""
 
     def _preparation(self) -> Any:

@@ -1,5 +1,6 @@
 """Own folders in; a table, saved models and cards out, which others can load."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from fusion_plugins.demo import demo_taskpool
 from fusion_plugins.demo.datasets import load_dataset
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.pools.own_folders import folder_modelpool, read_data
+from fusion_plugins.pools.saving import whole_clip
 from fusion_plugins.taskpool.own_folders import folder_taskpool
 
 TASKS = ("digits", "textures")
@@ -57,21 +59,28 @@ def listed(values):
     return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
 
-@pytest.fixture(scope="module")
-def finished(own):
+def typed(own, *words):
+    """Run the command in this process."""
     models, data, root = own
-    words = ["--config-name", "own_experts", "methods=[pretrained,experts,awd]"]
-    words += [f"modelpool.models={listed(models)}", f"modelpool.data={listed(data)}"]
+    words = [*words, f"modelpool.models={listed(models)}"]
+    words += [f"modelpool.data={listed(data)}", f"hydra.run.dir={root}/run"]
     words += [f"modelpool.templates={listed(PROMPTS)}"]
-    words += [f"results={root}/results", f"hydra.run.dir={root}/run"]
     words += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["fusion_bench", *words])
         patch.setenv("HF_DATASETS_CACHE", str(root / "cache"))
+        patch.setenv("TERM_COLOR_SCHEME", "dark")  # FusionBench asks the terminal else
         GlobalHydra.instance().clear()
         _hydra_main()
         GlobalHydra.instance().clear()
-    return root / "results"
+
+
+@pytest.fixture(scope="module")
+def finished(own):
+    results = own[2] / "results"
+    methods = "methods=[pretrained,experts,awd]"
+    typed(own, "--config-name", "own_experts", methods, f"results={results}")
+    return results
 
 
 def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished):
@@ -95,11 +104,30 @@ def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished)
     assert named == {task: reference[task]["accuracy"] for task in TASKS}
 
 
+def test_one_method_saves_its_model_and_its_scores_unasked(own, capsys, monkeypatch):
+    models, data, root = own
+    monkeypatch.chdir(root)
+    words = ("method=awd", "modelpool=folders", "taskpool=folders")
+    typed(own, *words, "+merged_model_save_kwargs.whole=true")
+    said = capsys.readouterr().out
+    place = re.search(r"^Merged model: (.*/merged_model)$", said, re.MULTILINE)
+    assert place is not None, said
+    clip = CLIPModel.from_pretrained(place[1])
+    CLIPProcessor.from_pretrained(place[1])
+    card = ModelCard.load(Path(place[1], "README.md"))
+    named = {r.dataset_name: r.metric_value for r in card.data.eval_results}
+    tasks = folder_taskpool(models, data, PROMPTS)
+    report = evaluate_model(clip.vision_model, tasks)
+    assert named == {task: report[task]["accuracy"] for task in TASKS}
+    assert card.data.eval_results[0].task_type == "image-classification"
+    assert card.data.model_name == f"AWD of {', '.join(TASKS)}"
+
+
 def test_a_clip_is_saved_whole_on_request(own, tmp_path):
     models, data, _ = own
     pool = folder_modelpool(models, data)
     merged = AWDAlgorithm().run(pool)
-    pool.save_model(merged, str(tmp_path), whole=True)
+    whole_clip(merged, pool).save_pretrained(tmp_path)
     clip = CLIPModel.from_pretrained(tmp_path).state_dict()
     base = CLIPModel.from_pretrained(models["_pretrained_"]).state_dict()
     vision = merged.state_dict()
@@ -261,6 +289,8 @@ def test_text_folders_are_measured_and_saved_with_their_tokenizer(tmp_path):
     again = TintedModel.from_pretrained(tmp_path / "merged")
     repeated = folder_taskpool(models, data).evaluate(again)
     assert [repeated[t] for t in data] == [report[t] for t in data]
+    with pytest.raises(ValueError, match="whole is for plain models of CLIP pools"):
+        whole_clip(merged, pool)
     kept, own = (
         AutoTokenizer.from_pretrained(f) for f in (tmp_path / "merged", models["a"])
     )
