@@ -14,6 +14,7 @@ _LATEX = {
     "|": r"\textbar{}",
     "±": r"$\pm$",
     "−": r"$-$",
+    "≈": r"$\approx$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 

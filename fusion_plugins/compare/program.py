@@ -30,7 +30,7 @@ from .evaluation import Scores, task_names
 from .execution import Bench, run_cell
 from .files import slug
 from .gathering import gather, require_report
-from .methods import as_plain, read_methods
+from .methods import as_plain, read_baseline, read_methods
 from .plan import Plan, plain_config, resolve_method
 from .progress import Progress
 from .results import Comparison
@@ -51,6 +51,7 @@ class CompareProgram(FabricModelFusionProgram):
         results: The results folder; finished cells in it are not run again.
         add: Results folders of earlier runs whose cells join the tables.
         title: Of tables and report.
+        baseline: Row that differences are to; see :func:`~.methods.read_baseline`.
         metric: Main metric; a name, a mapping from task to name, or None to find it.
         retry_failed: Run cells again that failed earlier.
         save_models: Keep every merged model in the results folder.
@@ -73,6 +74,7 @@ class CompareProgram(FabricModelFusionProgram):
         results: str = "outputs/compare/results",
         add: object = None,
         title: str = "comparison",
+        baseline: str | None = None,
         metric: str | Mapping | None = None,
         retry_failed: bool = True,
         save_models: bool = False,
@@ -88,8 +90,10 @@ class CompareProgram(FabricModelFusionProgram):
         """What there is to do; every mistake in the config shows up here."""
         require_report()
         metric, published = plain_config(self.metric), plain_config(self.published)
+        precision = (fabric_config(self) or {}).get("precision")
+        methods = read_methods(self.methods, self.overrides)
         plan = Plan(
-            read_methods(self.methods, self.overrides),
+            methods,
             read_seeds(self.seeds),
             Results(results_folder(self.results)),
             surroundings={
@@ -98,12 +102,12 @@ class CompareProgram(FabricModelFusionProgram):
                 "path": self.path or {},
                 "fast_dev_run": self.fast_dev_run,
             },
-            about={"title": str(self.title), "published": published},
-            settings=[
-                metric,
-                self.fast_dev_run,
-                (fabric_config(self) or {}).get("precision"),
-            ],
+            about={
+                "title": str(self.title),
+                "published": published,
+                "baseline": read_baseline(self.baseline, methods),
+            },
+            settings=[metric, self.fast_dev_run, precision],
         )
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
@@ -227,12 +231,7 @@ class CompareProgram(FabricModelFusionProgram):
                 note_scores(folder / name, measured, scores.metric)
 
     def _run_cell(
-        self,
-        cell: Cell,
-        plan: Plan,
-        bench: Bench,
-        clock: Progress,
-        wait: bool = False,
+        self, cell: Cell, plan: Plan, bench: Bench, clock: Progress, wait: bool = False
     ) -> bool:
         """Run a cell unless it is done; False if another process is at it."""
         with plan.results.claimed(cell, wait) as mine:

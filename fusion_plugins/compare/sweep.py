@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..common import require
+from .differences import NONE
 from .files import flatten
+from .loading import load_results
 from .methods import did_you_mean
-from .results import load_results
 
 
 def plot_sweep(
@@ -40,7 +41,7 @@ def plot_sweep(
         ModuleNotFoundError: matplotlib is not installed.
     """
     require("matplotlib", "The plot of a sweep")
-    cells = load_results(folder).query("status == 'done'")
+    cells = load_results(folder, NONE).query("status == 'done'")
     points = sweep_points(
         cells[cells["method"] == method] if method else cells, option, task
     )

@@ -21,6 +21,7 @@ from .columns import (
 )
 from .numbers import MISSING
 from .results import Comparison, Row
+from .verdicts import average_difference, verdicts
 
 _NOTHING, FAILED = "-", "failed"
 _COSTS = 3  # columns of text_table that are not results
@@ -53,6 +54,7 @@ def text_table(comparison: Comparison) -> pd.DataFrame:
 
 def _written(column: Column, row: Row) -> str:
     mean, deviation = column.mean(row).replace(MISSING, _NOTHING), column.deviation(row)
+    mean += column.mark(row)
     return f"{mean} ± {deviation}" if deviation else mean
 
 
@@ -80,6 +82,7 @@ def table_notes(comparison: Comparison) -> Iterator[str]:
         yield f"Published numbers: {published['source']}."
         yield f"Their checkpoints: {published['checkpoints']}."
         yield from (f"Differs: {text}." for text in published.get("differs") or ())
+    yield from verdicts(comparison)
 
 
 def terminal_tables(comparison: Comparison, width: int) -> list[Table | Text]:
@@ -178,16 +181,22 @@ def rows_csv(comparison: Comparison) -> str:
             spread = column.spread(row)
             line[name] = spread.mean if spread else None
             line[f"{name}_std"] = spread.deviation if spread else None
+        line |= average_difference(row)
         lines.append(line)
-    return _csv(pd.DataFrame(lines, dtype=object))
+    return frame_csv(pd.DataFrame(lines, dtype=object))
 
 
 def cells_csv(comparison: Comparison) -> str:
     """One line per cell, with every metric of every task."""
-    return _csv(comparison.cells.filter(regex="^(?!record$|normalised/)"))
+    return frame_csv(
+        comparison.cells.filter(
+            regex="^(?!record$|(normalised|difference|low|high|p|same)/)"
+        )
+    )
 
 
-def _csv(frame: pd.DataFrame) -> str:
+def frame_csv(frame: pd.DataFrame) -> str:
+    """A frame's CSV."""
     values = [[*map(_inert, line)] for line in frame.to_numpy()]
     frame = pd.DataFrame(values, columns=[*map(_inert, frame.columns)], dtype=object)
     return frame.to_csv(index=False, lineterminator="\n")

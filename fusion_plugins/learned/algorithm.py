@@ -49,6 +49,7 @@ class LearnedMergeAlgorithm(
         history, guard_history: What was measured while learning.
         disentanglement: What AWD removed, if it was asked for.
         card: The merged model's card, Markdown with metadata.
+        samples_seen: How many samples were learned from, repeats too.
     """
 
     Options = LearnedOptions
@@ -58,6 +59,7 @@ class LearnedMergeAlgorithm(
     guard_history: list[dict[str, Any]] = []
     disentanglement: Disentanglement | None = None
     card: str | None = None
+    samples_seen: int | None = None
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -203,6 +205,7 @@ class LearnedMergeAlgorithm(
     ) -> None:
         """Remember and save what the run has found."""
         self.history, self.guard_history = trained.history, trained.guard_history
+        self.samples_seen = trained.samples
         self.result = SavedCoefficients(
             experts.weights.tasks,
             experts.weights.keys,

@@ -25,6 +25,7 @@ from ..adaptation import (
     SampleOrder,
     Schedule,
     expert_predictions,
+    visited_draws,
 )
 from ..common.identity import fingerprint
 from ..common.logging import get_logger
@@ -70,6 +71,7 @@ class Trained:
         history, guard_history: Entries per logged step, and per check of the guard.
         search: For the coefficients' start; None if it was given.
         checkpoints: Still there, until the results are saved; None without any.
+        samples: Learned from, repeats too.
     """
 
     model: nn.Module
@@ -77,6 +79,7 @@ class Trained:
     guard_history: list[dict[str, Any]]
     checkpoints: Checkpoints | None
     search: Search | None = None
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Trainer:
         order = SampleOrder(options.seed, options.batch_size)
         schedule = self.objective.schedule(len(weights.tasks), order)
         with self.profile("prepare data"):
-            draws = _draws(schedule, weights.tasks)
+            draws = visited_draws(schedule, weights.tasks, schedule.steps)
             data = options.data_options
             tasks = build_tasks(adapter, order, draws, data, self.fabric)
         predictor = Predictor(weights, tasks, adapter.features, self.fabric)
@@ -136,7 +139,9 @@ class Trainer:
             engine.run()
         experts.finish.statistics.repair(weights.module)
         history = guard.history if guard else []
-        found = progress.history, history, checkpoints, search
+        seen = visited_draws(schedule, weights.tasks, engine.step).values()
+        samples = options.batch_size * sum(map(len, seen))
+        found = progress.history, history, checkpoints, search, samples
         return Trained(learner.result(), *found)
 
     def _guard(
@@ -212,15 +217,6 @@ def _in_order(
     if checkpoints is None:
         return watching
     return [checkpoints.restorer(), *watching, checkpoints]
-
-
-def _draws(schedule: Schedule, names: tuple[str, ...]) -> dict[str, list[int]]:
-    """Every task's draws over the whole run."""
-    visited: dict[str, list[int]] = {name: [] for name in names}
-    for step in range(schedule.steps):
-        for task, draws in schedule.draws(step):
-            visited[names[task]].extend(draws)
-    return visited
 
 
 def _identity(
