@@ -23,7 +23,6 @@ from ..adaptation import (
     Predictor,
     Progress,
     SampleOrder,
-    Schedule,
     expert_predictions,
     visited_draws,
 )
