@@ -14,7 +14,8 @@ from torch import nn
 
 from ..common.upstream import is_set_up, test_datasets_of
 from ..pools.loading import load_model
-from .answers import Answers, noted_answers
+from .answers import Answers
+from .noting import noted_answers
 
 Tasks = dict[str, dict[str, float]]  # task -> metric -> value
 

@@ -13,6 +13,7 @@ from .store import Results
 PRETRAINED, EXPERTS = "pretrained", "experts"
 # Rows that no method makes: the base, and every expert on its own task.
 REFERENCES = (PRETRAINED, EXPERTS)
+ORACLE = "oracle"  # score of `method=select` that reads test labels
 
 
 def load_results(

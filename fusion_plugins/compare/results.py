@@ -10,7 +10,14 @@ from functools import cached_property
 
 import pandas as pd
 
-from .loading import EXPERTS, PRETRAINED, REFERENCES, frame_of, load_results
+from .loading import (
+    EXPERTS,
+    ORACLE,
+    PRETRAINED,
+    REFERENCES,
+    frame_of,
+    load_results,
+)
 from .numbers import Scale, Spread
 from .store import Results
 
@@ -56,7 +63,9 @@ class Row:
 
     @property
     def is_reference(self) -> bool:
-        return self.method in REFERENCES
+        """Whether it is no method: the base, the experts, and what test labels chose."""
+        chosen = self.any_cell.get("overrides", {}).get("select")
+        return self.method in REFERENCES or chosen == ORACLE
 
     @property
     def seeds(self) -> list[int]:

@@ -43,6 +43,7 @@ def verdicts(comparison: Comparison) -> Iterator[str]:
             f" over {over}; {SAME} marks what is not distinguishable."
         )
     yield from _reasons(merged)
+    yield from _choices(comparison)
 
 
 def _verdict(difference: dict, scale: Scale) -> tuple[str, str]:
@@ -67,3 +68,17 @@ def _reasons(rows: list[Row]) -> Iterator[str]:
             found.setdefault(reason, []).append(row.label)
     for reason, labels in found.items():
         yield f"No intervals for {', '.join(labels)}: {reason}."
+
+
+def _choices(comparison: Comparison) -> Iterator[str]:
+    """What was chosen for rows with a choice."""
+    rows = [row for row in comparison.listed() if row.artifacts("selection")]
+    for row in rows:
+        found = {_settings(choice) for _, choice in row.artifacts("selection")}
+        yield f"Chosen for {row.label}: {', or '.join(sorted(found))}."
+    if any(row.is_reference for row in rows):
+        yield "Rows of select=oracle are chosen by test labels: upper bounds, no methods."
+
+
+def _settings(choice: dict) -> str:
+    return ", ".join(f"{name}={value}" for name, value in choice["chosen"].items())

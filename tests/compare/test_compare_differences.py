@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import bootstrap
 from test_compare_tables import record, summary, text_of
 
-from fusion_plugins import load_differences, load_results
 from fusion_plugins.compare.answers import Answers
 from fusion_plugins.compare.files import checked_record
 from fusion_plugins.compare.latex import latex_table
