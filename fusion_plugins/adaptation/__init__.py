@@ -17,7 +17,12 @@ from .interfaces import (
 )
 from .predictor import AdaptationTask, Predictor
 from .progress import Progress
-from .schedule import JointSchedule, Schedule, SequentialSchedule
+from .schedule import (
+    JointSchedule,
+    Schedule,
+    SequentialSchedule,
+    visited_draws,
+)
 from .sources import KeptSamples, StreamedSamples
 from .teacher import TeacherLabels, label_samples, predictions
 from .weights import QUANTISED, STORAGE_DTYPES, MergedWeights
@@ -54,4 +59,5 @@ __all__ = [
     "expert_predictions",
     "label_samples",
     "predictions",
+    "visited_draws",
 ]

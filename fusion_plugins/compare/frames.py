@@ -14,6 +14,7 @@ from .columns import (
     memory_columns,
 )
 from .results import Comparison, Row
+from .verdicts import average_difference
 
 
 def columns_of(comparison: Comparison) -> dict[str, Column]:
@@ -51,7 +52,7 @@ def _line(row: Row, comparison: Comparison) -> dict[str, object]:
         spread = column.spread(row)
         line[name] = spread.mean if spread else None
         line[f"{name}_std"] = spread.deviation if spread else None
-    return line
+    return line | average_difference(row)
 
 
 def scalars(comparison: Comparison) -> dict[str, float]:
@@ -68,15 +69,17 @@ def scalars(comparison: Comparison) -> dict[str, float]:
 
 def rows_csv(comparison: Comparison) -> str:
     """One line per row, numbers not rounded."""
-    return _csv(rows_frame(comparison))
+    return frame_csv(rows_frame(comparison))
 
 
 def cells_csv(comparison: Comparison) -> str:
     """One line per cell, with every metric of every task."""
-    return _csv(comparison.cells.filter(regex="^(?!record$|normalised/)"))
+    derived = "(normalised|difference|low|high|p|same)/"
+    return frame_csv(comparison.cells.filter(regex=f"^(?!record$|{derived})"))
 
 
-def _csv(frame: pd.DataFrame) -> str:
+def frame_csv(frame: pd.DataFrame) -> str:
+    """A frame's CSV."""
     values = [[*map(_inert, line)] for line in frame.to_numpy()]
     frame = pd.DataFrame(values, columns=[*map(_inert, frame.columns)], dtype=object)
     return frame.to_csv(index=False, lineterminator="\n")

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from ..common import require
+from .differences import differences_frame, measured_on
 from .files import write_json, write_text
-from .frames import cells_csv, rows_csv
+from .frames import cells_csv, frame_csv, rows_csv
 from .latex import latex_table
 from .results import EXPERTS, Comparison, frame_of
 from .store import Results
@@ -21,8 +22,8 @@ def gather(
     """Fill in the shares of the experts, write the tables, the figures and the report.
 
     Writes ``results.csv`` (a line per row), ``cells.csv`` (a line per cell),
-    ``results.md``, ``results.tex``, ``figures/`` and ``report.html``. May run at any
-    time, also while other processes add cells.
+    ``differences.csv``, ``results.md``, ``results.tex``, ``figures/`` and
+    ``report.html``. May run at any time, also while other processes add cells.
 
     Args:
         folder: The results folder.
@@ -40,10 +41,12 @@ def gather(
         for old, new in zip(records, filled, strict=True):
             if old != new:
                 write_json(results.path(new), new)
-        comparison = Comparison(results.described(), frame_of(filled))
+        about = results.described()
+        comparison = Comparison(about, frame_of(filled, about.get("baseline")))
         for name, text in (
             ("results.csv", rows_csv(comparison)),
             ("cells.csv", cells_csv(comparison)),
+            ("differences.csv", frame_csv(differences_frame(comparison.cells))),
             ("results.md", markdown_table(comparison, options)),
             ("results.tex", latex_table(comparison, options)),
         ):
@@ -79,16 +82,11 @@ def fill_shares(records: Sequence[Mapping]) -> list[dict]:
     normalised[task] = value / expert's value, inverted where lower is better.
     """
     experts = {
-        _measured_on(record): record
+        measured_on(record): record
         for record in records
         if record["method"] == EXPERTS and record["status"] == "done"
     }
-    return [{**r, **_shares(r, experts.get(_measured_on(r)))} for r in records]
-
-
-def _measured_on(record: Mapping) -> tuple:
-    """Pools, and what they read."""
-    return record["identity"]["pools"], record["identity"].get("inputs")
+    return [{**r, **_shares(r, experts.get(measured_on(r)))} for r in records]
 
 
 def _shares(record: Mapping, experts: Mapping | None) -> dict:

@@ -23,18 +23,18 @@ from ..common.upstream import (
     set_up,
     taskpool_config,
 )
-from ..merged.cards import CARD, note_scores
 from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds
+from .chosen import with_choices
 from .evaluation import Scores, task_names
 from .execution import Bench, run_cell
-from .files import slug
 from .frames import scalars
 from .gathering import gather, require_report
-from .methods import as_plain, read_methods
+from .methods import as_plain, read_baseline, read_methods
 from .plan import Plan, plain_config, resolve_method
 from .progress import Progress
 from .results import Comparison
+from .saving import save_merged
 from .store import Results, results_folder
 from .tables import TableOptions
 from .terminal import terminal_tables
@@ -53,6 +53,9 @@ class CompareProgram(FabricModelFusionProgram):
         results: The results folder; finished cells in it are not run again.
         add: Results folders of earlier runs whose cells join the tables.
         title: Of tables and report.
+        select: How each method's scaling is chosen, with `oracle`; see
+            :func:`~.chosen.with_choices`.
+        baseline: Row that differences are to; see :func:`~.methods.read_baseline`.
         metric: Main metric; a name, a mapping from task to name, or None to find it.
         retry_failed: Run cells again that failed earlier.
         save_models: Keep every merged model in the results folder.
@@ -76,6 +79,9 @@ class CompareProgram(FabricModelFusionProgram):
         results: str = "outputs/compare/results",
         add: object = None,
         title: str = "comparison",
+        select: str | None = None,
+        oracle: bool = False,
+        baseline: str | None = None,
         metric: str | Mapping | None = None,
         retry_failed: bool = True,
         save_models: bool = False,
@@ -99,8 +105,10 @@ class CompareProgram(FabricModelFusionProgram):
         _ = self.shown  # which finds what is wrong with it
         metric, published = plain_config(self.metric), plain_config(self.published)
         precision = (fabric_config(self) or {}).get("precision")
+        listed = read_methods(self.methods, self.overrides)
+        methods = with_choices(listed, self.select, self.oracle)
         plan = Plan(
-            read_methods(self.methods, self.overrides),
+            methods,
             read_seeds(self.seeds),
             Results(results_folder(self.results)),
             surroundings={
@@ -109,7 +117,11 @@ class CompareProgram(FabricModelFusionProgram):
                 "path": self.path or {},
                 "fast_dev_run": self.fast_dev_run,
             },
-            about={"title": str(self.title), "published": published},
+            about={
+                "title": str(self.title),
+                "published": published,
+                "baseline": read_baseline(self.baseline, methods),
+            },
             settings=[metric, self.fast_dev_run, precision],
         )
         plan.added = read_added(self.add, plan.results)
@@ -223,15 +235,9 @@ class CompareProgram(FabricModelFusionProgram):
     def _save_model(
         self, plan: Plan, cell: Cell, part: str | None, model: nn.Module, scores: Scores
     ) -> None:
-        """Write a merged model with the model pool's own means."""
         if self.save_models:
-            name = "merged_model" if part is None else f"merged_model.{slug(part)}"
             folder = plan.work_folder(cell)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.modelpool.save_model(model, str(folder / name))
-            if (folder / name / CARD).is_file():
-                measured = {t: v[scores.metric] for t, v in scores.tasks.items()}
-                note_scores(folder / name, measured, scores.metric)
+            save_merged(self.modelpool, folder, part, model, scores)
 
     def _run_cell(
         self, cell: Cell, plan: Plan, bench: Bench, clock: Progress, wait: bool = False

@@ -17,9 +17,10 @@ from ..common import (
     save_figure,
 )
 from ..common.charts import draw_response
+from .differences import NONE
 from .files import flatten
+from .loading import load_results
 from .methods import did_you_mean
-from .results import load_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ def plot_sweep(
         ModuleNotFoundError: matplotlib is not installed.
     """
     require("matplotlib", "The plot of a sweep")
-    cells = load_results(folder).query("status == 'done'")
+    cells = load_results(folder, NONE).query("status == 'done'")
     points = sweep_points(
         cells[cells["method"] == method] if method else cells, option, task
     )

@@ -15,6 +15,7 @@ from .frames import columns_of, rows_frame
 from .methods import did_you_mean
 from .numbers import MISSING
 from .results import Comparison, Row
+from .verdicts import verdicts
 
 FAILED = "failed"
 _NOTHING = "-"
@@ -203,6 +204,7 @@ def table_notes(comparison: Comparison) -> Iterator[str]:
         yield f"Published numbers: {published['source']}."
         yield f"Their checkpoints: {published['checkpoints']}."
         yield from (f"Differs: {text}." for text in published.get("differs") or ())
+    yield from verdicts(comparison)
 
 
 def markdown_table(comparison: Comparison, options: TableOptions | None = None) -> str:

@@ -51,6 +51,7 @@ class LearnedMergeAlgorithm(
         storage_error: How far quantised task vectors put the merged weights off, as a
             share of the ``weights`` and of their ``change``; None if they are not.
         card: The merged model's card, Markdown with metadata.
+        samples_seen: How many samples were learned from, repeats too.
     """
 
     Options = LearnedOptions
@@ -61,6 +62,7 @@ class LearnedMergeAlgorithm(
     disentanglement: Disentanglement | None = None
     storage_error: dict[str, float] | None = None
     card: str | None = None
+    samples_seen: int | None = None
 
     @abstractmethod
     def make_objective(self) -> Objective:
@@ -224,6 +226,7 @@ class LearnedMergeAlgorithm(
     ) -> None:
         """Remember and save what the run has found."""
         self.history, self.guard_history = trained.history, trained.guard_history
+        self.samples_seen = sum(trained.samples.values())
         self.result = SavedCoefficients(
             experts.weights.tasks,
             experts.weights.keys,

@@ -21,8 +21,8 @@ from ..adaptation import (
     Predictor,
     Progress,
     SampleOrder,
-    Schedule,
     expert_predictions,
+    visited_draws,
 )
 from ..common.logging import get_logger
 from ..pools.adapter import PoolAdapter
@@ -103,7 +103,7 @@ class Trainer:
         order = SampleOrder(options.seed, options.batch_size)
         schedule = self.objective.schedule(len(weights.tasks), order)
         with self.profile("prepare data"):
-            draws = _draws(schedule, weights.tasks, schedule.steps)
+            draws = visited_draws(schedule, weights.tasks, schedule.steps)
             data = options.data_options
             tasks = build_tasks(adapter, order, draws, data, self.fabric)
         predictor = Predictor(weights, tasks, adapter.features, self.fabric)
@@ -135,7 +135,7 @@ class Trainer:
             engine.run()
         experts.finish.statistics.repair(weights.module)
         history = guard.history if guard else []
-        seen = _draws(schedule, weights.tasks, engine.step)
+        seen = visited_draws(schedule, weights.tasks, engine.step)
         samples = {name: len(seen[name]) * options.batch_size for name in seen}
         found = progress.history, history, samples, checkpoints, search
         return Trained(learner.result(), *found)
@@ -214,14 +214,3 @@ def _in_order(
     if checkpoints is None:
         return watching
     return [checkpoints.restorer(), *watching, checkpoints]
-
-
-def _draws(
-    schedule: Schedule, names: tuple[str, ...], steps: int
-) -> dict[str, list[int]]:
-    """Every task's draws in the first steps."""
-    visited: dict[str, list[int]] = {name: [] for name in names}
-    for step in range(steps):
-        for task, draws in schedule.draws(step):
-            visited[names[task]].extend(draws)
-    return visited
