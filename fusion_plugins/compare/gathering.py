@@ -19,8 +19,8 @@ def gather(folder: str | os.PathLike) -> Comparison:
     """Fill in the shares of the experts, write the tables and the report.
 
     Writes ``results.csv`` (a line per row), ``cells.csv`` (a line per cell),
-    ``differences.csv``, ``results.md``, ``results.tex`` and ``report.html``. May run at any time, also while
-    other processes add cells.
+    ``differences.csv``, ``results.md``, ``results.tex`` and ``report.html``. May run at
+    any time, also while other processes add cells.
 
     Raises:
         ValueError: The folder holds no results, or cells that do not belong together.
