@@ -11,10 +11,12 @@ from test_compare_tables import record, summary, text_of
 
 from fusion_plugins.compare.answers import Answers
 from fusion_plugins.compare.files import checked_record
+from fusion_plugins.compare.frames import rows_csv
 from fusion_plugins.compare.latex import latex_table
 from fusion_plugins.compare.loading import frame_of
 from fusion_plugins.compare.paired import compare, mcnemar
-from fusion_plugins.compare.tables import markdown_table, rows_csv, terminal_tables
+from fusion_plugins.compare.tables import markdown_table
+from fusion_plugins.compare.terminal import terminal_tables
 
 
 def answers(samples: int, ours: int, theirs: int, both: int = 0):
