@@ -22,7 +22,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from torch import nn
 
-from ..common.running import one_line_errors, quiet
+from ..common.running import log_results, one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
 from ..compare.evaluation import read_tasks, score
 from ..compare.reports import report_table, sweep_table
@@ -55,6 +55,9 @@ def prepared(config: DictConfig) -> DictConfig:
 
 class MergingProgram(FabricModelFusionProgram):
     """Merge, save, evaluate; options and files are FusionBench's."""
+
+    merged_model_save_path: str | None
+    merged_model_save_kwargs: Mapping[str, Any] | None
 
     def run(self) -> dict[str, Any]:
         """Run it all.
@@ -120,7 +123,7 @@ class MergingProgram(FabricModelFusionProgram):
         table = report_table(report) if isinstance(report, Mapping) else None
         if table is None:
             return False
-        self.fabric.log_dict(_scalars(report))
+        log_results(self.fabric, _scalars(report))
         self._note_in_card(report)
         Console().print(sweep_table(_job(), report) if _in_sweep() else table)
         return True

@@ -6,9 +6,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import partialmethod
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, InstantiationException
@@ -82,6 +83,13 @@ def quiet() -> Iterator[None]:
     finally:
         transformers_logging.set_verbosity(level)
         root.handlers = [h for h in root.handlers if h is not ours] + theirs
+
+
+def log_results(fabric: Any, numbers: Mapping[str, float]) -> None:
+    """Give a program's last numbers to the user's loggers, some of which wait for more."""
+    fabric.log_dict(numbers)
+    for logger in fabric.loggers:
+        logger.save()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from ..common.logging import get_logger
-from ..common.running import one_line_errors, quiet, vanishing
+from ..common.running import log_results, one_line_errors, quiet, vanishing
 from ..common.upstream import (
     fabric_config,
     loggers_of,
@@ -145,7 +145,7 @@ class CompareProgram(FabricModelFusionProgram):
         add_results(results, plan.added, plan.identities, plan.shared)
         self._run_missing(plan)
         comparison = gather(results.folder)
-        self.fabric.log_dict(scalars(comparison))
+        log_results(self.fabric, scalars(comparison))
         self.show(comparison, results, console)
         failed = plan.failed()
         if len(failed) == len(plan.cells):

@@ -92,7 +92,8 @@ def test_every_example_script_is_tested():
 def test_the_docs_cite_what_the_command_prints():
     printed = REPOSITORY / "fusion_plugins" / "cli" / "citations.bib"
     assert (
-        f"```bibtex\n{printed.read_text()}```" in (REPOSITORY / "docs/cite.md").read_text()
+        f"```bibtex\n{printed.read_text()}```"
+        in (REPOSITORY / "docs/cite.md").read_text()
     )
 
 
