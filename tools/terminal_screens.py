@@ -26,7 +26,7 @@ COMMANDS = {
     "screen-demo": "fusion-plugins demo run",
 }
 _CONTROL = re.compile(r"(\x1b\[A|\r\n|\n|\r)")
-_NO_COLOUR = re.compile(r"\x1b(?!\[[\d;]*m)(\[[0-9;?]*[A-Za-z]|\].*?(\x1b\\|\x07))")
+_NO_COLOUR = re.compile(r"\x1b(?!\[[\d;]*m|\[A)(\[[0-9;?]*[A-Za-z]|\].*?(\x1b\\|\x07))")
 
 
 def main(target: Path) -> None:

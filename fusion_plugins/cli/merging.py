@@ -56,6 +56,9 @@ def prepared(config: DictConfig) -> DictConfig:
 class MergingProgram(FabricModelFusionProgram):
     """Merge, save, evaluate; options and files are FusionBench's."""
 
+    merged_model_save_path: str | None
+    merged_model_save_kwargs: Mapping[str, Any] | None
+
     def run(self) -> dict[str, Any]:
         """Run it all.
 

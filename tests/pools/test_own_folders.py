@@ -79,7 +79,9 @@ def typed(own, *words):
 def finished(own):
     results = own[2] / "results"
     methods = "methods=[pretrained,experts,awd]"
-    typed(own, "--config-name", "own_experts", methods, f"results={results}")
+    logger = ("fabric/loggers=csv_logger", f"path.log_dir={own[2]}/log")
+    words = ("--config-name", "own_experts", methods, f"results={results}")
+    typed(own, *words, *logger)
     return results
 
 
@@ -102,6 +104,12 @@ def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished)
     demo = demo_taskpool(Path(models["_pretrained_"]).parent, tasks=TASKS)
     reference = evaluate_model(CLIPVisionModel.from_pretrained(saved), demo)
     assert named == {task: reference[task]["accuracy"] for task in TASKS}
+
+
+def test_the_users_logger_gets_a_number_per_method_and_task(own, finished):
+    (file,) = (own[2] / "log").rglob("metrics.csv")
+    names = file.read_text().splitlines()[0]
+    assert all(f"awd/{task}" in names for task in TASKS), names
 
 
 def test_one_method_saves_its_model_and_its_scores_unasked(own, capsys, monkeypatch):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -43,7 +44,7 @@ class Architecture:
 
     def build(self) -> nn.Module:
         """The network on the meta device: no text transformer, no weights yet."""
-        model = self._with_text_layer()
+        model: Any = self._with_text_layer()
         # As FusionBench does: an encoder needs no text.
         del model.transformer
         model.attn_mask = None  # of the text transformer
