@@ -21,7 +21,7 @@ class AdaMergingAlgorithm(LearnedMergeAlgorithm):
         ValueError: An option out of its range.
 
     Source: arXiv:2310.02575; with trim=0.2, its "++" variants. Deviation: the default
-    objective is information maximisation; preset=official is the paper's.
+    objective is the experts' labels; preset=official is the paper's.
     """
 
     Options = AdaMergingOptions

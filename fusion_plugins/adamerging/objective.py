@@ -57,7 +57,7 @@ class AdaMergingObjective:
         if adapter.dense and self.kind == "expert_labels":
             raise ValueError(
                 "objective=expert_labels needs one class per sample, but the tasks predict"
-                " one at every place of an image. Use objective=entropy."
+                " one at every place of an image. Use objective=entropy init=0.3."
             )
 
     def schedule(self, tasks: int, order: SampleOrder) -> Schedule:

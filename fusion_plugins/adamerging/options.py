@@ -23,8 +23,8 @@ _DEFAULT = {
     "steps": 500,
     "batches_per_task": 2,
     "entropy_eps": 0.0,
-    "objective": "information_maximisation",
-    "lr": 1e-3,
+    "objective": "expert_labels",
+    "lr": 1e-2,
     "stop_on_collapse": True,
     "guard_patience": 3,
     "init": AUTO,
@@ -52,7 +52,7 @@ class AdaMergingOptions(PresetOptions):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "default": _DEFAULT,
-        "fast": _DEFAULT | {"steps": 100, "lr": 1e-2, "guard_every": 10},
+        "fast": _DEFAULT | {"steps": 100, "guard_every": 10},
         "official": _DEFAULT | _PUBLISHED,
         "fusion_bench": _DEFAULT
         | _PUBLISHED

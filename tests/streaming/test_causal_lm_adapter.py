@@ -96,7 +96,12 @@ def reference_coefficients(folders: dict[str, str]) -> tuple[list[str], torch.Te
 def test_adamerging_is_autograd_through_the_merge(folders):
     pool = pool_of(folders, test_datasets={task: prompts(task) for task in TASKS})
     algorithm = PlainDescent(
-        steps=STEPS, batches_per_task=1, batch_size=BATCH, lr=LR, **QUIET
+        preset="official",
+        steps=STEPS,
+        batches_per_task=1,
+        batch_size=BATCH,
+        lr=LR,
+        **QUIET,
     )
     merged = algorithm.run(pool, adapter=CausalLMAdapter(pool))
     names, want = reference_coefficients(folders)

@@ -192,7 +192,13 @@ def reference_coefficients(pool, kind: str, steps: int, lr: float):
 
 
 def test_adamerging_is_autograd_through_the_merge(pool, kind):
-    options = {"steps": 3, "batches_per_task": 1, "batch_size": BATCH, "lr": 0.5}
+    options = {
+        "preset": "official",
+        "steps": 3,
+        "batches_per_task": 1,
+        "batch_size": BATCH,
+        "lr": 0.5,
+    }
     algorithm = PlainDescent(**options, **QUIET)
     merged = algorithm.run(pool)
     names, want = reference_coefficients(pool, kind, 3, 0.5)
