@@ -117,11 +117,13 @@ def save_all(pictures: Sequence[Picture], folder: Path) -> None:
 def baseline_of(comparison: Comparison) -> Row | None:
     """The row with which the others are compared.
 
-    The one that ``compare.json`` names as `baseline`, by its label or method; else simple
-    averaging, the pretrained model, or the first row with results.
+    The baseline of the intervals; without them simple averaging, the pretrained model, or
+    the first row with results.
     """
+    if comparison.baseline is not None:
+        return comparison.baseline
     rows = [row for row in comparison.listed() if row.cells]
-    for wanted in (comparison.about.get("baseline"), "simple_average", "pretrained"):
+    for wanted in ("simple_average", "pretrained"):
         for row in rows:
             if wanted in (row.label, row.method):
                 return row

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .columns import SAME
 from .numbers import Scale
 from .paired import LEVEL
 from .results import Comparison, Row
@@ -40,7 +39,7 @@ def verdicts(comparison: Comparison) -> Iterator[str]:
         over = "test samples and seeds" if several else "test samples"
         yield (
             f"{' '.join(groups)} Differences of the average with {LEVEL:.0%} intervals"
-            f" over {over}; {SAME} marks what is not distinguishable."
+            f" over {over}."
         )
     yield from _reasons(merged)
     yield from _choices(comparison)
