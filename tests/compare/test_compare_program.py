@@ -69,7 +69,7 @@ def test_every_kind_of_method_is_measured(finished, tiny_pool_root):
     assert tinted["per_task"] < tinted["model"] and tinted["added"] > 0
     # Steps (or rounds), tasks, batches of each in a step, samples.
     assert by_method["adamerging"]["samples"]["adapted"] == 2 * 3 * 2 * 16
-    assert by_method["tinting_pp"]["samples"]["adapted"] == 2 * 3 * 16
+    assert by_method["tinting_pp"]["samples"]["adapted"] == 2 * 3 * 32
     assert by_method["awd"]["samples"]["adapted"] is None
     assert by_method["awd"]["parameters"]["added"] == 0
     assert by_method["task_arithmetic"]["config"]["scaling_factor"] == 0.3
