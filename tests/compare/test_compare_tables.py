@@ -234,6 +234,8 @@ def test_a_long_latex_table_goes_on_below():
 def test_what_cannot_be_distinguished_is_marked_in_every_table():
     shown = summary()
     shown.cells["same/average"] = shown.cells["label"] == "half"
+    for name in ("difference", "low", "high"):
+        shown.cells[f"{name}/average"] = 0.0
     shown = Comparison(shown.about, shown.cells)
     note = "≈: not distinguishable from the baseline."
     assert "<ins>15.0≈</ins>" in markdown_table(shown) and note in markdown_table(shown)
