@@ -32,6 +32,7 @@ _NO_COLOUR = re.compile(r"\x1b(?!\[[\d;]*m|\[A)(\[[0-9;?]*[A-Za-z]|\].*?(\x1b\\|
 def main(target: Path) -> None:
     """Write every command's screen at every width."""
     with tempfile.TemporaryDirectory() as folder:
+        on_terminal(WIDTHS[0], folder, COMMANDS["screen-demo"])  # keeps its results
         for width in WIDTHS:
             for name, command in COMMANDS.items():
                 lines = screen(on_terminal(width, folder, command))
