@@ -175,7 +175,8 @@ def merge(target: Tensor, base: Tensor, codes: Tensor, weights: Tensor) -> None:
     """target = base + sum_t weights[t, group] * codes[t], written to be compiled.
 
     Args:
-        target, base: (groups, group's size).
+        target: (groups, group's size).
+        base: Likewise.
         codes: Of a stack.
         weights: Scales times coefficients, (tasks, groups).
     """
