@@ -56,7 +56,7 @@ def make_engine(
         algorithm: Its options decide objective and schedule.
         callbacks: To watch the steps.
     """
-    job, objective = given.job, algorithm.objective()
+    job, objective = given.job, algorithm.make_objective()
     # The class itself: what an adapter says of itself where nothing else is known.
     adapter = type("NoPool", (PoolAdapter,), {"tasks": given.names})
     predictor = make_predictor(given)

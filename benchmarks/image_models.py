@@ -37,7 +37,9 @@ OURS = {
     # FusionBench's own refuses models that count batches: AWD without a step is the same.
     "task arithmetic, 0.3": lambda **o: AWDAlgorithm(iterations=0, **o),
     "AWD, task arithmetic 0.3": lambda **o: AWDAlgorithm(**o),
-    "AdaMerging": lambda **o: AdaMergingAlgorithm(steps=100, lr=1e-2, **LEARNED, **o),
+    "AdaMerging": lambda **o: AdaMergingAlgorithm(
+        preset="official", steps=100, lr=1e-2, **LEARNED, **o
+    ),
     "Tinting++": lambda **o: TintingAlgorithm(
         rounds=50, sampling="confidence_gap", **LEARNED, **o
     ),

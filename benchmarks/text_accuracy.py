@@ -59,8 +59,10 @@ SWEPT = {
     "awd (row, scale-free)": (f"{_AWD}=row {_FREE}", "base.scaling_factor", _SCALINGS),
 }
 _COMMON = "method.guard_every=0 method.num_workers=0"
-_ADAMERGING = f"method.steps={{rounds}} method.batches_per_task=1 {_COMMON}"
-_TINTING = f"method.rounds={{rounds}} method.batch_size=16 {_COMMON}"
+_ADAMERGING = f"method.preset=official method.steps={{rounds}} method.batches_per_task=1 {_COMMON}"
+_TINTING = (
+    f"method.preset=official method.rounds={{rounds}} method.batch_size=16 {_COMMON}"
+)
 # Row -> overrides; once per seed of the sentences' order.
 LEARNED = {
     "adamerging": f"method=adamerging {_ADAMERGING}",

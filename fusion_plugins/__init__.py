@@ -33,6 +33,8 @@ __getattr__, __all__ = lazy_exports(
         "TaskVectors": ".task_vectors",
         "TintedModel": ".merged.model",
         "TintingAlgorithm": ".tinting.algorithm",
+        "load_differences": ".compare.loading",
+        "load_results": ".compare.loading",
         "recalibrate": ".pools.recalibration",
         "register_adapter": ".pools.adapter",
     },

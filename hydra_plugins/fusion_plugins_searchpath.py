@@ -71,7 +71,8 @@ class FusionPluginsSearchPath(SearchPathPlugin):
         importlib.import_module("fusion_plugins")  # lends FusionBench names it needs
         _print_for_people()
         # Hydra keeps the program's own folder without its scheme.
-        known = {str(e.path).removeprefix("file://") for e in search_path.get_path()}
+        paths = [str(e.path).removeprefix("file://") for e in search_path.get_path()]
+        known = {str(Path(path).resolve()) for path in paths}
         for provider, folder in (
             ("fusion_bench", _upstream_configs()),
             ("fusion-plugins", _own_configs()),

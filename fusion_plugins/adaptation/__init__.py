@@ -10,13 +10,19 @@ from .identity import check_resume
 from .interfaces import (
     AdaptationDiverged,
     Callback,
-    SampleLoss,
+    Loss,
+    Losses,
     StepReport,
     Training,
 )
 from .predictor import AdaptationTask, Predictor
 from .progress import Progress
-from .schedule import JointSchedule, Schedule, SequentialSchedule
+from .schedule import (
+    JointSchedule,
+    Schedule,
+    SequentialSchedule,
+    visited_draws,
+)
 from .sources import KeptSamples, StreamedSamples
 from .teacher import TeacherLabels, label_samples, predictions
 from .weights import QUANTISED, STORAGE_DTYPES, MergedWeights
@@ -36,10 +42,11 @@ __all__ = [
     "Engine",
     "JointSchedule",
     "KeptSamples",
+    "Loss",
+    "Losses",
     "MergedWeights",
     "Predictor",
     "Progress",
-    "SampleLoss",
     "SampleOrder",
     "Schedule",
     "SequentialSchedule",
@@ -52,4 +59,5 @@ __all__ = [
     "expert_predictions",
     "label_samples",
     "predictions",
+    "visited_draws",
 ]

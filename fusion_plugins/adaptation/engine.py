@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -22,7 +22,7 @@ from ..common.upstream import precision_of
 from .batching import plan_groups
 from .coefficients import Coefficients
 from .data import Batch
-from .interfaces import AdaptationDiverged, Callback, SampleLoss, StepReport
+from .interfaces import AdaptationDiverged, Callback, Loss, StepReport
 from .memory import MemoryPlan
 from .predictor import Predictor
 from .schedule import Draws, Schedule
@@ -36,7 +36,7 @@ class Engine:
         predictor: Weights, tasks and forward function. Each process runs its share of
             every batch; only coefficients and the tasks' parameters are reduced.
         coefficients: What is learned about the merge.
-        loss: Value and weight per sample; a draw's loss is their weighted mean.
+        loss: What a batch costs, per sample and per draw.
         schedule: Steps; its task indices are places in the predictor's tasks.
         optimizer: Over the coefficients' and the tasks' parameters.
         batch_tasks: ``auto``, True or False: one forward for several tasks at once.
@@ -52,7 +52,7 @@ class Engine:
 
     predictor: Predictor
     coefficients: Coefficients
-    loss: SampleLoss
+    loss: Loss
     schedule: Schedule
     optimizer: torch.optim.Optimizer
     batch_tasks: str | bool = "auto"
@@ -164,12 +164,19 @@ class Engine:
     def _task_loss(
         self, task: int, draws: int, logits: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor]:
-        values, weights = self.loss(self.tasks[task].name, logits, batch)
+        losses = self.loss(self.tasks[task].name, logits, batch)
+        weights = losses.weights
+        weights = torch.ones_like(losses.values) if weights is None else weights
         numbers = batch.draws.to(logits.device)
         totals = weights.new_zeros(draws).index_add_(0, numbers, weights)
         totals = self._sum(totals)  # a draw's mean is over all processes' samples
         shares = weights / totals.clamp_min(torch.finfo(totals.dtype).tiny)[numbers]
-        loss = (values * shares.detach()).sum()
+        shares = shares.detach()
+        loss = (losses.values * shares).sum()
+        if losses.averaged is not None and losses.of_mean is not None:
+            parts = losses.averaged * shares[:, None]
+            own = parts.new_zeros(draws, parts.shape[1]).index_add(0, numbers, parts)
+            loss = loss + self._of_all(own, losses.of_mean)
         with torch.no_grad():
             log_p = logits.log_softmax(-1)
             entropy = -(log_p.exp() * log_p).sum(-1)  # one place per sample, or many
@@ -177,6 +184,12 @@ class Engine:
             kept = (weights > 0).sum().to(logits)
             count = torch.full_like(entropy, len(logits))
             return loss, torch.stack([loss.detach(), entropy, kept, count])
+
+    def _of_all(self, own: Tensor, of_mean: Callable[[Tensor], Tensor]) -> Tensor:
+        """A process's part of a term of all processes' means, with its whole gradient."""
+        means = own + (self._sum(own.detach().clone()) - own.detach())
+        term = of_mean(means).sum()
+        return term - term.detach() * (1 - 1 / self.fabric.world_size)
 
     def _record(
         self, report: StepReport, group: Draws, measured: list[list[float]]

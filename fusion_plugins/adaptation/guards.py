@@ -6,6 +6,7 @@ them apart without labels is each expert's own prediction on its own task's samp
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -81,7 +82,8 @@ class CollapseGuard(Callback):
         excess: A class predicted this share of the time more than the expert's most
             predicted class, and more than at the start, counts as collapse of that task
             once the task's own agreement has fallen by `drop`.
-        stop: Stop at a collapse and go back to the state of the best mean agreement.
+        stop: Stop at a collapse, and end with the state of the best mean agreement.
+        patience: With `stop`, checks without a better agreement that end the run; 0: none.
     """
 
     def __init__(
@@ -92,9 +94,10 @@ class CollapseGuard(Callback):
         drop: float = 0.05,
         excess: float = 0.3,
         stop: bool = False,
+        patience: int = 0,
     ):
         self.every, self.samples, self.drop = every, samples, drop
-        self.excess, self.stop = excess, stop
+        self.excess, self.stop, self.patience = excess, stop, patience
         self.history: list[dict] = []
         self.best = {"step": 0, "agreement": -1.0}
         self.warned = False
@@ -108,6 +111,10 @@ class CollapseGuard(Callback):
     def on_step(self, engine: Training, report: StepReport) -> None:
         if engine.step % self.every == 0 or engine.step == engine.schedule.steps:
             self._check(engine)
+
+    def on_end(self, engine: Training) -> None:
+        if self.stop and not engine.stopped and self.best["step"] < engine.step:
+            self.go_back(engine, f"The run ended at step {engine.step}")
 
     @torch.no_grad()
     def _check(self, engine: Training) -> None:
@@ -134,13 +141,19 @@ class CollapseGuard(Callback):
     def _judge(self, engine: Training, health: dict[str, Health], mean: float) -> None:
         narrow = [name for name in health if self._has_narrowed(name)]
         fallen = self.best["agreement"] - mean > self.drop
-        if not fallen and not narrow:
-            return
-        if not self.warned:
+        if (fallen or narrow) and not self.warned:
             self.warned = True
             log.warning(self._message(engine, health, mean, narrow))
-        if self.stop:
-            self.go_back(engine)
+        if self.stop and (fallen or narrow):
+            self.go_back(engine, f"Stopped at step {engine.step}")
+        elif self.stop and self._waits_in_vain():
+            self.go_back(
+                engine, f"No gain in {self.patience} checks, at step {engine.step}"
+            )
+
+    def _waits_in_vain(self) -> bool:
+        later = [e for e in self.history if e["step"] > self.best["step"]]
+        return 0 < self.patience <= len(later)
 
     def _has_narrowed(self, name: str) -> bool:
         """Whether a task drifts to one class, away from its expert."""
@@ -174,13 +187,20 @@ class CollapseGuard(Callback):
             )
         return text
 
-    def go_back(self, engine: Training) -> None:
+    def go_back(self, engine: Training, why: str) -> None:
         """Restore the best state seen and end the run."""
         with torch.no_grad():
             for parameter, best in zip(engine.learned, self._best_state, strict=True):
                 parameter.copy_(best)
         engine.stopped = True
-        log.warning("Stopped; the state of step %d is returned.", self.best["step"])
+        log.log(
+            logging.WARNING if self.warned else logging.INFO,
+            "%s; the state of step %d is returned, which agrees best with the experts"
+            " (%.1f%%). stop_on_collapse=false returns the last one.",
+            why,
+            self.best["step"],
+            100 * self.best["agreement"],
+        )
 
     def state(self) -> dict:
         return {"history": self.history, "best": self.best, "warned": self.warned}

@@ -14,8 +14,30 @@ from .data import Batch
 from .predictor import Predictor
 from .schedule import Schedule
 
-# (task name, logits (samples, classes), batch) -> value and weight of each sample.
-SampleLoss = Callable[[str, Tensor, Batch], tuple[Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class Losses:
+    """What a batch of one task costs.
+
+    A draw's loss is the weighted mean of its samples' `values`, plus `of_mean` of the
+    weighted mean of what is `averaged`. Both means are over all processes' samples.
+
+    Attributes:
+        values: Shape (samples,).
+        weights: Shape (samples,); None weighs all the same.
+        averaged: Shape (samples, n), such as predicted probabilities; None without a
+            term of whole draws.
+        of_mean: Means of shape (draws, n) -> term per draw, shape (draws,).
+    """
+
+    values: Tensor
+    weights: Tensor | None = None
+    averaged: Tensor | None = None
+    of_mean: Callable[[Tensor], Tensor] | None = None
+
+
+# (task name, logits (samples, classes), batch) -> what the batch costs.
+Loss = Callable[[str, Tensor, Batch], Losses]
 
 
 class AdaptationDiverged(RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..common.order import SampleOrder
@@ -50,3 +51,14 @@ class SequentialSchedule:
         round_index, place = divmod(step, self.tasks)
         task = int(self._order.rounds(self.tasks, round_index)[place])
         return [(task, [round_index])]
+
+
+def visited_draws(
+    schedule: Schedule, tasks: Sequence[str], steps: int
+) -> dict[str, list[int]]:
+    """Every task's draws over the first steps."""
+    visited: dict[str, list[int]] = {name: [] for name in tasks}
+    for step in range(steps):
+        for task, draws in schedule.draws(step):
+            visited[tasks[task]].extend(draws)
+    return visited

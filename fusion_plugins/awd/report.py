@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING
 
-from lightning import Fabric
-from torch import Tensor
+import numpy as np
 
-from ..common import how_to_get
+from ..common import DIVERGING, PAGE, new_figure, save_pictures
 from ..common.logging import get_logger
-from .disentangle import Disentanglement
+
+if TYPE_CHECKING:
+    from lightning import Fabric
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from .disentangle import Disentanglement
 
 log = get_logger(__name__)
+
+_NUMBERED = 12  # tasks at most whose cosines are written into the picture
 
 
 def summary(result: Disentanglement) -> dict:
@@ -80,40 +91,48 @@ def mean_absolute(cosines: Tensor) -> float:
 
 
 def save(result: Disentanglement, folder: str | Path) -> list[Path]:
-    """Write ``awd.json`` and, with matplotlib, ``awd_cosines.png``; returns their paths."""
+    """Write ``awd.json`` and, with matplotlib, ``awd_cosines``; returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    report, picture = folder / "awd.json", folder / "awd_cosines.png"
+    report = folder / "awd.json"
     report.write_text(json.dumps(summary(result), indent=2))
-    command = how_to_get("matplotlib")
-    if command is not None:
-        log.warning("There is no picture of the cosines: %s", command)
-        return [report]
-    plot_cosines(result, picture)
-    return [report, picture]
+    before, after = (cosines.numpy() for cosines in result.cosines())
+    matrices = {"before AWD": before, "after AWD": after}
+    pictures = {"awd_cosines": partial(draw_cosines, result.tasks, matrices)}
+    return [report, *save_pictures(folder, pictures, "the cosines")]
 
 
-def plot_cosines(result: Disentanglement, path: str | Path) -> None:
-    """Heatmaps of the cosines between task vectors, before and after."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def draw_cosines(tasks: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Figure:
+    """Cosines between task vectors, side by side on one scale.
 
-    before, after = result.cosines()
-    tasks = len(result.tasks)
-    figure = Figure(figsize=(4 + 0.9 * tasks, 2.2 + 0.45 * tasks), layout="constrained")
-    FigureCanvasAgg(figure)
-    limit = max((before - before.diag().diag()).abs().max().item(), 1e-3)
-    for axis, matrix, title in zip(
-        figure.subplots(1, 2), (before, after), ("before AWD", "after AWD"), strict=True
-    ):
-        image = axis.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axis.set_title(f"{title}: mean |cos| {mean_absolute(matrix):.3f}")
-        axis.set_xticks(range(tasks), result.tasks, rotation=45, ha="right")
-        axis.set_yticks(range(tasks), result.tasks)
-        for i in range(tasks):
-            for j in range(tasks):
-                if i != j:
-                    value = matrix[i, j].item()
-                    axis.text(j, i, f"{value:.2f}", ha="center", va="center", size=7)
-    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="cosine")
-    figure.savefig(path, dpi=150)
+    Args:
+        tasks: Names of rows and columns.
+        matrices: Title -> (tasks, tasks). The first one's largest off the diagonal is
+            the end of the scale.
+    """
+    count, across = len(tasks), min(len(matrices), 3)
+    down = -(-len(matrices) // across)
+    side = max(1.7, min(0.3 * count, (PAGE - 1.5) / across))
+    figure = new_figure(across * side + 1.5, down * (side + 0.4) + 0.7)
+    figure.set_layout_engine("compressed")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    apart = ~np.eye(count, dtype=bool)
+    largest = np.abs(next(iter(matrices.values()))[apart]).max(initial=1e-3)
+    for axes, (title, matrix) in zip(panels.flat, matrices.items(), strict=False):
+        shown = np.where(apart, matrix, np.nan)
+        image = axes.imshow(
+            shown, DIVERGING, vmin=-largest, vmax=largest, interpolation="none"
+        )
+        mean = np.abs(matrix[apart]).sum() / max(count * (count - 1), 1)
+        axes.set_title(f"{fill(title, 32)}\nmean |cos| {mean:.3f}", size=7)
+        size = 7 if count <= _NUMBERED else 5
+        axes.set_xticks(range(count), tasks, rotation=90, size=size)
+        axes.set_yticks(range(count), tasks, size=size)
+        axes.grid(False)
+        for i, j in np.argwhere(apart) if count <= _NUMBERED else ():
+            text = f"{round(matrix[i, j], 2) + 0:.2f}".replace("0.", ".")
+            axes.text(j, i, text, ha="center", va="center", size=6)
+    for axes in panels.flat[len(matrices) :]:
+        axes.set_visible(False)
+    figure.colorbar(image, ax=panels, shrink=0.8, label="cosine")
+    return figure

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 from .parsing import path
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+# Options of tables that the command line takes -> how they are read, help.
+_TABLES: dict[str, tuple[Callable[[str], Any], str]] = {
+    "sort": (str, "column of results.csv, the best row first (default: as listed)"),
+    "columns": (_names, "for example average,tasks,merge_seconds"),
+    "tasks": (_names, "only these, with commas between them"),
+    "split": (int, "columns of a LaTeX table before it goes on below (default: 12)"),
+}
 
 
 def add_to(commands: Any) -> None:
@@ -14,6 +28,8 @@ def add_to(commands: Any) -> None:
     kinds = parser.add_subparsers(dest="action", required=True)
     gathering = kinds.add_parser("gather", help="write tables and report again")
     gathering.add_argument("results", type=path, help="the results folder")
+    for name, (read, text) in _TABLES.items():
+        gathering.add_argument(f"--{name}", type=read, help=text)
     gathering.set_defaults(run=_gather)
     sweep = kinds.add_parser("sweep-plot", help="plot results against an option")
     sweep.add_argument("results", type=path, help="the results folder")
@@ -29,10 +45,14 @@ def _gather(options: Namespace) -> None:
     from rich.console import Console
 
     from ..compare.gathering import gather
-    from ..compare.tables import terminal_tables
+    from ..compare.tables import TableOptions
+    from ..compare.terminal import terminal_tables
 
+    given = {name: vars(options)[name] for name in _TABLES}
+    shown = TableOptions(**{k: v for k, v in given.items() if v is not None})
     console = Console()
-    console.print(*terminal_tables(gather(options.results), console.width))
+    found = gather(options.results, shown)
+    console.print(*terminal_tables(found, console.width, shown))
     console.print(f"Results: {options.results}", soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from fusion_bench.programs import FabricModelFusionProgram
@@ -21,11 +22,14 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from torch import nn
 
-from ..common.running import one_line_errors, quiet
+from ..common.running import log_summary, one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
-from ..compare.evaluation import read_tasks
+from ..compare.evaluation import read_tasks, score
 from ..compare.reports import report_table, sweep_table
+from ..merged.cards import note_scores
 from ..pools.clip_tasks import registered_tasks
+from ..pools.own_folders import OwnFolders
+from ..pools.saving import whole_clip, write_card
 
 _AGAIN = (
     "Start the same command again: a learned merge continues at its newest checkpoint"
@@ -52,6 +56,9 @@ def prepared(config: DictConfig) -> DictConfig:
 class MergingProgram(FabricModelFusionProgram):
     """Merge, save, evaluate; options and files are FusionBench's."""
 
+    merged_model_save_path: str | None
+    merged_model_save_kwargs: Mapping[str, Any] | None
+
     def run(self) -> dict[str, Any]:
         """Run it all.
 
@@ -71,8 +78,29 @@ class MergingProgram(FabricModelFusionProgram):
         return result
 
     def save_merged_model(self, merged_model: nn.Module) -> None:
-        if self.merged_model_save_path is not None:  # else `_say_what_is_kept` speaks
-            super().save_merged_model(merged_model)
+        """As FusionBench does, with a card; of own folders also without a path.
+
+        ``merged_model_save_kwargs.whole=true`` saves a CLIP with its text tower.
+        """
+        own = isinstance(self.modelpool, OwnFolders) and self.log_dir is not None
+        if self.merged_model_save_path is None and own:
+            self.merged_model_save_path = "{log_dir}/merged_model"
+        if self.merged_model_save_path is None:  # `_say_what_is_kept` speaks
+            return
+        options = dict(self.merged_model_save_kwargs or {})
+        whole = options.pop("whole", False)
+        self.merged_model_save_kwargs = options
+        super().save_merged_model(
+            whole_clip(merged_model, self.modelpool) if whole else merged_model
+        )
+        if self._saved.is_dir():
+            write_card(self._saved, merged_model, self.modelpool, self.method)
+
+    @property
+    def _saved(self) -> Path:
+        """The saved model's file or folder."""
+        place = str(self.merged_model_save_path)
+        return Path(place.replace("{log_dir}", str(self.log_dir)))
 
     @contextmanager
     def _table_instead(self) -> Iterator[None]:
@@ -95,16 +123,22 @@ class MergingProgram(FabricModelFusionProgram):
         table = report_table(report) if isinstance(report, Mapping) else None
         if table is None:
             return False
-        self.fabric.log_dict(_scalars(report))
+        log_summary(self.fabric, _scalars(report))
+        self._note_in_card(report)
         Console().print(sweep_table(_job(), report) if _in_sweep() else table)
         return True
+
+    def _note_in_card(self, report: Mapping[str, Any]) -> None:
+        if self.merged_model_save_path is not None and self._saved.is_dir():
+            scores = score(read_tasks(report))
+            measured = {task: n[scores.metric] for task, n in scores.tasks.items()}
+            note_scores(self._saved, measured, scores.metric)
 
     def _say_what_is_kept(self) -> None:
         if self.log_dir is not None:
             _say(f"Results: {self.log_dir}")
         if self.merged_model_save_path is not None:
-            place = str(self.merged_model_save_path)
-            _say(f"Merged model: {place.replace('{log_dir}', str(self.log_dir))}")
+            _say(f"Merged model: {self._saved}")
         else:
             _say(
                 "The merged model is not saved; merged_model_save_path=FOLDER saves it."

@@ -1,11 +1,21 @@
-"""What every room uses: options, logging, sample order, optional packages, FusionBench."""
+"""What every room uses: options, logging, sample order, optional packages, FusionBench.
+
+Among the optional packages is matplotlib: how all pictures look, and how they are saved.
+It is imported on use, which takes its time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Module that the core does without -> the extra that brings it.
 EXTRAS = {
@@ -57,3 +67,106 @@ def lazy_exports(
         return getattr(import_module(exports[name], package), name)
 
     return load, sorted(exports)
+
+
+#: Distinct with full colour vision, protanopia and deuteranopia.
+CYCLE = ("#0862a8", "#e26f26", "#00664b", "#aa82c2", "#881b0b", "#3f26aa")
+#: How pictures look; for your own: `matplotlib.style.use(STYLE)`.
+STYLE: dict[str, Any] = {
+    "axes.prop_cycle": f"cycler('color', {CYCLE})",
+    "text.color": "#1b2130",
+    "axes.labelcolor": "#1b2130",
+    "axes.edgecolor": "#5a6478",
+    "xtick.color": "#5a6478",
+    "ytick.color": "#5a6478",
+    "grid.color": "#e4e7ed",
+    "legend.edgecolor": "#e4e7ed",
+    "figure.facecolor": "#ffffff",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "text.parse_math": False,  # names hold $ and _
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "errorbar.capsize": 2,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # whole fonts: publishers refuse the other kind
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "pictures",  # the same picture is the same file
+}
+COLUMN, PAGE = 3.4, 6.9  # inches: a column of a two-column paper, and both
+SEQUENTIAL, DIVERGING = "cividis", "PuOr_r"  # readable with any colour vision
+_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same each time
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Figures made and saved inside have the `STYLE`."""
+    from matplotlib import style
+
+    with style.context(STYLE), warnings.catch_warnings():
+        # Names may be in any script.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure; inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def lay_out(figure: Figure) -> Figure:
+    """Give a whole figure its final layout: once, not again for each file."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def save_figure(figure: Figure, files: Mapping[str, Path | BinaryIO]) -> None:
+    """Write a figure: ``png``, ``svg`` or ``pdf`` -> where to."""
+    for kind, file in files.items():
+        figure.savefig(file, format=kind, metadata=_UNDATED.get(kind))
+
+
+def files_of(path: Path) -> dict[str, Path]:
+    """PNG, SVG and PDF of a picture whose path has no suffix."""
+    return {
+        kind: path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg", "pdf")
+    }
+
+
+def save_pictures(
+    folder: Path, pictures: Mapping[str, Callable[[], Figure]], what: str
+) -> list[Path]:
+    """Draw and save pictures, or say in one warning how to get them.
+
+    Args:
+        folder: Where to.
+        pictures: File name without suffix -> what draws it.
+        what: They show, for the warning.
+
+    Returns:
+        The files; none where matplotlib is missing.
+    """
+    command = how_to_get("matplotlib")
+    if command is not None:
+        from .logging import get_logger
+
+        get_logger(__name__).warning("There is no picture of %s: %s", what, command)
+        return []
+    with paper_style():
+        for name, draw in pictures.items():
+            save_figure(lay_out(draw()), files_of(folder / name))
+    return [file for name in pictures for file in files_of(folder / name).values()]

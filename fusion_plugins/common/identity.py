@@ -58,7 +58,12 @@ def _update(state: Any, part: Any) -> None:
     elif hasattr(part, "__array_interface__"):  # numpy's, and pictures
         array = np.ascontiguousarray(part)
         state.update(f"{array.shape}{array.dtype}".encode())
-        state.update(repr(array).encode() if array.dtype == object else array.tobytes())
+        if palette := getattr(part, "getpalette", lambda: None)():  # of a picture
+            state.update(bytes(palette))
+        if array.dtype == object:
+            _update(state, array.tolist())
+        else:
+            state.update(array.tobytes())
     elif part is None or isinstance(part, (bool, int, float, complex, str, PathLike)):
         text = str(part) if isinstance(part, PathLike) else part
         state.update(f"{type(text).__name__} {text!r}\0".encode())

@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import partialmethod
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, InstantiationException
 from tqdm import tqdm
 
 _INTERRUPTED = 130  # as shells say it of Ctrl-C
@@ -41,14 +42,32 @@ def one_line_errors(again: str) -> Iterator[None]:
         if full_errors() or not GlobalHydra().is_initialized():
             raise
         _keep_quiet(CompactHydraException)
-        text = f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)"
+        text = f"{_named(error)} (HYDRA_FULL_ERROR=1 shows where)"
         raise CompactHydraException(" ".join(text.split())) from error
+
+
+def _named(error: Exception) -> str:
+    """The error, or the package for want of which there is no class to build."""
+    cause: BaseException = error
+    while isinstance(error, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ModuleNotFoundError) and cause is not error:
+        key = str(error).rpartition("full_key: ")[2]
+        return f"{key} needs the package {cause.name}: pip install {cause.name}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _keep_quiet(kind: type[BaseException]) -> None:
     """FusionBench's command would log a traceback of this."""
     log = logging.getLogger("fusion_bench.scripts.cli")
     log.addFilter(lambda record: not isinstance(record.msg, kind))
+
+
+def log_summary(fabric: Any, numbers: Mapping[str, float]) -> None:
+    """Give a run's last numbers to the user's loggers; some wait for more until told."""
+    fabric.log_dict(numbers)
+    for logger in fabric.loggers:
+        logger.save()
 
 
 @contextmanager
@@ -61,7 +80,9 @@ def quiet() -> Iterator[None]:
     ours = logging.StreamHandler()
     ours.setFormatter(_Plain())
     ours.addFilter(_for_people)
+    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     root.handlers = [h for h in root.handlers if h not in theirs] + [ours]
     try:
         with warnings.catch_warnings():
@@ -70,6 +91,8 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
         root.handlers = [h for h in root.handlers if h is not ours] + theirs
 
 

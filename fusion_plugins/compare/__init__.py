@@ -8,6 +8,6 @@ __getattr__, __all__ = lazy_exports(
     {
         "CompareProgram": ".program",
         "gather": ".gathering",
-        "load_results": ".results",
+        "load_results": ".loading",
     },
 )

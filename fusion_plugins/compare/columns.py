@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from .numbers import MISSING, PERCENT, Scale, Spread, seconds_text, whole_text
 from .results import Comparison, Row
 
+SAME = "≈"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -48,6 +50,14 @@ class Column:
 
     def note(self, row: Row) -> str:
         return ""
+
+    def mark(self, row: Row) -> str:
+        """`SAME` where the row is not distinguishable from the baseline.
+
+        That stands in an optional column of the results frame, as ``same/average``.
+        """
+        flags = row.figures.get(f"same/{self.title}", ())
+        return SAME if any(flag is True for flag in flags) else ""
 
 
 class Added(Column):

@@ -1,4 +1,4 @@
-"""What a cell was run with and what it cost: versions, commit, peak memory."""
+"""What a cell was run with and what it cost: versions, commit, memory, energy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +44,7 @@ def restart_peak_memory() -> None:
     """Let `peak_memory` count from here."""
     with contextlib.suppress(OSError):  # only Linux can, see proc(5)
         Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if uses_cuda():
         torch.cuda.reset_peak_memory_stats()
 
 
@@ -52,16 +55,58 @@ def peak_memory() -> dict[str, float | None]:
     it is the peak since the process began, and on Windows it is unknown. cuda: the peak
     that PyTorch had allocated.
     """
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    allocated = torch.cuda.max_memory_allocated() / _MIB if cuda else None
-    return {"cpu": _resident_peak(), "cuda": allocated}
+    return {"cpu": _resident_peak(), "cuda": _cuda(torch.cuda.max_memory_allocated)}
+
+
+def memory() -> dict[str, float | None]:
+    """What the process holds now, in MiB; cpu: only known on Linux."""
+    return {"cpu": _status("VmRSS"), "cuda": _cuda(torch.cuda.memory_allocated)}
+
+
+def uses_cuda() -> bool:
+    """Whether this process has begun to use a GPU."""
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
+
+
+def _cuda(ask: Callable[[], int]) -> float | None:
+    return ask() / _MIB if uses_cuda() else None
+
+
+def energy() -> float | None:
+    """Joules that the GPU has used so far; None without one, or without pynvml."""
+    handle = _nvml_handle(torch.cuda.current_device()) if uses_cuda() else None
+    if handle is None:
+        return None
+    nvml, device = handle
+    with contextlib.suppress(nvml.NVMLError):  # older GPUs do not count it
+        return nvml.nvmlDeviceGetTotalEnergyConsumption(device) / 1000
+    return None
+
+
+@cache
+def _nvml_handle(index: int) -> tuple[Any, Any] | None:
+    try:
+        nvml: Any = import_module("pynvml")
+    except ImportError:
+        return None
+    with contextlib.suppress(nvml.NVMLError):
+        nvml.nvmlInit()
+        name = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+        return nvml, nvml.nvmlDeviceGetHandleByUUID(name)
+    return None
+
+
+def _status(name: str) -> float | None:
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        if found := re.search(rf"{name}:\s*(\d+)", status):
+            return int(found[1]) / 1024
+    return None
 
 
 def _resident_peak() -> float | None:
-    with contextlib.suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        if found := re.search(r"VmHWM:\s*(\d+)", status):
-            return int(found[1]) / 1024
+    if (peak_mib := _status("VmHWM")) is not None:
+        return peak_mib
     if sys.platform == "win32":
         return None
     import resource

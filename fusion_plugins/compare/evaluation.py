@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import nn
 
 from ..common.upstream import is_set_up, test_datasets_of
 from ..pools.loading import load_model
+from .answers import Answers
+from .noting import noted_answers
 
 Tasks = dict[str, dict[str, float]]  # task -> metric -> value
 
@@ -107,9 +109,22 @@ def _higher_is_better(metric: str) -> bool:
     return _LOWER_IS_BETTER.isdisjoint(metric.lower().replace("-", "_").split("_"))
 
 
-def evaluate_experts(modelpool: BaseModelPool, taskpool: Any) -> Tasks:
+@dataclass(frozen=True)
+class Evaluation:
+    """What a task pool says of one model.
+
+    Attributes:
+        tasks: Every number of every task.
+        answers: Task -> its answers to every sample; empty where they are not known.
+    """
+
+    tasks: Tasks = field(default_factory=dict)
+    answers: dict[str, Answers] = field(default_factory=dict)
+
+
+def evaluate_experts(modelpool: BaseModelPool, taskpool: Any) -> Evaluation:
     """Each expert on its own task, one after the other; tasks without one left out."""
-    tasks: Tasks = {}
+    whole = Evaluation()
     seen: Sequence[str] = ()
     for name in modelpool.model_names:
         known = task_names(taskpool)
@@ -118,19 +133,22 @@ def evaluate_experts(modelpool: BaseModelPool, taskpool: Any) -> Tasks:
             continue
         with only_task(taskpool, name):
             found = evaluate_model(load_model(modelpool, name), taskpool)
-        seen = list(found)
-        tasks |= {name: found[name]} if name in found else {}
-    if not tasks:
+        seen = list(found.tasks)
+        whole.tasks.update({t: v for t, v in found.tasks.items() if t == name})
+        whole.answers.update({t: v for t, v in found.answers.items() if t == name})
+    if not whole.tasks:
         raise ValueError(
             f"The model pool's experts {modelpool.model_names} have no task of the same"
             f" name; the task pool has {list(seen)}."
         )
-    return tasks
+    return whole
 
 
-def evaluate_model(model: nn.Module, taskpool: Any) -> Tasks:
+def evaluate_model(model: nn.Module, taskpool: Any) -> Evaluation:
     """One model on every task."""
-    return read_tasks(taskpool.evaluate(model))
+    with noted_answers() as notes:
+        tasks = read_tasks(taskpool.evaluate(model))
+    return Evaluation(tasks, notes.answers(tasks))
 
 
 def task_names(taskpool: Any) -> list[str] | None:

@@ -26,9 +26,10 @@ from ..pools.loading import head_site, load_model, load_module
 from ..pools.replaced import with_experts
 from ..pools.task_heads import with_task_heads
 from .cells import Cell
-from .environment import peak_memory, restart_peak_memory
+from .costs import Meter, count_samples, experts_parameters, numel, parameters
+from .environment import memory, peak_memory, restart_peak_memory, uses_cuda
 from .evaluation import Scores, evaluate_experts, evaluate_model, score
-from .records import artifacts, failed_record, new_record, scored
+from .records import artifacts, failed_record, measured, new_record
 from .results import EXPERTS, PRETRAINED
 
 log = get_logger(__name__)
@@ -61,7 +62,7 @@ class Bench:
         if self.modelpool.has_pretrained:
             base = load_model(self.modelpool, BASE)
             if isinstance(base, nn.Module):
-                self.base_parameters = _numel(base)
+                self.base_parameters = numel(base)
                 self.own_heads = head_site(self.modelpool, base) is not None
 
     def view(self, own_method: bool) -> BaseModelPool:
@@ -89,6 +90,7 @@ def run_cell(cell: Cell, bench: Bench) -> list[dict]:
     """One record, or one for each model of several; a failed cell's has its error."""
     _free_memory()
     restart_peak_memory()
+    before = {"memory_before_mib": memory()}
     start = time.perf_counter()
     try:
         # Whatever an earlier method left switched, and what this one leaves registered.
@@ -99,23 +101,13 @@ def run_cell(cell: Cell, bench: Bench) -> list[dict]:
         records = [failed_record(cell, error, time.perf_counter() - start)]
     parts = [record["part"] for record in records]
     common = {"parts": parts, "peak_memory_mib": peak_memory(), "device": bench.device}
-    return [record | common for record in records]
+    return [record | before | common for record in records]
 
 
 def _free_memory() -> None:
     gc.collect()
-    if _uses_cuda():
+    if uses_cuda():
         torch.cuda.empty_cache()
-
-
-def _uses_cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()
-
-
-def _seconds_since(start: float) -> float:
-    if _uses_cuda():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def _measure(cell: Cell, bench: Bench) -> Iterator[dict]:
@@ -123,7 +115,7 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[dict]:
     if cell.method.name == EXPERTS:
         yield _measure_experts(cell, bench)
         return
-    start = time.perf_counter()
+    meter = Meter()
     method: Any = None
     config: Any = {}
     if cell.method.name == PRETRAINED:
@@ -135,30 +127,39 @@ def _measure(cell: Cell, bench: Bench) -> Iterator[dict]:
         method.on_run_start()
         result = method.run(pool)
         method.on_run_end()
-    merge = _seconds_since(start)
-    known = {"config": config, "artifacts": artifacts(method)}
+    meter.stop("merge")
+    known: dict[str, Any] = {"config": config, "artifacts": artifacts(method)}
     for part, model in named_models(result):
         model = bench.complete(model)
         L.seed_everything(cell.seed, verbose=False)  # however much the method drew
-        start = time.perf_counter()
-        scores = score(evaluate_model(model, bench.taskpool), bench.metric)
-        seconds = {"merge": merge, "evaluate": _seconds_since(start)}
+        meter.start()
+        found = evaluate_model(model, bench.taskpool)
+        meter.stop("evaluate")
+        scores = score(found.tasks, bench.metric)
         bench.save(cell, part, model, scores)
-        parameters = _parameters(model, bench.base_parameters)
-        costs = {"seconds": seconds, "parameters": parameters}
-        yield new_record(cell, part, **scored(scores), **costs, **known)
+        known["parameters"] = parameters(model, bench.base_parameters)
+        known["samples"] = count_samples(found, method)
+        yield new_record(
+            cell, part, **measured(scores, found), **meter.record(), **known
+        )
 
 
 def _measure_experts(cell: Cell, bench: Bench) -> dict:
-    start = time.perf_counter()
+    meter = Meter()
+    meter.stop("merge")
     pool = bench.view(own_method=True)
-    scores = score(evaluate_experts(pool, bench.taskpool), bench.metric)
-    seconds = {"merge": 0.0, "evaluate": _seconds_since(start)}
-    parameters: dict[str, int | None] = {"model": None, "added": None}
-    if bench.base_parameters is not None:
-        total = bench.base_parameters * len(pool.model_names)
-        parameters = {"model": total, "added": total - bench.base_parameters}
-    return new_record(cell, **scored(scores), seconds=seconds, parameters=parameters)
+    meter.start()
+    found = evaluate_experts(pool, bench.taskpool)
+    meter.stop("evaluate")
+    scores = score(found.tasks, bench.metric)
+    count = len(pool.model_names)
+    return new_record(
+        cell,
+        **measured(scores, found),
+        **meter.record(),
+        parameters=experts_parameters(bench.base_parameters, count),
+        samples=count_samples(found, None),
+    )
 
 
 def named_models(result: object) -> list[tuple[str | None, nn.Module]]:
@@ -182,16 +183,3 @@ def _walk(result: object, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
             yield f"{prefix}{name}", value
         else:
             yield from _walk(value, f"{prefix}{name}.")
-
-
-def _numel(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _parameters(model: nn.Module, base: int | None) -> dict[str, int | None]:
-    total = _numel(model)
-    report: Any = getattr(model, "parameter_report", None)
-    if report is not None:  # some tints replace a layer, some add one
-        return {"model": total, "added": int(report()["tints"])}
-    added = None if base is None else max(total - base, 0)
-    return {"model": total, "added": added}

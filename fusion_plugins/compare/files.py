@@ -81,6 +81,8 @@ _FIELDS = {
     dict: ("tasks", "average", "seconds", "peak_memory_mib", "parameters"),
     dict | None: ("overrides", "config", "identity", "artifacts", "normalised"),
 }
+#: Of releases that keep them.
+_NEWER = ("answers", "samples", "energy_joules", "memory_before_mib")
 
 
 def checked_record(path: Path, record: dict) -> dict:
@@ -90,6 +92,11 @@ def checked_record(path: Path, record: dict) -> dict:
         for kind, names in _FIELDS.items()
         for name in names
         if name not in record or not isinstance(record[name], kind)
+    ]
+    wrong += [
+        f"{name} is {str(record[name])[:80]!r}"
+        for name in _NEWER
+        if not isinstance(record.get(name, {}), dict)
     ]
     if record.get("id") != path.stem:
         wrong.append(f"id is {str(record.get('id'))[:80]!r}, not the file's name")
@@ -111,6 +118,20 @@ def _wrong_results(record: dict) -> Iterator[str]:
         whole = isinstance(numbers, dict) and record.get("metric") in numbers
         if not whole or not all(map(_is_number, numbers.values())):
             yield f"{name} is {str(numbers)[:80]!r}"
+
+    for task, stored in record.get("answers", {}).items():
+        if not _is_whole(stored):
+            yield f"the answers of {task} are {str(stored)[:80]!r}"
+
+
+def _is_whole(answers: object) -> bool:
+    """Whether there are as many bits as samples."""
+    if not isinstance(answers, dict) or not isinstance(answers.get("order"), str):
+        return False
+    samples, right = answers.get("samples"), answers.get("right")
+    if not isinstance(samples, int) or not isinstance(right, str):
+        return False
+    return len(right) == 4 * -(-samples // 24) and right.isascii()
 
 
 def _is_number(value: object) -> bool:

@@ -7,19 +7,27 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from ..common import require
+from .differences import differences_frame, measured_on
 from .files import write_json, write_text
+from .frames import cells_csv, frame_csv, rows_csv
 from .latex import latex_table
 from .results import EXPERTS, Comparison, frame_of
 from .store import Results
-from .tables import cells_csv, markdown_table, rows_csv
+from .tables import TableOptions, markdown_table
 
 
-def gather(folder: str | os.PathLike) -> Comparison:
-    """Fill in the shares of the experts, write the tables and the report.
+def gather(
+    folder: str | os.PathLike, options: TableOptions | None = None
+) -> Comparison:
+    """Fill in the shares of the experts, write the tables, the figures and the report.
 
     Writes ``results.csv`` (a line per row), ``cells.csv`` (a line per cell),
-    ``results.md``, ``results.tex`` and ``report.html``. May run at any time, also while
-    other processes add cells.
+    ``differences.csv``, ``results.md``, ``results.tex``, ``figures/`` and
+    ``report.html``. May run at any time, also while other processes add cells.
+
+    Args:
+        folder: The results folder.
+        options: What Markdown and LaTeX show.
 
     Raises:
         ValueError: The folder holds no results, or cells that do not belong together.
@@ -33,12 +41,14 @@ def gather(folder: str | os.PathLike) -> Comparison:
         for old, new in zip(records, filled, strict=True):
             if old != new:
                 write_json(results.path(new), new)
-        comparison = Comparison(results.described(), frame_of(filled))
+        about = results.described()
+        comparison = Comparison(about, frame_of(filled, about.get("baseline")))
         for name, text in (
             ("results.csv", rows_csv(comparison)),
             ("cells.csv", cells_csv(comparison)),
-            ("results.md", markdown_table(comparison)),
-            ("results.tex", latex_table(comparison)),
+            ("differences.csv", frame_csv(differences_frame(comparison.cells))),
+            ("results.md", markdown_table(comparison, options)),
+            ("results.tex", latex_table(comparison, options)),
         ):
             write_text(results.folder / name, text)
         _write_report(results, comparison)
@@ -56,9 +66,14 @@ def require_report() -> None:
 
 
 def _write_report(results: Results, comparison: Comparison) -> None:
+    from .pictures import baseline_of, draw_pictures, save_all
     from .report import render
 
-    write_text(results.folder / "report.html", render(comparison))
+    baseline = baseline_of(comparison)
+    pictures = draw_pictures(comparison, baseline)
+    save_all(pictures, results.folder / "figures")
+    page = render(comparison, pictures, baseline)
+    write_text(results.folder / "report.html", page)
 
 
 def fill_shares(records: Sequence[Mapping]) -> list[dict]:
@@ -67,16 +82,11 @@ def fill_shares(records: Sequence[Mapping]) -> list[dict]:
     normalised[task] = value / expert's value, inverted where lower is better.
     """
     experts = {
-        _measured_on(record): record
+        measured_on(record): record
         for record in records
         if record["method"] == EXPERTS and record["status"] == "done"
     }
-    return [{**r, **_shares(r, experts.get(_measured_on(r)))} for r in records]
-
-
-def _measured_on(record: Mapping) -> tuple:
-    """Pools, and what they read."""
-    return record["identity"]["pools"], record["identity"].get("inputs")
+    return [{**r, **_shares(r, experts.get(measured_on(r)))} for r in records]
 
 
 def _shares(record: Mapping, experts: Mapping | None) -> dict:

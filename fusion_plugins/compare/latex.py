@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from .looks import short_names
 from .results import Comparison
-from .tables import FAILED, table_notes, text_table
+from .tables import (
+    BEST,
+    FAILED,
+    Grid,
+    TableOptions,
+    headings,
+    make_grid,
+    protocol,
+    table_notes,
+)
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -14,6 +26,8 @@ _LATEX = {
     "|": r"\textbar{}",
     "±": r"$\pm$",
     "−": r"$-$",
+    "≈": r"$\approx$",
+    "…": r"\ldots{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
@@ -27,21 +41,48 @@ def latex_escape(text: str) -> str:
     return "".join(known)
 
 
-def latex_table(comparison: Comparison) -> str:
+def latex_table(comparison: Comparison, options: TableOptions | None = None) -> str:
     """A table environment; needs the package booktabs."""
-    table, (caption, *notes) = text_table(comparison), table_notes(comparison)
-    measured, width = table.attrs["rows"], table.shape[1] - 1
-    table = table.map(lambda cell: latex_escape(cell.replace(" ± ", "±")))
-    table.columns = [latex_escape(title) for title in table.columns]
-    if len(table) > measured:
-        table.iloc[measured, 0] = "\\midrule\n" + table.iloc[measured, 0]
-    text = table.style.hide(axis="index").to_latex(
-        hrules=True,
-        column_format="l" + "r" * width,
-        caption=latex_escape(f"{comparison.title}: {caption}"),
-        position_float="centering",
+    options = options or TableOptions()
+    grid, names = make_grid(comparison, options), options.names
+    grid.text["method"] = short_names(grid.text["method"].tolist(), names)
+    sentences = [f"{comparison.title}: {protocol(comparison)[0]}"]
+    sentences += [*protocol(comparison)[1:], BEST]
+    columns = list(grid.text.columns[1:])
+    parts = -(-len(columns) // options.split)
+    size = -(-len(columns) // parts)  # parts of about one size
+    tabulars = [
+        _tabular(grid.part(columns[start : start + size]), names)
+        for start in range(0, len(columns), size)
+    ]
+    return "\n".join(
+        [
+            r"% \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_escape(' '.join(sentences))}}}",
+            "\n\\medskip\n\n".join(tabulars) + r"\end{table}",
+            *(f"% {latex_escape(note)}" for note in table_notes(comparison)),
+            "",
+        ]
     )
+
+
+def _tabular(grid: Grid, names: Mapping[str, str] | None) -> str:
+    table, width = grid.text, grid.text.shape[1] - 1
+    text = table.map(lambda cell: latex_escape(cell.replace(" ± ", "±")))
+    if len(table) > grid.rows:
+        text.iloc[grid.rows, 0] = "\\midrule\n" + text.iloc[grid.rows, 0]
+    titles = short_names(headings(table.columns), names)
+    marks = grid.rank.map({0: "", 1: "textbf:--rwrap;", 2: "underline:--rwrap;"}.get)
+    style = text.style.hide(axis="index").apply(lambda _: marks, axis=None)
+    style.relabel_index([_heading(title) for title in titles], axis="columns")
+    written = style.to_latex(hrules=True, column_format="l" + "r" * width)
     failed = " & ".join([FAILED, *[""] * (width - 1)])
-    text = text.replace(f"& {failed}", rf"& \multicolumn{{{width}}}{{l}}{{{FAILED}}}")
-    below = "".join(f"% {latex_escape(note)}\n" for note in notes)
-    return f"% \\usepackage{{booktabs}}\n{text}{below}"
+    return written.replace(
+        f"& {failed}", rf"& \multicolumn{{{width}}}{{l}}{{{FAILED}}}"
+    )
+
+
+def _heading(text: str) -> str:
+    return latex_escape(text).replace("{", "{{").replace("}", "}}")  # of a format

@@ -15,6 +15,7 @@ from ..common.hashing import settings_hash
 from ..common.options import plain as without_omegaconf
 from .bundled import DETERMINISTIC, NOT_RUNNING
 from .composing import compose_method, method_names
+from .differences import NONE
 from .files import flatten
 from .results import REFERENCES
 
@@ -90,6 +91,25 @@ def read_methods(listed: object, common: object = None) -> list[Method]:
     if twice:
         raise ValueError(f"methods lists {twice} more than once; list each row once.")
     return methods
+
+
+def read_baseline(given: object, methods: Sequence[Method]) -> str | None:
+    """The row that differences are to, by label or name, also of another job's methods.
+
+    Raises:
+        ValueError: No method has the name.
+    """
+    rows = {text for method in methods for text in (method.label, method.name)}
+    if given is None or given == NONE or given in rows:
+        return None if given is None else str(given)
+    known = [*REFERENCES, *method_names()]
+    name = str(given).partition(" ")[0]
+    if name not in known:
+        raise ValueError(
+            f"baseline is '{given}', which is no method.{_nearest(name, known)} Give a row"
+            f" of the table, or {NONE} for no differences."
+        )
+    return str(given)
 
 
 def as_plain(value: object) -> Any:

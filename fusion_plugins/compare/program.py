@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from ..common.logging import get_logger
-from ..common.running import one_line_errors, quiet, vanishing
+from ..common.running import log_summary, one_line_errors, quiet, vanishing
 from ..common.upstream import (
     fabric_config,
     loggers_of,
@@ -23,19 +23,21 @@ from ..common.upstream import (
     set_up,
     taskpool_config,
 )
-from ..merged.cards import CARD, note_scores
 from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds
+from .chosen import with_choices
 from .evaluation import Scores, task_names
 from .execution import Bench, run_cell
-from .files import slug
+from .frames import scalars
 from .gathering import gather, require_report
-from .methods import as_plain, read_methods
+from .methods import as_plain, read_baseline, read_methods
 from .plan import Plan, plain_config, resolve_method
 from .progress import Progress
 from .results import Comparison
+from .saving import save_merged
 from .store import Results, results_folder
-from .tables import scalars, terminal_tables
+from .tables import TableOptions
+from .terminal import terminal_tables
 
 log = get_logger(__name__)
 
@@ -51,10 +53,14 @@ class CompareProgram(FabricModelFusionProgram):
         results: The results folder; finished cells in it are not run again.
         add: Results folders of earlier runs whose cells join the tables.
         title: Of tables and report.
+        select: How each method's scaling is chosen, with `oracle`; see
+            :func:`~.chosen.with_choices`.
+        baseline: Row that differences are to; see :func:`~.methods.read_baseline`.
         metric: Main metric; a name, a mapping from task to name, or None to find it.
         retry_failed: Run cells again that failed earlier.
         save_models: Keep every merged model in the results folder.
         published: A setting with published numbers, or such; see docs/recipes.md.
+        tables: See :class:`~.tables.TableOptions`.
         settings: Values for other entries of the config to refer to; not read here.
         dry_run: Only list the cells.
         **kwargs: Of FusionBench's own program: fabric, path, print_config, fast_dev_run.
@@ -73,10 +79,14 @@ class CompareProgram(FabricModelFusionProgram):
         results: str = "outputs/compare/results",
         add: object = None,
         title: str = "comparison",
+        select: str | None = None,
+        oracle: bool = False,
+        baseline: str | None = None,
         metric: str | Mapping | None = None,
         retry_failed: bool = True,
         save_models: bool = False,
         published: str | Mapping | None = None,
+        tables: Mapping | None = None,
         settings: Mapping | None = None,
         dry_run: bool = False,
         **kwargs: object,
@@ -84,12 +94,21 @@ class CompareProgram(FabricModelFusionProgram):
         super().__init__(None, modelpool, taskpool, **kwargs)
         set_print_function_call_permeanent(kwargs.get("print_function_call", True))
 
+    @property
+    def shown(self) -> TableOptions:
+        """What the tables show."""
+        return TableOptions.read("tables", as_plain(self.tables or {}))
+
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
         require_report()
+        _ = self.shown  # which finds what is wrong with it
         metric, published = plain_config(self.metric), plain_config(self.published)
+        precision = (fabric_config(self) or {}).get("precision")
+        listed = read_methods(self.methods, self.overrides)
+        methods = with_choices(listed, self.select, self.oracle)
         plan = Plan(
-            read_methods(self.methods, self.overrides),
+            methods,
             read_seeds(self.seeds),
             Results(results_folder(self.results)),
             surroundings={
@@ -98,12 +117,12 @@ class CompareProgram(FabricModelFusionProgram):
                 "path": self.path or {},
                 "fast_dev_run": self.fast_dev_run,
             },
-            about={"title": str(self.title), "published": published},
-            settings=[
-                metric,
-                self.fast_dev_run,
-                (fabric_config(self) or {}).get("precision"),
-            ],
+            about={
+                "title": str(self.title),
+                "published": published,
+                "baseline": read_baseline(self.baseline, methods),
+            },
+            settings=[metric, self.fast_dev_run, precision],
         )
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
@@ -144,8 +163,8 @@ class CompareProgram(FabricModelFusionProgram):
             log.warning("%s: what decides its result has changed; see stale/", moved)
         add_results(results, plan.added, plan.identities, plan.shared)
         self._run_missing(plan)
-        comparison = gather(results.folder)
-        self.fabric.log_dict(scalars(comparison))
+        comparison = gather(results.folder, self.shown)
+        log_summary(self.fabric, scalars(comparison))
         self.show(comparison, results, console)
         failed = plan.failed()
         if len(failed) == len(plan.cells):
@@ -158,7 +177,7 @@ class CompareProgram(FabricModelFusionProgram):
 
     def show(self, found: Comparison, results: Results, console: Console) -> None:
         """Print what was found, and where it is."""
-        console.print(*terminal_tables(found, console.width))
+        console.print(*terminal_tables(found, console.width, self.shown))
         console.print(f"Results: {results.folder}", soft_wrap=True)
 
     def _run_missing(self, plan: Plan) -> None:
@@ -216,23 +235,12 @@ class CompareProgram(FabricModelFusionProgram):
     def _save_model(
         self, plan: Plan, cell: Cell, part: str | None, model: nn.Module, scores: Scores
     ) -> None:
-        """Write a merged model with the model pool's own means."""
         if self.save_models:
-            name = "merged_model" if part is None else f"merged_model.{slug(part)}"
             folder = plan.work_folder(cell)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.modelpool.save_model(model, str(folder / name))
-            if (folder / name / CARD).is_file():
-                measured = {t: v[scores.metric] for t, v in scores.tasks.items()}
-                note_scores(folder / name, measured, scores.metric)
+            save_merged(self.modelpool, folder, part, model, scores)
 
     def _run_cell(
-        self,
-        cell: Cell,
-        plan: Plan,
-        bench: Bench,
-        clock: Progress,
-        wait: bool = False,
+        self, cell: Cell, plan: Plan, bench: Bench, clock: Progress, wait: bool = False
     ) -> bool:
         """Run a cell unless it is done; False if another process is at it."""
         with plan.results.claimed(cell, wait) as mine:

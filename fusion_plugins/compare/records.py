@@ -8,7 +8,7 @@ from typing import Any
 
 from .cells import Cell
 from .environment import git_commit, versions
-from .evaluation import Scores
+from .evaluation import Evaluation, Scores
 from .files import FORMAT, slug
 
 
@@ -31,8 +31,11 @@ def new_record(cell: Cell, part: str | None = None, **known: object) -> dict:
         "average": {},
         "normalised": None,
         "normalised_average": None,
+        "answers": {},
         "seconds": {"merge": None, "evaluate": None},
-        "parameters": {"model": None, "added": None},
+        "energy_joules": {"merge": None, "evaluate": None},
+        "samples": {"evaluated": None, "adapted": None},
+        "parameters": {"model": None, "added": None, "per_task": None},
         "versions": versions(),
         "git_commit": git_commit(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -42,13 +45,14 @@ def new_record(cell: Cell, part: str | None = None, **known: object) -> dict:
     }
 
 
-def scored(scores: Scores) -> dict:
-    """What a record says of a model's scores."""
+def measured(scores: Scores, found: Evaluation) -> dict[str, Any]:
+    """What a record says of a model's scores and answers."""
     return {
         "metric": scores.metric,
         "higher_is_better": scores.higher_is_better,
         "tasks": scores.tasks,
         "average": scores.average(),
+        "answers": {task: answers.stored() for task, answers in found.answers.items()},
     }
 
 
@@ -69,7 +73,13 @@ def artifacts(method: object) -> dict[str, dict | None]:
         "coefficients": _coefficients(getattr(method, "result", None)),
         "cosines": _cosines(getattr(method, "disentanglement", None)),
         "history": _history(getattr(method, "history", None)),
+        "selection": _selection(getattr(method, "response", None)),
     }
+
+
+def _selection(record: Any) -> dict | None:
+    """What `method=select` tried: `score`, `candidates`, `chosen`."""
+    return record if isinstance(record, dict) and "candidates" in record else None
 
 
 def _coefficients(saved: Any) -> dict | None:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from .evaluation import Scores, read_tasks, score
 from .files import write_json
 from .numbers import PLAIN, Scale, whole_text
+from .terminal import new_table
 
 _SWEEP = "sweep.json"
 
@@ -29,7 +29,7 @@ def report_table(report: Mapping[str, Any]) -> Table | None:
     average, main = scores.average(), scores.metric
     others = [metric for metric in average if metric != main]
     scale = _scale(scores, [numbers[main] for numbers in scores.tasks.values()])
-    table = _table("task", [f"{main} {scale.unit}".strip(), *others])
+    table = new_table("task", [f"{main} {scale.unit}".strip(), *others])
     for name, numbers in {"average": average, **scores.tasks}.items():
         cells = [scale.text(numbers[main]), *(PLAIN.text(numbers[m]) for m in others)]
         table.add_row(Text(name), *cells, end_section=name == "average")
@@ -63,19 +63,11 @@ def sweep_table(hydra: Any, report: Mapping[str, Any]) -> Table:
     jobs[", ".join(hydra.overrides.task)] = scores.average()[scores.metric]
     write_json(file, jobs)
     scale = _scale(scores, jobs.values())
-    table = _table("job", [f"average {scores.metric} {scale.unit}".strip()])
+    table = new_table("job", [f"average {scores.metric} {scale.unit}".strip()])
     ranked = sorted(
         jobs.items(), key=lambda job: job[1], reverse=scores.higher_is_better
     )
     for overrides, value in ranked:
         table.add_row(Text(overrides), scale.text(value))
     table.caption = Text(f"{len(jobs)} jobs so far, in {file}", justify="left")
-    return table
-
-
-def _table(first: str, columns: list[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -4,69 +4,32 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
 
+from .loading import (
+    EXPERTS,
+    ORACLE,
+    PRETRAINED,
+    REFERENCES,
+    frame_of,
+    load_results,
+)
 from .numbers import Scale, Spread
 from .store import Results
 
-PRETRAINED, EXPERTS = "pretrained", "experts"
-# Rows that no method makes: the base, and every expert on its own task.
-REFERENCES = (PRETRAINED, EXPERTS)
-
-
-def load_results(folder: str | os.PathLike) -> pd.DataFrame:
-    """The finished cells of a results folder.
-
-    Args:
-        folder: As ``fusion_bench --config-name compare`` wrote it.
-
-    Returns:
-        One row per cell. Columns: ``id``, ``label`` (method with its options), ``method``,
-        ``seed``, ``status`` ("done" or "failed"), ``error``; ``<task>/<metric>`` and
-        ``average/<metric>`` in the metric's own unit; ``normalised_average`` and
-        ``normalised/<task>``, shares of the experts' (1 = as good); ``seconds/...``,
-        ``peak_mib/...``, ``parameters/...``; and ``record``, the cell's whole file. What
-        a cell does not have is None.
-
-    Raises:
-        ValueError: The folder holds no results, or a damaged file.
-    """
-    return frame_of(Results(folder).existing().records())
-
-
-def frame_of(records: Iterable[Mapping]) -> pd.DataFrame:
-    """The frame of `load_results` from the files' contents."""
-    lines = [_line(record) for record in records]
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    values = [[line.get(name) for name in names] for line in lines]
-    return pd.DataFrame(values, columns=names, dtype=object)
-
-
-def _line(record: Mapping) -> dict[str, object]:
-    error = record["error"] or {}
-    line = {key: record[key] for key in ("id", "label", "method", "seed", "status")}
-    line["error"] = ": ".join(error[key] for key in ("type", "message") if key in error)
-    line |= _flat({**record["tasks"], "average": record["average"]})
-    line["normalised_average"] = record["normalised_average"]
-    line |= _flat(
-        {
-            "seconds": record["seconds"],
-            "peak_mib": record["peak_memory_mib"],
-            "parameters": record["parameters"],
-            "normalised": record["normalised"] or {},
-        }
-    )
-    return line | {"record": record}
-
-
-def _flat(groups: Mapping[str, Mapping]) -> dict[str, object]:
-    return {
-        f"{g}/{name}": v for g, group in groups.items() for name, v in group.items()
-    }
+__all__ = [
+    "EXPERTS",
+    "PRETRAINED",
+    "REFERENCES",
+    "Comparison",
+    "Row",
+    "frame_of",
+    "load_results",
+]
 
 
 @dataclass(eq=False)
@@ -100,20 +63,32 @@ class Row:
 
     @property
     def is_reference(self) -> bool:
-        return self.method in REFERENCES
+        """Whether it is no method: the base, the experts, and what test labels chose."""
+        chosen = self.any_cell.get("overrides", {}).get("select")
+        return self.method in REFERENCES or chosen == ORACLE
 
     @property
     def seeds(self) -> list[int]:
         return list(self.figures["seed"])
 
     def errors(self) -> list[str]:
-        """A line for each failed cell."""
-        errors = [(cell["seed"], cell["error"]) for cell in self.failures]
-        return [f"seed {s}: {error['type']}: {error['message']}" for s, error in errors]
+        """A line for each error of failed cells, with their seeds."""
+        found: dict[str, list[int]] = {}
+        for cell in self.failures:
+            error = f"{cell['error']['type']}: {cell['error']['message']}"
+            found.setdefault(error, []).append(cell["seed"])
+        return [
+            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {error}"
+            for error, seeds in found.items()
+        ]
 
     def over_seeds(self, column: str) -> Spread | None:
         """Spread of a column over the finished cells."""
-        return Spread.of(self.figures[column]) if column in self.figures else None
+        return Spread.of(self._values[column]) if column in self._values else None
+
+    @cached_property
+    def _values(self) -> dict[str, list]:
+        return self.figures.to_dict("list")  # reading one value of a frame is slow
 
     def artifacts(self, name: str) -> list[tuple[int, dict]]:
         """(seed, artifact) of every finished cell that has one."""
@@ -161,6 +136,12 @@ class Comparison:
     def read(cls, folder: str | os.PathLike) -> Comparison:
         """The comparison of a results folder; raises as `load_results` does."""
         return cls(Results(folder).existing().described(), load_results(folder))
+
+    @property
+    def baseline(self) -> Row | None:
+        """The row that differences are to."""
+        names = set(self.cells["baseline"]) if "baseline" in self.cells else ()
+        return next((row for row in self.rows if row.label in names), None)
 
     def _rank(self, row: Row) -> tuple[bool, float, str]:
         average = self.average(row)

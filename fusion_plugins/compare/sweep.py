@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..common import require
+from ..common import (
+    COLUMN,
+    files_of,
+    lay_out,
+    new_figure,
+    paper_style,
+    require,
+    save_figure,
+)
+from ..common.charts import draw_response
+from .differences import NONE
 from .files import flatten
+from .loading import load_results
 from .methods import did_you_mean
-from .results import load_results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_sweep(
@@ -29,7 +43,8 @@ def plot_sweep(
         method: Only this method's cells.
         task: A task's main metric instead of the average.
         logarithmic: A logarithmic axis for the option.
-        out: The picture; ``sweep_<option>.png`` in the results folder by default.
+        out: The picture; by default ``sweep_<option>`` in the results folder, as PNG, SVG
+            and PDF.
 
     Returns:
         The picture's path. Points are means over seeds, bars sample standard deviations.
@@ -40,7 +55,7 @@ def plot_sweep(
         ModuleNotFoundError: matplotlib is not installed.
     """
     require("matplotlib", "The plot of a sweep")
-    cells = load_results(folder).query("status == 'done'")
+    cells = load_results(folder, NONE).query("status == 'done'")
     points = sweep_points(
         cells[cells["method"] == method] if method else cells, option, task
     )
@@ -50,10 +65,15 @@ def plot_sweep(
             f"{folder} has fewer than two finished cells with different numbers for the"
             f" option '{option}'.{did_you_mean(option, sorted(set(names)))}"
         )
-    path = Path(out) if out else Path(folder) / f"sweep_{option}.png"
     title = f"{task or 'average'} {cells['record'].iloc[0]['metric']}"
-    _draw(points, option, title, logarithmic, path)
-    return path
+    with paper_style():
+        figure = _draw(points, option, title, logarithmic)
+        files = files_of(Path(folder) / f"sweep_{option}")
+        if out:
+            files = {Path(out).suffix[1:] or "png": Path(out)}
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+        save_figure(figure, files)
+    return next(iter(files.values()))
 
 
 def sweep_points(
@@ -79,20 +99,20 @@ def sweep_points(
     return pd.DataFrame(points, columns=["line", option, "result"])
 
 
-def _draw(
-    points: pd.DataFrame, option: str, metric: str, logarithmic: bool, path: Path
-) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+def _draw(points: pd.DataFrame, option: str, metric: str, logarithmic: bool) -> Figure:
+    found = points.groupby(["line", option], sort=False)["result"].agg(["mean", "std"])
+    candidates = [
+        {
+            "line": line,
+            "options": {option: value},
+            "mean": numbers["mean"],
+            "standard_error": numbers["std"],
+            "dropped": False,
+        }
+        for (line, value), numbers in found.fillna(0).iterrows()
+    ]
+    figure = new_figure(1.3 * COLUMN, COLUMN)
     axes = figure.add_subplot()
-    for label, line in points.groupby("line", sort=False):
-        found = line.groupby(option)["result"].agg(["mean", "std"]).fillna(0)
-        axes.errorbar(
-            found.index, found["mean"], found["std"], marker="o", capsize=3, label=label
-        )
-    axes.set(xlabel=option, ylabel=metric, xscale="log" if logarithmic else "linear")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    draw_response(axes, {"candidates": candidates, "score": metric, "chosen": None})
+    axes.set_xscale("log" if logarithmic else "linear")
+    return lay_out(figure)

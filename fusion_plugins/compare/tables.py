@@ -1,76 +1,200 @@
-"""The rows as DataFrames, and these as text: terminal, CSV, Markdown, LaTeX."""
+"""One table for terminal, Markdown and LaTeX: which rows and columns, and their texts."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from .columns import (
-    ADDED,
-    EVALUATE,
-    MERGE,
-    OF_EXPERTS,
-    Column,
-    main_columns,
-    memory_columns,
-)
+from ..common.options import Options, integer, mapping, option
+from .columns import ADDED, SAME, Column
+from .frames import columns_of, rows_frame
+from .methods import did_you_mean
 from .numbers import MISSING
 from .results import Comparison, Row
+from .verdicts import verdicts
 
-_NOTHING, FAILED = "-", "failed"
-_COSTS = 3  # columns of text_table that are not results
-_NAMES = 30  # width that methods' names have at most, if numbers need the rest
+FAILED = "failed"
+_NOTHING = "-"
+# Columns beside the tasks, in the tables' order -> their headings.
+_HEADINGS = {
+    "average": "average",
+    "normalised_average": "of experts",
+    "merge_seconds": "merge s",
+    "peak_memory_mib": "peak MiB",
+    "added_parameters": "added",
+}
 
 
-def text_table(comparison: Comparison) -> pd.DataFrame:
-    """The table that people read: rows as listed, then published numbers.
+def _any(name: str, value: Any) -> Any:
+    return value  # compared with the names that there are
 
-    A failed row says so in its first cell; the others are empty. ``attrs["rows"]`` is how
-    many rows were measured.
+
+def _listed(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, list):
+        return value
+    raise ValueError(f"{name} is {value!r}, expected a list of names, as [average].")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(Options):
+    """What the tables of terminal, Markdown and LaTeX show.
+
+    Args:
+        sort: Column of ``results.csv`` to sort rows by, the best first; None: as listed.
+        columns: Of ``average``, ``normalised_average``, ``merge_seconds``,
+            ``peak_memory_mib``, ``added_parameters`` and ``tasks``, which stands for all
+            tasks; None for all of them.
+        tasks: Only these tasks, in this order.
+        split: Columns of numbers that a LaTeX table has at most before it goes on below.
+        names: Label or task -> what LaTeX tables call it.
+
+    Raises:
+        ValueError: A value is of the wrong kind.
     """
-    average, *tasks = main_columns(comparison)
-    memory = memory_columns(comparison)[-1]
-    columns = [*tasks, average, OF_EXPERTS, MERGE, memory, ADDED]
-    titles = [*(c.title for c in columns[:-_COSTS]), "merge s", "peak MiB", "added"]
-    failed = [FAILED] + [""] * (len(columns) - 1)
-    lines = [
-        [row.label, *([_written(c, row) for c in columns] if row.cells else failed)]
-        for row in comparison.listed()
-    ]
+
+    sort: str | None = option(None, _any)
+    columns: list[str] | None = option(None, _listed)
+    tasks: list[str] | None = option(None, _listed)
+    split: int = integer(12, low=1)
+    names: dict[str, str] | None = mapping("{oxford_flowers102: Flowers}")
+
+
+@dataclass
+class Grid:
+    """A table as people read it.
+
+    Attributes:
+        text: What its cells say; the first column names the method.
+        rank: Of the same shape: 1 for the best merged model of a column, 2 for the
+            second, 0 for all others.
+        rows: Measured rows; published ones follow.
+    """
+
+    text: pd.DataFrame
+    rank: pd.DataFrame
+    rows: int
+
+    def part(self, columns: Sequence[str]) -> Grid:
+        """The methods with some of the columns; the first says which failed."""
+        names, failed = ["method", *columns], (self.text == FAILED).any(axis=1)
+        text = self.text[names].copy()
+        text.loc[failed, list(columns)] = [FAILED, *[""] * (len(columns) - 1)]
+        return Grid(text, self.rank[names], self.rows)
+
+
+def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Grid:
+    """The rows with what was asked for, then published numbers.
+
+    A failed row says so in its first cell; the others are empty.
+
+    Raises:
+        ValueError: There is no such task or column.
+    """
+    options = options or TableOptions()
+    tasks = _known("tasks", options.tasks or comparison.tasks, comparison.tasks)
+    columns = [*tasks, *_HEADINGS]
+    if options.columns:
+        chosen = _known("columns", options.columns, ["tasks", *tasks, *_HEADINGS])
+        columns = [n for c in chosen for n in (tasks if c == "tasks" else [c])]
+    frame = _sorted(rows_frame(comparison), options.sort, comparison)
+    known = columns_of(comparison) | {"added_parameters": ADDED}
+    by_number = {row.number: row for row in comparison.rows}
+    rows = [by_number[number] for number in frame.index]
+    shown = [known[name] for name in columns]
+    lines = [[row.label, *_texts(shown, row)] for row in rows]
     published = [
-        [f"{entry['label']} (published)", *_given(entry, comparison, len(columns))]
+        [f"{entry['label']} (published)", *_given(entry, columns)]
         for entry in comparison.published.get("rows") or ()
     ]
-    table = pd.DataFrame([*lines, *published], columns=["method", *titles])
-    table.attrs["rows"] = len(lines)
-    return table
+    text = pd.DataFrame(
+        [*lines, *published], columns=["method", *columns], dtype=object
+    )
+    merged = frame.reset_index(drop=True)[[not row.is_reference for row in rows]]
+    rank = pd.DataFrame(0, index=text.index, columns=text.columns)
+    for name in columns:
+        rank.loc[merged.index, name] = _ranks(merged[name], known[name].best)
+    return Grid(text, rank, len(lines))
 
 
-def _written(column: Column, row: Row) -> str:
+def _ranks(values: pd.Series, best: str) -> pd.Series:
+    found = pd.to_numeric(values).rank(method="min", ascending=best == "min")
+    marked = bool(best) and found.notna().sum() > 1
+    return found.where((found <= 2) & marked, 0).astype(int)
+
+
+def _known(what: str, asked: Sequence[str], known: Sequence[str]) -> list[str]:
+    for name in asked:
+        if name not in known:
+            raise ValueError(
+                f"{what}: there is no '{name}', only {', '.join(known)}."
+                f"{did_you_mean(name, list(known))}"
+            )
+    return list(dict.fromkeys(asked))
+
+
+def _sorted(frame: pd.DataFrame, by: str | None, found: Comparison) -> pd.DataFrame:
+    if by is None:
+        return frame
+    _known("sort", [by], list(frame.columns))
+    values = frame[by].infer_objects()
+    falling = by == "normalised_average"
+    if by in ("average", *found.tasks):
+        falling = found.higher_is_better
+    order = values.sort_values(ascending=not falling, kind="stable", na_position="last")
+    return frame.loc[order.index]
+
+
+def _texts(columns: Sequence[Column], row: Row) -> list[str]:
+    if not row.cells:
+        return [FAILED] + [""] * (len(columns) - 1)
+    return [_text(column, row) for column in columns]
+
+
+def _text(column: Column, row: Row) -> str:
     mean, deviation = column.mean(row).replace(MISSING, _NOTHING), column.deviation(row)
+    mean += column.mark(row)
     return f"{mean} ± {deviation}" if deviation else mean
 
 
-def _given(entry: dict, comparison: Comparison, columns: int) -> list[str]:
-    tasks = entry.get("tasks") or {}
-    values = [*map(tasks.get, comparison.tasks), entry.get("average")]
-    cells = [_NOTHING if value is None else f"{value:.1f}" for value in values]
-    return cells + [_NOTHING] * (columns - len(cells))
+def _given(entry: dict, columns: Sequence[str]) -> Iterator[str]:
+    values = {**(entry.get("tasks") or {}), "average": entry.get("average")}
+    for name in columns:
+        value = values.get(name)
+        yield _NOTHING if value is None else f"{value:.1f}"
 
 
-def table_notes(comparison: Comparison) -> Iterator[str]:
-    """Sentences below the table; the first names the metric."""
+def headings(names: Iterable[str]) -> list[str]:
+    """Of columns."""
+    return [_HEADINGS.get(name, name) for name in names]
+
+
+def protocol(comparison: Comparison) -> list[str]:
+    """Sentences on what the numbers are; the first names the metric."""
     unit = " in percent" if comparison.scale.percent else ""
     direction = "" if comparison.higher_is_better else "; lower is better"
     metric = comparison.metric if comparison.finished else "No metric"
-    yield f"{metric}{unit}{direction}."
-    if any(len(row.cells) > 1 for row in comparison.rows):
-        yield "Mean and sample standard deviation over seeds."
+    sentences = [f"{metric}{unit}{direction}."]
+    if len(comparison.tasks) > 1:
+        sentences.append(f"The average is over {len(comparison.tasks)} tasks.")
+    seeds = {
+        seed for row in comparison.rows if len(row.cells) > 1 for seed in row.seeds
+    }
+    if seeds:
+        listed = ", ".join(map(str, sorted(seeds)))
+        sentences.append(
+            f"Mean and sample standard deviation over seeds {listed}, where there is a ±."
+        )
+    if comparison.cells.filter(regex="^same/").eq(True).any(axis=None):
+        sentences.append(f"{SAME}: not distinguishable from the baseline.")
+    return sentences
+
+
+def table_notes(comparison: Comparison) -> Iterator[str]:
+    """Sentences below the table beside the `protocol`: failures, published numbers."""
     for row in comparison.listed():
         yield from (f"Failed: {row.label}, {error}" for error in row.errors())
     published = comparison.published
@@ -80,120 +204,34 @@ def table_notes(comparison: Comparison) -> Iterator[str]:
         yield f"Published numbers: {published['source']}."
         yield f"Their checkpoints: {published['checkpoints']}."
         yield from (f"Differs: {text}." for text in published.get("differs") or ())
+    yield from verdicts(comparison)
 
 
-def terminal_tables(comparison: Comparison, width: int) -> list[Table | Text]:
-    """For rich's console, the mean first; what is too wide goes on in a table below."""
-    table, notes = text_table(comparison), list(table_notes(comparison))
-    *tasks, average, share = table.columns[1:-_COSTS]
-    failed = table["merge s"] == ""
-    table.loc[failed, average], table.loc[failed, tasks] = FAILED, ""
-    columns = ["method", average, *tasks, share, *table.columns[-_COSTS:]]
-    parts = _folded(table[columns], width)
-    shown = [_terminal_table(part, table.attrs["rows"]) for part in parts]
-    shown[0].title = Text(comparison.title)
-    return [*shown, Text("\n".join(notes))]
-
-
-def _folded(results: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
-    """Parts of a table that fit, each with the first column, which may wrap."""
-    titles = results.columns[1:]
-    # Numbers may not wrap.
-    needed = results[titles].map(len).max().clip(lower=titles.map(len)) + 1
-    names = min(results["method"].map(len).max(), _NAMES) + 1
-    part: list[str] = []
-    for title in titles:
-        if part and names + needed[part].sum() + needed[title] > width:
-            yield results[["method", *part]]
-            part = []
-        part.append(title)
-    yield results[["method", *part]]
-
-
-def _terminal_table(frame: pd.DataFrame, rows: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("method", overflow="fold")
-    for title in frame.columns[1:]:
-        table.add_column(Text(title), justify="right", no_wrap=True)
-    for number, cells in enumerate(frame.itertuples(index=False), start=1):
-        styles = ["red" if cell == FAILED else "" for cell in cells]
-        table.add_row(*map(Text, cells, styles), end_section=number == rows)
-    return table
-
-
-def markdown_table(comparison: Comparison) -> str:
+def markdown_table(comparison: Comparison, options: TableOptions | None = None) -> str:
     """A table of GitHub's Markdown, notes as a list."""
-    table = text_table(comparison)
-    rule = ["---"] + ["---:"] * (table.shape[1] - 1)
-    lines = [list(map(_markdown, line)) for line in [table.columns, *table.to_numpy()]]
-    lines.insert(1, rule)
+    grid = make_grid(comparison, options)
+    marks = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}
+    cells = grid.text.map(_markdown).to_numpy()
+    lines = [
+        [marks[rank].format(cell) for cell, rank in zip(*pair, strict=True)]
+        for pair in zip(cells, grid.rank.to_numpy(), strict=True)
+    ]
+    head = [*map(_markdown, headings(grid.text))]
+    rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join(
         [
             f"# {_markdown(comparison.title)}\n",
-            *(f"| {' | '.join(line)} |" for line in lines),
+            *(f"| {' | '.join(line)} |" for line in [head, rule, *lines]),
             "",
+            *(f"- {_markdown(n)}" for n in [*protocol(comparison), BEST]),
             *(f"- {_markdown(note)}" for note in table_notes(comparison)),
             "",
         ]
     )
 
 
+BEST = "Bold: the best merged model of a column; underlined: the second."
+
+
 def _markdown(text: str) -> str:
     return " ".join(re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text).split())
-
-
-def scalars(comparison: Comparison) -> dict[str, float]:
-    """A number per method and task, for loggers; means over seeds."""
-    average, *tasks = main_columns(comparison)
-    spreads = {
-        f"{row.label}/{column.title}": column.spread(row)
-        for row in comparison.listed()
-        for column in (average, *tasks)
-    }
-    return {name: spread.mean for name, spread in spreads.items() if spread}
-
-
-def rows_csv(comparison: Comparison) -> str:
-    """One line per row, numbers not rounded, deviations in columns of their own."""
-    average, *tasks = main_columns(comparison)
-    memory = memory_columns(comparison)[-1]
-    numbers = {column.title: column for column in (*tasks, average)} | {
-        "normalised_average": OF_EXPERTS,
-        "merge_seconds": MERGE,
-        "evaluate_seconds": EVALUATE,
-        "peak_memory_mib": memory,
-    }
-    lines = []
-    for row in comparison.listed():
-        line: dict[str, object] = {
-            "label": row.label,
-            "method": row.method,
-            "metric": comparison.metric if comparison.finished else None,
-            "seeds": " ".join(map(str, row.seeds)),
-            "failed": len(row.failures),
-            "error": next(iter(row.errors()), ""),
-            "added_parameters": next(iter(row.figures["parameters/added"]), None),
-        }
-        for name, column in numbers.items():
-            spread = column.spread(row)
-            line[name] = spread.mean if spread else None
-            line[f"{name}_std"] = spread.deviation if spread else None
-        lines.append(line)
-    return _csv(pd.DataFrame(lines, dtype=object))
-
-
-def cells_csv(comparison: Comparison) -> str:
-    """One line per cell, with every metric of every task."""
-    return _csv(comparison.cells.filter(regex="^(?!record$|normalised/)"))
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    values = [[*map(_inert, line)] for line in frame.to_numpy()]
-    frame = pd.DataFrame(values, columns=[*map(_inert, frame.columns)], dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n")
-
-
-def _inert(value: object) -> object:
-    """Text that a spreadsheet would run as a formula begins with an apostrophe."""
-    formula = isinstance(value, str) and value.startswith(tuple("=+-@\t\r"))
-    return f"'{value}" if formula else value

@@ -17,21 +17,22 @@ from rich.console import Console
 from ..compare.program import CompareProgram
 from ..compare.results import Comparison
 from ..compare.store import Results
-from ..compare.tables import table_notes, terminal_tables
+from ..compare.tables import protocol
+from ..compare.terminal import terminal_tables
 from .build import ensure_pool
 from .pool_folder import CONFIGS, pool_format, read_description
 from .recipe import DemoRecipe
 from .training import one_thread
 
-# As in `methods` of the compare config; learned methods are cut short here.
+# As in `methods` of the compare config, with the fast schedules.
 METHODS: tuple[str | dict, ...] = (
     "pretrained",
     "experts",
     "simple_average",
     "task_arithmetic",
     "awd",
-    {"adamerging": {"steps": 60}},
-    {"tinting_pp": {"rounds": 60}},
+    {"adamerging": {"preset": "fast"}},
+    {"tinting_pp": {"preset": "fast"}},
 )
 _PLAIN = "simple_average"
 
@@ -42,7 +43,7 @@ class DemoComparison(CompareProgram):
     def show(self, found: Comparison, results: Results, console: Console) -> None:
         """Print the results, a sentence about them and where the report is."""
         console.print(terminal_tables(found, console.width)[0])
-        console.print(next(table_notes(found)), markup=False, highlight=False)
+        console.print(protocol(found)[0], markup=False, highlight=False)
         console.print(summary(averages(found)), highlight=False)
         report = str(results.folder / "report.html")
         console.print(report, soft_wrap=True, markup=False, highlight=False)

@@ -49,6 +49,7 @@ class LearnedMergeAlgorithm(
         history, guard_history: What was measured while learning.
         disentanglement: What AWD removed, if it was asked for.
         card: The merged model's card, Markdown with metadata.
+        samples_seen: How many samples were learned from, repeats too.
     """
 
     Options = LearnedOptions
@@ -58,9 +59,10 @@ class LearnedMergeAlgorithm(
     guard_history: list[dict[str, Any]] = []
     disentanglement: Disentanglement | None = None
     card: str | None = None
+    samples_seen: int | None = None
 
     @abstractmethod
-    def objective(self) -> Objective:
+    def make_objective(self) -> Objective:
         """What is learned, and how."""
 
     def run(
@@ -83,7 +85,7 @@ class LearnedMergeAlgorithm(
             ValueError, TypeError: Pool, data, checkpoints or coefficients do not fit.
             AdaptationDiverged: A loss became NaN or Inf.
         """
-        modelpool, objective = as_modelpool(modelpool), self.objective()
+        modelpool, objective = as_modelpool(modelpool), self.make_objective()
         folder = self._folder()
         saved = self._saved_coefficients()
         if adapter is None and (saved is None or self.options.tasks):
@@ -91,8 +93,6 @@ class LearnedMergeAlgorithm(
         settings = self._settings(objective)
         if saved is None and adapter is not None:
             adapter.check_datasets(self.options.data)
-            if self.options.init == AUTO:
-                require_classes(adapter)
             check_resume(self.options.resume, settings)
         experts = self._load(modelpool, adapter, objective, saved)
         with ExitStack() as held:
@@ -134,6 +134,8 @@ class LearnedMergeAlgorithm(
         """What is known from the start of all that decides the result."""
         given = {k: v for k, v in self.settings().items() if k not in INCIDENTAL}
         precision = check_precision(self.fabric)
+        protocol, chosen = objective.protocol or {}, self.options.from_preset
+        given |= {name: chosen[name] for name in chosen if name not in protocol}
         return given | {"protocol": objective.protocol, "precision": precision}
 
     def settings(self) -> dict[str, Any]:
@@ -152,6 +154,8 @@ class LearnedMergeAlgorithm(
             module, task_vectors = load_task_vectors(modelpool, options.keep)
             if saved is None and adapter is not None:
                 objective.check(adapter, module)
+                if options.init == AUTO:
+                    require_classes(adapter)
             elif saved is not None:
                 names = task_vectors.tasks, task_vectors.keys
                 meaning = self._meaning(objective)
@@ -185,7 +189,7 @@ class LearnedMergeAlgorithm(
         experts.finish.statistics.write(model)
         if adapter is not None and experts.finish.statistics.recalibrates:
             adapter.prepare(self.fabric.device)
-        return Trained(model, [], [], None)
+        return Trained(model, [], [], {}, None)
 
     def _complete(self, trained: Trained, experts: Experts) -> nn.Module:
         with self.profile("finish"):
@@ -203,6 +207,7 @@ class LearnedMergeAlgorithm(
     ) -> None:
         """Remember and save what the run has found."""
         self.history, self.guard_history = trained.history, trained.guard_history
+        self.samples_seen = sum(trained.samples.values())
         self.result = SavedCoefficients(
             experts.weights.tasks,
             experts.weights.keys,
@@ -228,6 +233,7 @@ class LearnedMergeAlgorithm(
                     self.result,
                     trained.history,
                     trained.guard_history,
+                    trained.samples,
                     self.disentanglement,
                     trained.search,
                 )

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..common import PAGE, new_figure
+from ..common.charts import HeatMap, draw_coefficients
 from ..task_vectors.names import towerless
 
 if TYPE_CHECKING:
@@ -132,44 +134,25 @@ def load_coefficients(path: str | Path) -> SavedCoefficients:
     return SavedCoefficients(tasks, layers, **tensors, meaning=names["meaning"])
 
 
-def plot_coefficients(saved: SavedCoefficients, path: Path) -> None:
-    """Heatmap, layers x tasks."""
-    figure = _figure((3 + 0.7 * len(saved.tasks), 2 + 0.09 * len(saved.layers)))
-    axis = figure.add_subplot()
-    values = saved.applied.detach().cpu().t().numpy()
-    image = axis.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest")
-    axis.set_xticks(range(len(saved.tasks)), saved.tasks, rotation=45, ha="right")
-    step = max(len(saved.layers) // 40, 1)
-    shown = range(0, len(saved.layers), step)
-    axis.set_yticks(shown, [saved.layers[i] for i in shown], fontsize=5)
-    figure.colorbar(image, ax=axis, label="merging coefficient")
-    figure.savefig(path, dpi=150)
+def plot_coefficients(saved: SavedCoefficients) -> Figure:
+    """A heat map, tasks x layers."""
+    values = saved.applied.detach().cpu().numpy()
+    return draw_coefficients([HeatMap("", saved.tasks, saved.layers, values)])
 
 
-def plot_history(
-    history: Sequence[Mapping], guard: Sequence[Mapping], path: Path
-) -> None:
+def plot_history(history: Sequence[Mapping], guard: Sequence[Mapping]) -> Figure:
     """Loss per task, and agreement with the experts, over steps."""
-    figure = _figure((10, 4))
+    figure = new_figure(PAGE, 0.4 * PAGE)
     left, right = figure.subplots(1, 2)
     names = sorted({k for entry in history for k in entry if k.startswith("loss/")})
     for name in names:
         points = [(e["step"], e[name]) for e in history if name in e]
-        left.plot(*zip(*points, strict=True), lw=1, label=name.removeprefix("loss/"))
+        left.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"))
     left.set(xlabel="step", ylabel="loss", title="loss per task")
     for task in guard[0]["tasks"] if guard else ():
         points = [(e["step"], e["tasks"][task]["agreement"]) for e in guard]
         right.plot(*zip(*points, strict=True), marker=".", label=task)
     right.set(xlabel="step", ylim=(0, 1.02), title="agreement with the experts")
     if guard:
-        right.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+        right.legend()
     return figure

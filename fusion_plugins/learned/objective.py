@@ -13,9 +13,9 @@ from ..adaptation import (
     AdaptationTask,
     Callback,
     Coefficients,
+    Loss,
     MergedWeights,
     Predictor,
-    SampleLoss,
     SampleOrder,
     Schedule,
 )
@@ -28,7 +28,7 @@ class Learner:
 
     Attributes:
         tasks: With the layers that are learned.
-        loss: Value and weight per sample.
+        loss: What a batch costs.
         groups: The optimiser's parameter groups.
         result: The merged model, to be called after the training.
         callbacks: Of the method's own; those with state are in checkpoints.
@@ -36,7 +36,7 @@ class Learner:
     """
 
     tasks: Sequence[AdaptationTask]
-    loss: SampleLoss
+    loss: Loss
     groups: list[dict[str, Any]]
     result: Callable[[], nn.Module]
     callbacks: Sequence[Callback] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning import Fabric
 
@@ -93,7 +93,9 @@ class LearnedOptions(FinishOptions):
         resume: ``auto``, ``never``, or the path of a checkpoint.
         guard_every, guard_samples: Steps between checks against the experts'
             predictions, and samples per task; guard_every=0 turns them off.
-        stop_on_collapse: Stop at an entropy collapse and return the best state.
+        guard_patience: Checks without a gain after which a run ends; 0: it never does.
+        stop_on_collapse: Stop at a collapse, and return the state whose predictions
+            agree best with the experts'.
         save_model: Write the merged model into the log folder.
         log_every: Steps between log entries.
     """
@@ -122,7 +124,8 @@ class LearnedOptions(FinishOptions):
     resume: str = option("auto", require_path)
     guard_every: int = integer(50)
     guard_samples: int = integer(64, low=1)
-    stop_on_collapse: bool = flag(False)
+    guard_patience: int = integer(0)
+    stop_on_collapse: bool = flag(True)
     save_model: bool = flag(True)
     log_every: int = integer(1, low=1)
 
@@ -140,6 +143,11 @@ class LearnedOptions(FinishOptions):
                 )
 
     @property
+    def from_preset(self) -> dict[str, Any]:
+        """The settings that a preset gives, with what was changed of them."""
+        return {}
+
+    @property
     def data_options(self) -> DataOptions:
         """Which samples to learn from."""
         monitored = self.guard_samples if self.guard_every else 0
@@ -153,6 +161,38 @@ class LearnedOptions(FinishOptions):
             self.num_workers,
             monitored,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetOptions(LearnedOptions):
+    """Options some of which a preset gives where they are None.
+
+    Args:
+        preset: Which of :attr:`PRESETS`.
+    """
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]]
+    preset: str
+
+    def __post_init__(self) -> None:
+        for name, value in self.PRESETS.get(str(self.preset), {}).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        super().__post_init__()
+
+    @property
+    def from_preset(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.PRESETS[self.preset]}
+
+    def describe_preset(self) -> str:
+        """Which protocol runs, for the log."""
+        given, used = self.PRESETS[self.preset], self.from_preset
+        changed = {name: used[name] for name in used if used[name] != given[name]}
+        note = f" with {changed}" if changed else ""
+        guard = (
+            "" if self.stop_on_collapse else " (a collapse is announced, not stopped)"
+        )
+        return f"preset '{self.preset}'{note}: {used}{guard}"
 
 
 #: Options that change how a run goes but not what it computes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from ..awd import report as awd_report
 from ..awd.disentangle import Disentanglement
-from ..common import how_to_get
+from ..common import save_pictures
 from ..common.logging import get_logger
 from ..pools.family import family_of
 from ..selection import response
@@ -32,6 +33,7 @@ def save_results(
     result: SavedCoefficients,
     history: Sequence[Mapping[str, Any]],
     guard_history: Sequence[Mapping[str, Any]],
+    samples: Mapping[str, int],
     disentanglement: Disentanglement | None,
     search: Search | None,
 ) -> None:
@@ -42,20 +44,18 @@ def save_results(
         result: What was learned.
         history: Entries per logged step.
         guard_history: Entries per check of the guard.
+        samples: Task name -> samples seen, each as often as it was drawn.
         disentanglement: What AWD removed, if anything.
         search: For the coefficients' start, if there was one.
     """
     save_coefficients(result, folder)
     if history:
-        record = {"steps": history, "guard": guard_history}
+        record = {"samples": samples, "steps": history, "guard": guard_history}
         (folder / "history.json").write_text(json.dumps(record))
-    command = how_to_get("matplotlib")
-    if command is not None:
-        log.warning("There are no pictures of the run: %s", command)
-    else:
-        plot_coefficients(result, folder / "coefficients.png")
-        if history:
-            plot_history(history, guard_history, folder / "history.png")
+    pictures = {"coefficients": partial(plot_coefficients, result)}
+    if history:
+        pictures["history"] = partial(plot_history, history, guard_history)
+    save_pictures(folder, pictures, "the run")
     if disentanglement is not None:
         awd_report.save(disentanglement, folder)
     if search is not None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from fusion_bench import BaseModelPool
 from lightning import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from ..adaptation import (
-    AdaptationTask,
     Callback,
     Checkpoints,
     Coefficients,
@@ -23,23 +21,21 @@ from ..adaptation import (
     Predictor,
     Progress,
     SampleOrder,
-    Schedule,
     expert_predictions,
+    visited_draws,
 )
-from ..common.identity import fingerprint
 from ..common.logging import get_logger
 from ..pools.adapter import PoolAdapter
 from ..pools.family import Finish
 from ..pools.tasks import build_tasks
 from ..selection.search import Search
+from .identity import run_identity
 from .objective import Learner, Objective
 from .options import AUTO, LearnedOptions
 from .start import start_chooser
 from .transform import Transform
 
 log = get_logger(__name__)
-
-_VERSIONS = ("fusion-plugins", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -68,6 +64,7 @@ class Trained:
     Attributes:
         model: The merged model, without the parts that `finish` adds.
         history, guard_history: Entries per logged step, and per check of the guard.
+        samples: Task name -> samples seen, each as often as it was drawn.
         search: For the coefficients' start; None if it was given.
         checkpoints: Still there, until the results are saved; None without any.
     """
@@ -75,6 +72,7 @@ class Trained:
     model: nn.Module
     history: list[dict[str, Any]]
     guard_history: list[dict[str, Any]]
+    samples: dict[str, int]
     checkpoints: Checkpoints | None
     search: Search | None = None
 
@@ -105,7 +103,7 @@ class Trainer:
         order = SampleOrder(options.seed, options.batch_size)
         schedule = self.objective.schedule(len(weights.tasks), order)
         with self.profile("prepare data"):
-            draws = _draws(schedule, weights.tasks)
+            draws = visited_draws(schedule, weights.tasks, schedule.steps)
             data = options.data_options
             tasks = build_tasks(adapter, order, draws, data, self.fabric)
         predictor = Predictor(weights, tasks, adapter.features, self.fabric)
@@ -119,7 +117,7 @@ class Trainer:
         learner = start(weights, experts.coefficients)
         progress = Progress(self.objective.label, options.log_every)
         checkpoints = self._checkpoints(
-            lambda: _identity(weights, tasks, adapter), learner, progress, guard
+            lambda: run_identity(weights, tasks, adapter), learner, progress, guard
         )
         forward = experts.finish.statistics.learning_forward(adapter.features)
         engine = Engine(
@@ -137,7 +135,9 @@ class Trainer:
             engine.run()
         experts.finish.statistics.repair(weights.module)
         history = guard.history if guard else []
-        found = progress.history, history, checkpoints, search
+        seen = visited_draws(schedule, weights.tasks, engine.step)
+        samples = {name: len(seen[name]) * options.batch_size for name in seen}
+        found = progress.history, history, samples, checkpoints, search
         return Trained(learner.result(), *found)
 
     def _guard(
@@ -154,6 +154,7 @@ class Trainer:
             options.guard_every,
             options.guard_samples,
             stop=options.stop_on_collapse,
+            patience=options.guard_patience,
         )
 
     def _settle_statistics(self, experts: Experts) -> str | bool:
@@ -213,39 +214,3 @@ def _in_order(
     if checkpoints is None:
         return watching
     return [checkpoints.restorer(), *watching, checkpoints]
-
-
-def _draws(schedule: Schedule, names: tuple[str, ...]) -> dict[str, list[int]]:
-    """Every task's draws over the whole run."""
-    visited: dict[str, list[int]] = {name: [] for name in names}
-    for step in range(schedule.steps):
-        for task, draws in schedule.draws(step):
-            visited[names[task]].extend(draws)
-    return visited
-
-
-def _identity(
-    weights: MergedWeights, tasks: list[AdaptationTask], adapter: PoolAdapter
-) -> dict[str, Any]:
-    """Experts, samples, heads and versions: what decides a result beside the options."""
-    contents: dict[str, dict[str, str]] = {}
-    for task in tasks:
-        for kind, name in task.source.contents().items():
-            contents.setdefault(kind, {})[task.name] = name
-    outer = [getattr(adapter.outer_module, name) for name in adapter.outer_layers]
-    return {
-        **contents,
-        "tasks_in_order": list(weights.tasks),
-        "layers": len(weights.keys),
-        "task_vector_norms": [f"{norm:.6g}" for norm in weights.norms()],
-        "weights": weights.fingerprint(),
-        "samples": {task.name: task.source.count for task in tasks},
-        "some_samples": {task.name: task.source.fingerprint() for task in tasks},
-        "heads": {task.name: fingerprint(_tensors(task.head)) for task in tasks},
-        "outer_layers": fingerprint([_tensors(layer) for layer in outer]),
-        "versions": {name: version(name) for name in _VERSIONS},
-    }
-
-
-def _tensors(head: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    return dict(head.state_dict()) if isinstance(head, nn.Module) else {}

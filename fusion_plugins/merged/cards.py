@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..common.upstream import models_of
 from ..modelpool.folders import source_of
+from .replacing import CONFIG, TRUNK
 
 CARD = "README.md"
 _PACKAGES = ("fusion-plugins", "fusion-bench", "torch", "transformers", "lightning")
@@ -82,7 +83,7 @@ def note_scores(folder: Path, scores: Mapping[str, float], metric: str) -> None:
     card.data.model_name = card.data.model_name or folder.name
     card.data.eval_results = [
         EvalResult(
-            task_type="text-classification" if _is_text(folder) else _IMAGES,
+            task_type=_task_type(folder),
             dataset_type=task,
             dataset_name=task,
             metric_type=metric,
@@ -93,13 +94,11 @@ def note_scores(folder: Path, scores: Mapping[str, float], metric: str) -> None:
     card.save(folder / CARD)
 
 
-_IMAGES = "image-classification"
-
-
-def _is_text(folder: Path) -> bool:
-    return (folder / "tokenizer_config.json").is_file() and not (
-        folder / "preprocessor_config.json"
-    ).is_file()
+def _task_type(folder: Path) -> str:
+    """What the hub calls the tasks of a saved model, which a tinted one has in a trunk."""
+    files = [f for f in (folder / TRUNK / CONFIG, folder / CONFIG) if f.is_file()]
+    is_text = bool(files) and "vocab_size" in json.loads(files[0].read_text())
+    return f"{'text' if is_text else 'image'}-classification"
 
 
 def public_name(source: str) -> str:

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from ..modelpool.folders import FolderModelPool, accounted
 from ..task_vectors.files import one_line
 from .heads import ClassificationHead
-from .replacing import INDEX, TINTS
+from .replacing import CONFIG, INDEX, TINTS, TRUNK
 from .sites import Site, file_name, fitting_copy, trainable_copy
 
 _WEIGHTS = "model.safetensors"
+_FORMATS = (1, 2)  # the first has the trunk's files beside the index
+# What transformers says of a folder that it cannot load; the trunk alone has no tints.
+_NOT_ALONE = "tinted model, load it with fusion_plugins.TintedModel.from_pretrained"
 
 
 def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
@@ -26,9 +29,13 @@ def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
 
     Args:
         trunk: A plain module.
-        folder: Exists already.
+        folder: The tinted model's, exists already; transformers alone cannot load it.
         **kwargs: For the trunk's own save_pretrained.
     """
+    config = {"model_type": _NOT_ALONE, "architectures": ["TintedModel"]}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2))
+    folder = folder / TRUNK
+    folder.mkdir(exist_ok=True)
     save = getattr(trunk, "save_pretrained", None)
     if save is not None:
         save(folder, **kwargs)
@@ -40,13 +47,13 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
     """Read what :func:`save_trunk` wrote.
 
     Args:
-        folder: The tinted model's folder.
+        folder: As :func:`trunk_folder` gives it.
         trunk: A module to copy and fill; None to build the class that ``config.json`` names.
 
     Raises:
         ValueError: There is no ``config.json`` and no module, or it does not fit.
     """
-    if trunk is None and (folder / "config.json").is_file():
+    if trunk is None and (folder / CONFIG).is_file():
         pool = FolderModelPool({"_pretrained_": str(folder)})
         with accounted(f"The trunk in {folder}"):
             return pool.load_model("_pretrained_")
@@ -67,6 +74,11 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
     return trunk
 
 
+def trunk_folder(folder: Path, index: Mapping[str, Any]) -> Path:
+    """Where in a tinted model's folder its trunk is, a plain model folder."""
+    return folder if index["format"] == _FORMATS[0] else folder / TRUNK
+
+
 def save_tints(
     folder: Path,
     places: Sequence[str],
@@ -84,7 +96,7 @@ def save_tints(
     (folder / TINTS).mkdir(exist_ok=True)
     for task, tensors in tints.items():
         save_file(dict(tensors), _tint_file(folder, task))
-    index = {"format": 1, "sites": list(places), "tasks": list(tints)}
+    index = {"format": _FORMATS[-1], "sites": list(places), "tasks": list(tints)}
     text = json.dumps(index | {"parameters": parameters}, indent=2)
     (folder / INDEX).write_text(text)
 
@@ -104,14 +116,17 @@ def read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         version = index["format"]
-        known = version != 1 or all(map(_is_names, (index["sites"], index["tasks"])))
+        known = version not in _FORMATS or all(
+            map(_is_names, (index["sites"], index["tasks"]))
+        )
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
         raise ValueError(f"{path} is damaged. Copy the folder again, or save it anew.")
-    if version != 1:
+    if version not in _FORMATS:
         raise ValueError(
-            f"{path} has format {version}, this version reads 1. Update the package."
+            f"{path} has format {version}, this version reads {list(_FORMATS)}. Update the"
+            " package."
         )
     return index
 

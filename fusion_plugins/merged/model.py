@@ -142,10 +142,10 @@ class TintedModel(SurgeryHook, nn.Module):
         return sum(p.numel() for layer in layers for p in layer.parameters())
 
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
-        """Write the trunk as a normal model folder, one file per task, index and card.
+        """Write the trunk into ``trunk/``, one file per task, index and card.
 
-        The trunk alone is a plain merged model; where inner layers are tinted, it holds
-        their merge with the coefficients' start values.
+        ``trunk/`` is a normal model folder: the merged model without any tint; where
+        inner layers are tinted, it holds their merge with the coefficients' start values.
 
         Args:
             folder: Created if absent.
@@ -177,8 +177,8 @@ class TintedModel(SurgeryHook, nn.Module):
     def _short_card(self) -> str:
         report = self.parameter_report()
         return (
-            f"# Tinted model of {', '.join(self.tasks)}\n\nA merged trunk (an ordinary"
-            f" model folder) and, in `tints/`, one layer per task at"
+            f"# Tinted model of {', '.join(self.tasks)}\n\nA merged trunk in `trunk/` (an"
+            f" ordinary model folder) and, in `tints/`, one layer per task at"
             f" {', '.join(self.sites)}: {report['tints']} parameters,"
             f" {report['percent']:.2f} % of the trunk.\n\n```python\nfrom"
             f" {__name__} import TintedModel\n\nmodel = TintedModel.from_pretrained(folder)\n"
@@ -224,7 +224,7 @@ class TintedModel(SurgeryHook, nn.Module):
             raise ValueError(
                 f"{folder} has no tint for {missing}; it has {index['tasks']}."
             )
-        trunk = files.load_trunk(folder, trunk)
+        trunk = files.load_trunk(files.trunk_folder(folder, index), trunk)
         tints: dict[str, dict[str, nn.Module]] = {
             site: {} for site in map(Site, index["sites"])
         }

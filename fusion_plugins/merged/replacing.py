@@ -10,7 +10,9 @@ from glob import escape
 from pathlib import Path
 
 INDEX = "tinted.json"
+CONFIG = "config.json"
 TINTS = "tints"
+TRUNK = "trunk"
 
 
 @contextmanager
@@ -46,7 +48,7 @@ def written_beside(folder: Path) -> Iterator[Path]:
 
 def _copy_others(older: Path, new: Path) -> None:
     for path in older.iterdir():
-        if path.name == TINTS or ".safetensors" in path.suffixes:
+        if path.name in (TINTS, TRUNK, CONFIG) or ".safetensors" in path.suffixes:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, new / path.name, symlinks=True, dirs_exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +20,7 @@ from ..task_vectors.checks import shown
 from ..task_vectors.files import (
     UNREADABLE,
     one_line,
+    read_config,
     read_folder,
     require_plain_weights,
 )
@@ -63,7 +63,7 @@ def _model_class(folder: Path) -> Any:
             f"{folder} is not a HuggingFace model folder: it has no config.json. Save the"
             " model with model.save_pretrained(folder), or pass modules instead."
         )
-    names = json.loads(config_file.read_text()).get("architectures") or []
+    names = read_config(config_file, "its config").get("architectures") or []
     for name in names:
         if name in _OWN:
             return getattr(import_module(_OWN[name], __package__), name)

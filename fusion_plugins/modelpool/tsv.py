@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,19 @@ def _read(path: Path) -> list[dict[str, Any]]:
         if "label" in row
     ]
     whole = all(label.is_integer() for label in labels)
-    for sample, label in zip(samples, labels, strict=True):
+    for sample, label in zip(samples, labels, strict=False):  # or there are none
         sample["label"] = int(label) if whole else label
     return samples
 
 
 def _number(text: str, path: Path, line: int) -> float:
     try:
-        return float(text)
-    except ValueError as error:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError(
             f"{path}, line {line}: the label {text!r} is not a number; give classes as 0,"
             " 1, 2, ..."
-        ) from error
+        )
+    return number

@@ -201,7 +201,7 @@ def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Chec
             return fitted or lazy
         model = _materialise(model, label)
     if is_instance(pool, name):
-        return StateDictCheckpoint(model.state_dict(), label)
+        return known.named_like(base, StateDictCheckpoint(model.state_dict(), label))
     return SpilledCheckpoint(model, label)
 
 
@@ -231,12 +231,15 @@ def _fitted(
     checkpoint: Checkpoint, base: Checkpoint, module: nn.Module, source: object
 ) -> Checkpoint | None:
     """By the base's names; None if loading is to understand the others, or to refuse."""
-    names = known.fitted_names(checkpoint.specs, base.specs, module=module)
+    prefix = known.base_prefix(module)
+    towers = (known.TOWER, prefix)
+    names = known.fitted_names(checkpoint.specs, base.specs, towers, module)
     tied = {name for group in base.tied_groups() for name in group}
     left = checkpoint.specs.keys() - names.values()
     if base.specs.keys() - names.keys() - tied or known.unplaced_names(module, left):
         return None
-    known.say_renamed(names, checkpoint.label, source)
+    said = {n.removeprefix(prefix): s.removeprefix(prefix) for n, s in names.items()}
+    known.say_renamed(said, checkpoint.label, source)
     return known.NamedAs(checkpoint, names)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,14 @@ from fusion_bench.modelpool import (
     SequenceClassificationModelPool,
 )
 from omegaconf import OmegaConf
-from torch import nn
 
 from ..common.upstream import program_of
-from ..merged.cards import CARD, pool_card
 from ..modelpool.tsv import TsvDataset
+from ..task_vectors.files import UNREADABLE, one_line, read_config
 from .clip_tasks import register_clip_task
 from .hugging_face import from_pretrained
 from .loading import PRETRAINED
+from .saving import write_card
 from .text import load_tokenizer
 
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
@@ -30,46 +30,29 @@ _READ = "fusion_plugins.pools.own_folders.read_data"
 _CLASS = "transformers.AutoModelForSequenceClassification"
 
 
-class _Shared:
+class OwnFolders:
     """Saves a merged model with all that is needed to load, show and evaluate it."""
 
-    def save_model(self, model: Any, path: str, whole: bool = False) -> None:
-        """Write a model folder.
-
-        Args:
-            model: The merged model.
-            path: The folder.
-            whole: Of CLIP: the whole model, with the pretrained one's text tower.
-        """
-        (self._whole(model) if whole else model).save_pretrained(path)
+    def save_model(self, model: Any, path: str) -> None:
+        """Write a model folder with processor or tokenizer, and card."""
+        model.save_pretrained(path)
         self._preparation().save_pretrained(path)
-        method = getattr(program_of(self), "method", None)
-        card = getattr(model, "card", None) or getattr(method, "card", None)
-        name = type(method).__name__ if method is not None else "Merge"
         pool: Any = self
-        Path(path, CARD).write_text(card or pool_card(name, {}, pool))
+        write_card(Path(path), model, pool, getattr(program_of(self), "method", None))
 
     def _preparation(self) -> Any:
         """The processor or the tokenizer."""
         raise NotImplementedError
 
-    def _whole(self, model: nn.Module) -> Any:
-        raise ValueError("whole=true is for CLIP only: other models are whole already.")
 
-
-class OwnCLIPPool(_Shared, CLIPVisionModelPool):
+class OwnCLIPPool(OwnFolders, CLIPVisionModelPool):
     """FusionBench's CLIP pool; its models are saved with processor and card."""
 
     def _preparation(self) -> Any:
         return self.load_processor()
 
-    def _whole(self, model: nn.Module) -> Any:
-        clip = self.load_clip_model(PRETRAINED)
-        clip.vision_model = getattr(model, "vision_model", model)
-        return clip
 
-
-class OwnTextPool(_Shared, SequenceClassificationModelPool):
+class OwnTextPool(OwnFolders, SequenceClassificationModelPool):
     """FusionBench's pool of text classifiers; saved with tokenizer and card."""
 
     def _preparation(self) -> Any:
@@ -124,7 +107,7 @@ def is_clip(folder: str) -> bool:
             f"models._pretrained_ is {folder!r}, expected the folder of the model that all"
             " experts were fine-tuned from, with its config.json."
         )
-    config = json.loads(file.read_text())
+    config = read_config(file, f"models.{PRETRAINED}")
     classes = config.get("architectures") or []
     if config.get("model_type") == "clip":
         return True
@@ -163,7 +146,24 @@ def read_data(path: str) -> Any:
     Raises:
         ValueError: It cannot be read as any of these.
     """
-    file = Path(path)
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return _read_data(Path(path))
+    except (DatasetsError, zipfile.BadZipFile, *UNREADABLE) as error:
+        if path and str(path) in str(error) and isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f"data: {path!r} cannot be read ({one_line(error.__cause__ or error)[:200]})."
+            " It can be a folder of images per class, an .npz file of uint8 images x_test,"
+            " class numbers y_test and class_names, a .tsv or .csv file with columns label"
+            " and text, or a data set on the hub or saved by datasets."
+        ) from error
+
+
+def _read_data(file: Path) -> Any:
+    if not file.name:
+        raise ValueError("its path is empty")
     if file.suffix == ".tsv":
         return TsvDataset(file)
     if file.suffix == ".npz":
@@ -171,16 +171,37 @@ def read_data(path: str) -> Any:
     import datasets
 
     if file.suffix == ".csv":
-        return datasets.load_dataset("csv", data_files=str(file), split="train")
+        return _read_csv(file)
     if (file / "dataset_dict.json").is_file() or (file / "state.json").is_file():
         found = datasets.load_from_disk(str(file))
     elif file.is_dir():
-        found = datasets.load_dataset("imagefolder", data_dir=str(file))
+        found = _read_images(file)
     else:
-        found = datasets.load_dataset(str(path))
+        found = datasets.load_dataset(str(file))
     if isinstance(found, datasets.DatasetDict):
         found = found["test"] if "test" in found else next(iter(found.values()))
     return found
+
+
+def _read_csv(file: Path) -> Any:
+    import datasets
+
+    found = datasets.load_dataset(
+        "csv", data_files=str(file), split="train", keep_default_na=False
+    )
+    if "__index_level_0__" in found.column_names:  # of pandas
+        raise ValueError("its rows have more fields than its header; quote texts")
+    return found
+
+
+def _read_images(folder: Path) -> Any:
+    """Classes may have names that are also those of splits, such as ``train``."""
+    import datasets
+
+    inner = (path for path in folder.glob("*/*") if path.is_dir())
+    classes = next(inner, None) is None
+    files = {"data_files": {"test": "*/*"}, "drop_labels": False} if classes else {}
+    return datasets.load_dataset("imagefolder", data_dir=str(folder), **files)
 
 
 def _read_npz(file: Path) -> Any:

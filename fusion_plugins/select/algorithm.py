@@ -33,6 +33,7 @@ class SelectAlgorithm(
 
     Attributes:
         response: Every candidate of the last run, as saved in ``selection.json``.
+        samples_seen: How many samples the last run looked at, once for each candidate.
 
     Raises:
         TypeError: An unknown option.
@@ -42,6 +43,7 @@ class SelectAlgorithm(
     Options = SelectOptions
     options: SelectOptions
     response: dict[str, Any] | None = None
+    samples_seen: int | None = None
 
     def run(self, modelpool: BaseModelPool | Mapping[str, Any]) -> nn.Module:
         """Merge every candidate and return the best; the pool's models stay as they are.
@@ -67,6 +69,8 @@ class SelectAlgorithm(
                 method = build_base_method(config, program_of(self), self.fabric)
                 merged = found.pool.merge(method)
         self.response = response.publish(found.search, data.about, folder, "selection")
+        candidates = self.response["candidates"]
+        self.samples_seen = sum(sum(c["samples"].values()) for c in candidates)
         log.debug("%s", self.profiler.summary())
         return merged.cpu()
 

@@ -25,9 +25,10 @@ class SelectOptions(Options):
             part is named ``part.option``, or by its last word where that says which.
             None: ``scaling_factor`` at 0.1 to 1.0, then finer around the best.
         score: ``agreement`` with the experts' predictions; ``val``: accuracy on the
-            labels of the pool's val split; ``entropy``: of the predictions, negative.
+            labels of the pool's val split; ``entropy``: of the predictions, negative;
+            ``oracle``: accuracy on the test labels, an upper bound and no method.
         data: Split the samples are from: ``test``, ``val`` or ``train``. Labels in them
-            are not read; with ``score=val`` the split is val.
+            are not read; with ``score=val`` the split is val, with ``oracle`` test.
         fraction, max_samples: How much of each dataset takes part.
         drop_early: Drop a candidate after a quarter of the samples if it is more than
             three standard errors behind the best so far.

@@ -22,9 +22,11 @@ from ..pools.tasks import DataOptions, build_tasks, chosen_samples
 from .predictions import ModelPredictor
 from .scoring import Logits, Scorer, agreement, negative_entropy, predict, taught
 
+ORACLE = "oracle"
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "agreement": agreement,
     "val": agreement,
+    ORACLE: agreement,
     "entropy": negative_entropy,
 }
 #: Samples per task that candidates are scored on, where nothing else is said.
@@ -39,7 +41,8 @@ class SelectionData:
 
     Attributes:
         score: ``agreement`` with the experts' predictions, ``val`` for agreement with the
-            labels of the val split, or ``entropy`` of the predictions, negative.
+            labels of the val split, ``oracle`` for that of the test split, or ``entropy``
+            of the predictions, negative.
         options: Which samples.
         seed: Of their choice and order, and before every merge.
         task_info: What the adapter needs to know of own tasks.
@@ -52,7 +55,8 @@ class SelectionData:
 
     @property
     def split(self) -> str:
-        return "val" if self.score == "val" else self.options.split
+        labelled = {"val": "val", ORACLE: "test"}
+        return labelled.get(self.score, self.options.split)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -147,7 +151,7 @@ class SelectionPool:
         counts = [(task.name, task.source.count) for task in tasks]
         samples = [order.subset(name, count, count) for name, count in counts]
         self._predictor = ModelPredictor(self.adapter, tasks, self.fabric)
-        if data.score == "val":
+        if data.score in ("val", ORACLE):
             classes = self._labels(tasks, samples, order, options)
         else:
             classes = taught(tasks, samples, self._expert)

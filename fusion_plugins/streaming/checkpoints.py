@@ -96,7 +96,7 @@ def open_task_vectors(
         ValueError: Files are missing or do not fit, or vocabularies differ in size.
     """
     ours = FolderCheckpoint(base)
-    base.require_all({name: spec.dtype for name, spec in ours.specs.items()})
+    base.require_all(ours.specs)
     theirs: dict[str, Checkpoint] = {}
     for task, folder in experts.items():
         say_other_config(base.config, folder.config, folder.label)

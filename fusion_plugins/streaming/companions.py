@@ -26,6 +26,7 @@ _TOKENIZER = (
     "merges.txt",
     "*.model",
     "*.tiktoken",
+    "tekken.json",
     "chat_template*",
     "additional_chat_templates/*",
 )

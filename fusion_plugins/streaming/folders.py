@@ -14,12 +14,13 @@ from transformers.modeling_utils import PreTrainedModel
 from ..common.logging import get_logger
 from ..modelpool.folders import ADAPTER_CONFIG
 from ..task_vectors.checks import shown
-from ..task_vectors.files import require_plain_weights
+from ..task_vectors.files import UNREADABLE, TensorSpec, require_plain_weights
 from ..task_vectors.names import (
     base_prefix,
     fitted_names,
     missing_names,
     renames,
+    unplaced_names,
     unused_names,
 )
 
@@ -80,20 +81,21 @@ class ModelFolder:
             if name in saved or name not in computed and not ignored.search(name)
         }
 
-    def require_all(self, dtypes: Mapping[str, torch.dtype]) -> None:
-        """Raise ValueError if tensors that the class needs are missing or packed.
+    def require_all(self, specs: Mapping[str, TensorSpec]) -> None:
+        """Raise ValueError unless the files hold what the class needs, and no more.
 
         Args:
-            dtypes: Name in the model -> what the files hold.
+            specs: Name in the model -> what the files hold.
         """
-        missing = [] if renames(self.module) else missing_names(self.module, dtypes)
+        missing = [] if renames(self.module) else missing_names(self.module, specs)
+        state = self.module.state_dict()
         floating = {
-            n for n, t in self.module.state_dict().items() if t.is_floating_point()
+            name for name, tensor in state.items() if tensor.is_floating_point()
         }
         packed = [
             name
-            for name, dtype in dtypes.items()
-            if not dtype.is_floating_point and (name in floating or missing)
+            for name, spec in specs.items()
+            if not spec.dtype.is_floating_point and (name in floating or missing)
         ]
         if packed:
             raise ValueError(
@@ -106,8 +108,15 @@ class ModelFolder:
             raise ValueError(
                 f"{self.label}: {self.path} lacks {len(missing)} tensor(s) of a"
                 f" {type(self.module).__name__}: {shown(missing)}. It holds"
-                f" {shown(list(dtypes))}. Save the model again with"
+                f" {shown(list(specs))}. Save the model again with"
                 " model.save_pretrained(folder)."
+            )
+        odd = [] if renames(self.module) else unplaced_names(self.module, specs)
+        odd += [n for n in state if n in specs and state[n].shape != specs[n].shape]
+        if odd:
+            raise ValueError(
+                f"{self.label}: the config.json of {self.path} is of another size than its"
+                f" tensors: {shown(odd)}. Download or save the model again."
             )
 
 
@@ -137,12 +146,12 @@ def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> Mode
     require_plain_weights(path, label)
     try:
         config = AutoConfig.from_pretrained(str(path), **code_options)
-    except (OSError, ValueError, KeyError) as error:
+        with torch.device("meta"):  # shapes and names only
+            module = AutoModelForCausalLM.from_config(config, **code_options)
+    except UNREADABLE as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"{label}: {file} cannot be used ({reason}). Download or save it again."
         ) from error
-    with torch.device("meta"):  # shapes and names only
-        module = AutoModelForCausalLM.from_config(config, **code_options)
     module.tie_weights()
     return ModelFolder(path, label, config, module)

@@ -24,7 +24,14 @@ log = get_logger(__name__)
 
 INDEX = "model.safetensors.index.json"
 _FORMAT = 2  # of the manifest
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json")
+_WEIGHTS = (
+    "*.safetensors",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.index.json",
+    "adapter_config.json",
+)
 _PARTS = ("options", "inputs", "versions")  # of what a merge's numbers depend on
 
 

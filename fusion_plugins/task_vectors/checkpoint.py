@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .files import (
     TensorSpec,
@@ -17,8 +18,8 @@ from .files import (
     read_header,
     require_plain_weights,
     safetensors_files,
-    spec_bytes,
 )
+from .reading import OpenFile, Scratch, TensorReader
 
 # Fills a buffer with a tensor, or rows of its first dimension, converting the dtype.
 Reader = Callable[[Tensor, "slice | None"], None]
@@ -60,6 +61,8 @@ class StateDictCheckpoint(Checkpoint):
     """A `state_dict` in memory, or FusionBench's lazy one; errors call it `label`."""
 
     def __init__(self, state_dict: Mapping[str, Tensor], label: str):
+        for name, value in state_dict.items():
+            _require_plain(name, value, label)
         specs = {k: TensorSpec(tuple(v.shape), v.dtype) for k, v in state_dict.items()}
         super().__init__(label, specs)
         self._tensors = state_dict
@@ -75,6 +78,21 @@ class StateDictCheckpoint(Checkpoint):
                 place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
                 groups.setdefault(place, []).append(name)
         return [names for names in groups.values() if len(names) > 1]
+
+
+def _require_plain(name: str, value: Any, label: str) -> None:
+    kind = None
+    if not isinstance(value, Tensor):
+        kind = f"a {type(value).__name__}"
+    elif is_lazy(value) or value.is_meta:
+        kind = "without values"
+    elif value.is_quantized or value.layout != torch.strided or value.is_complex():
+        kind = f"a tensor of {value.dtype}, {value.layout}"
+    if kind is not None:
+        raise ValueError(
+            f"{label}: '{name}' is {kind}, which cannot be merged. Give a model with plain"
+            " tensors of real numbers, neither quantised nor sparse."
+        )
 
 
 def module_checkpoint(module: nn.Module, label: str) -> StateDictCheckpoint:
@@ -107,11 +125,11 @@ class _FileCheckpoint(Checkpoint):
     def reader(self, name: str) -> Reader:
         file, start = self._place_of[name]
         if not hasattr(self._own, "scratch"):
-            self._own.scratch = _Scratch()
+            self._own.scratch = Scratch()
         opened, scratch = self._opened(file), self._own.scratch
-        return _TensorReader(opened, start, self.specs[name], name, scratch)
+        return TensorReader(opened, start, self.specs[name], name, scratch)
 
-    def _opened(self, file: Any) -> _OpenFile:
+    def _opened(self, file: Any) -> OpenFile:
         raise NotImplementedError
 
 
@@ -133,15 +151,21 @@ class SafetensorsCheckpoint(_FileCheckpoint):
         specs: dict[str, TensorSpec] = {}
         places: dict[str, tuple[Path, int]] = {}
         for file in safetensors_files(self.path, label):
-            specs |= read_header(file, label)
+            for name, spec in read_header(file, label).items():
+                if name in specs:
+                    raise ValueError(
+                        f"{label}: tensor '{name}' is both in {places[name][0]} and in"
+                        f" {file.name}. Save the model again, with each tensor once."
+                    )
+                specs[name] = spec
             for name, start in data_starts(file).items():
                 places[name] = (file, start)
         super().__init__(label, specs, places)
 
-    def _opened(self, file: Path) -> _OpenFile:
+    def _opened(self, file: Path) -> OpenFile:
         held = getattr(self._own, "file", None)
         if held is None or held.path != file:
-            held = self._own.file = _OpenFile(
+            held = self._own.file = OpenFile(
                 file, file.open("rb", buffering=0), self.label
             )
         return held
@@ -158,7 +182,7 @@ class SpilledCheckpoint(_FileCheckpoint):
     def __init__(self, module: nn.Module, label: str):
         held = module_checkpoint(module, label)
         stream = tempfile.TemporaryFile(buffering=0)
-        self._file = _OpenFile(Path("its temporary copy"), stream, label)
+        self._file = OpenFile(Path("its temporary copy"), stream, label)
         first = {name: group[0] for group in held.tied_groups() for name in group}
         places: dict[str, tuple[None, int]] = {}
         for name in held.specs:
@@ -172,76 +196,5 @@ class SpilledCheckpoint(_FileCheckpoint):
                 content = content[stream.write(content) :]
         super().__init__(label, held.specs, places)
 
-    def _opened(self, file: None) -> _OpenFile:
+    def _opened(self, file: None) -> OpenFile:
         return self._file
-
-
-class _Scratch:
-    """Bytes to read into, a thread's own; new memory would cost page faults."""
-
-    def __init__(self) -> None:
-        self._reserve(2**18)
-
-    def _reserve(self, size: int) -> None:
-        self._tensor = torch.empty(size, dtype=torch.uint8)
-        self._view = self._tensor.numpy().data
-
-    def take(self, size: int) -> tuple[Tensor, memoryview]:
-        """The first `size` bytes, as a tensor and as what a file reads into."""
-        if size > len(self._view):
-            self._reserve(size)
-        return self._tensor[:size], self._view[:size]
-
-
-class _TensorReader:
-    """Reads rows of one tensor; what they have in common is looked up once."""
-
-    def __init__(
-        self,
-        file: _OpenFile,
-        start: int,
-        spec: TensorSpec,
-        name: str,
-        scratch: _Scratch,
-    ):
-        self._file, self._start, self._dtype, self._name = file, start, spec.dtype, name
-        self._row_bytes = spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
-        self._scratch = scratch
-
-    def __call__(self, out: Tensor, rows: slice | None) -> None:
-        # Plain reads, not a mapping: that costs a page fault for every few pages, and
-        # its pages count as this process's memory.
-        start = self._start
-        if rows is not None:
-            start += rows.start * self._row_bytes
-        if out.dtype == self._dtype and out.is_contiguous():
-            content = out.view(-1).view(torch.uint8).numpy().data
-            self._file.read_into(content, start, self._name)
-            return
-        stored, content = self._scratch.take(out.numel() * self._dtype.itemsize)
-        self._file.read_into(content, start, self._name)
-        out.copy_(stored.view(self._dtype).view(out.shape))
-
-
-class _OpenFile:
-    """A file that stays open: the system reads ahead only behind one handle."""
-
-    def __init__(self, path: Path, stream: Any, label: str):
-        self.path, self._stream, self._label = path, stream, label
-        self._lock = threading.Lock()  # threads may share a file without a name
-
-    def read_into(self, content: memoryview, start: int, name: str) -> None:
-        """Fill `content` from byte `start`, where tensor `name` is."""
-        with self._lock:
-            self._stream.seek(start)
-            while content:  # one call gives 2 GiB at most
-                count = self._stream.readinto(content)
-                if not count:
-                    raise ValueError(
-                        f"{self._label}: {self.path} ends inside tensor '{name}'; was it"
-                        " replaced while it was read? Save it again."
-                    )
-                content = content[count:]
-
-    def __del__(self) -> None:
-        self._stream.close()

@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,6 +78,17 @@ def safetensors_files(path: Path, label: str) -> list[Path]:
 
 
 def _indexed_files(index: Path, label: str) -> list[Path]:
+    files = _listed_files(index, label)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"{label}: {index} lists {missing}, which are not in {index.parent}."
+            f" {_DOWNLOAD_AGAIN}"
+        )
+    return files
+
+
+def _listed_files(index: Path, label: str) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
@@ -91,14 +102,7 @@ def _indexed_files(index: Path, label: str) -> list[Path]:
             f"{label}: {index} names {outside[0]!r}, which is not in its own folder. Put"
             " the file beside the index and correct its name there, if you trust it."
         )
-    files = [index.parent / name for name in names]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise ValueError(
-            f"{label}: {index} lists {missing}, which are not in {index.parent}."
-            f" {_DOWNLOAD_AGAIN}"
-        )
-    return files
+    return [index.parent / name for name in names]
 
 
 def read_header(file: Path, label: str) -> dict[str, TensorSpec]:
@@ -149,7 +153,8 @@ def read_folder(folder: Path, label: str) -> dict[str, Tensor]:
     Raises:
         ValueError: A file is damaged or missing.
     """
-    for index in folder.glob("*.index.json"):
+    whole = (folder / "model.safetensors").is_file()  # then nobody reads an index
+    for index in () if whole else folder.glob("*.index.json"):
         _indexed_files(index, label)
     files = sorted(folder.glob("pytorch_model*.bin"))
     if any(folder.glob("*.safetensors")) or not files:
@@ -173,8 +178,7 @@ def read_tensors(file: Path, label: str) -> dict[str, Tensor]:
     except UNREADABLE as error:
         raise ValueError(
             f"{label}: {file} is truncated or no state dict written by torch.save"
-            f" ({one_line(error)[:200]}). Download or save it again; a git-lfs pointer"
-            " needs `git lfs pull`."
+            f" ({one_line(error)[:200]}). {_DOWNLOAD_AGAIN}"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -193,12 +197,13 @@ def require_plain_weights(source: object, label: str) -> None:
         label: What error messages call the model.
 
     Raises:
-        ValueError: It is quantised, its config is damaged, or there are two sets of
-            weights, of which nobody knows which one is meant.
+        ValueError: It is quantised, its config is damaged, or it has two sets of weights.
     """
     if isinstance(source, Path):
         _refuse_two_sets(source, label)
-        found, where = _quantisation(source / "config.json", label), str(source)
+        file, where = source / "config.json", str(source)
+        settings = read_config(file, label) if file.is_file() else {}
+        found = settings.get("quantization_config")
     else:
         config = getattr(source, "config", None)
         found = getattr(config, "quantization_config", None)
@@ -213,15 +218,13 @@ def require_plain_weights(source: object, label: str) -> None:
 
 
 def _refuse_two_sets(folder: Path, label: str) -> None:
-    whole, indices = folder / "model.safetensors", folder.glob(
-        "*.safetensors.index.json"
-    )
-    index = next(indices, None)
-    if index is not None and whole.is_file():
-        raise ValueError(
-            f"{label}: {folder} holds two sets of weights, {whole.name} and the shards of"
-            f" {index.name}. Delete the one that is out of date."
-        )
+    whole = folder / "model.safetensors"
+    for index in folder.glob("*.safetensors.index.json") if whole.is_file() else ():
+        if any(file.is_file() for file in _listed_files(index, label)):
+            raise ValueError(
+                f"{label}: {folder} holds two sets of weights, {whole.name} and the shards"
+                f" of {index.name}. Delete the one that is out of date."
+            )
     for pickled in folder.glob("pytorch_model*.bin"):
         if whole.is_file() and _younger(pickled, whole):
             log.warning(
@@ -237,12 +240,11 @@ def _younger(first: Path, second: Path) -> bool:
     return times[0] - times[1] > 3600 and not first.is_symlink()
 
 
-def _quantisation(config: Path, label: str) -> object:
-    if not config.is_file():
-        return None
+def read_config(file: Path, label: str) -> dict[str, Any]:
+    """A model's ``config.json``; raises ValueError if it is damaged."""
     try:
-        return json.loads(config.read_bytes()).get("quantization_config")
-    except (ValueError, AttributeError) as error:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{label}: {config} is damaged ({error}). Download or save it again."
+            f"{label}: {file} is damaged ({error}). Download or save it again."
         ) from error

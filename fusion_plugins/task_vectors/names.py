@@ -7,6 +7,7 @@ by releases of transformers: up to 5.5, names of CLIP's vision model start with
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import (
     Callable,
@@ -228,11 +229,15 @@ def say_renamed(names: Mapping[str, str], label: str, source: object) -> None:
         label: What messages call the model.
         source: Where the files are.
     """
-    renamed = next(((n, s) for n, s in names.items() if n != s), None)
-    if renamed is not None:
-        log.info(
+    renamed = [(n, s) for n, s in names.items() if n != s]
+    if renamed:
+        ours, theirs = renamed[0]
+        # Releases of transformers call the tower differently: nothing to look into.
+        usual = all(TOWER + n == s or n == TOWER + s for n, s in renamed)
+        log.log(
+            logging.DEBUG if usual else logging.INFO,
             "%s: names in %s differ by a known prefix; '%s' is loaded as '%s', and so on.",
-            *(label, source, renamed[1], renamed[0]),
+            *(label, source, theirs, ours),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -46,12 +47,15 @@ def _labelled(sample: Any, read: Callable[[Any], Any]) -> tuple[Any, float]:
 
 def _number(label: Any) -> float:
     try:
-        return float(label)
+        number = float(label)
     except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError(
             f"its label is {label!r}, expected a number. Turn names into numbers, for"
             " example with datasets' class_encode_column."
-        ) from None
+        )
+    return number
 
 
 def check_texts(task: str, raw: Any, fields: Sequence[str] | None) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ..common.logging import get_logger
 from ..learned.algorithm import LearnedMergeAlgorithm
 from .objective import TintingObjective
 from .options import TintingOptions
+
+log = get_logger(__name__)
 
 
 class TintingAlgorithm(LearnedMergeAlgorithm):
@@ -24,6 +27,7 @@ class TintingAlgorithm(LearnedMergeAlgorithm):
     Options = TintingOptions
     options: TintingOptions
 
-    def objective(self) -> TintingObjective:
+    def make_objective(self) -> TintingObjective:
+        log.info("Model Tinting: %s", self.options.describe_preset())
         rounds = 1 if self.is_debug_mode else self.options.rounds
         return TintingObjective(self.options, rounds, self.profile)

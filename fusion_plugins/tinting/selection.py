@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..adaptation import Batch, Callback, StepReport, TeacherLabels, Training
+from ..adaptation import Batch, Callback, Losses, StepReport, TeacherLabels, Training
 from ..common.logging import get_logger
+from ..learned.functional import pseudo_label_loss
 from . import functional
 from .options import TintingOptions
 
@@ -93,22 +94,20 @@ class PseudoLabelLoss:
     teachers: Mapping[str, TeacherLabels]
     selection: SelectionLog
 
-    def __call__(
-        self, task: str, logits: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, task: str, logits: Tensor, batch: Batch) -> Losses:
         teacher = self.teachers[task]
         samples = batch.samples.to(logits.device)
         if teacher.outputs is not None:
             values = functional.output_loss(logits, teacher.outputs[samples])
-            return values, torch.ones_like(values)
+            return Losses(values)
         labels, confidence = teacher.labels[samples], teacher.confidence[samples]
         target = labels
         if teacher.probabilities is not None:
             target = teacher.probabilities[samples]
-        values = functional.pseudo_label_loss(logits, target)
+        values = pseudo_label_loss(logits, target)
         selected = self._selected(logits, labels, confidence)
         self.selection.note(task, logits, labels, confidence)
-        return values, selected.to(values)
+        return Losses(values, selected.to(values))
 
     def _selected(self, logits: Tensor, labels: Tensor, confidence: Tensor) -> Tensor:
         if self.options.sampling == "confidence_gap":

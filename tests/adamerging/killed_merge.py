@@ -23,6 +23,7 @@ def run(pool: str, checkpoints: Path, result: Path) -> None:
         max_samples=24,
         num_workers=0,
         guard_every=4,
+        preset="official",
         guard_samples=16,
         checkpoint_dir=str(checkpoints),
         checkpoint_every=EVERY,

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from fusion_plugins import AdaMergingAlgorithm
-from fusion_plugins.adamerging.algorithm import PRESETS
+from fusion_plugins.adamerging.options import OBJECTIVES, AdaMergingOptions
 from fusion_plugins.awd.disentangle import disentangle
 from fusion_plugins.awd.functional import Descent
 from fusion_plugins.common.order import SampleOrder
@@ -105,7 +105,8 @@ def trimmed_models(models: dict, keep: float) -> dict[str, nn.Module]:
 
 def run(models=None, **options):
     """The algorithm after its run, and the merged model."""
-    settings = {"steps": 8, "lr": 1e-2, "checkpoint_dir": None, "guard_every": 4}
+    settings = {"preset": "official", "steps": 8, "lr": 1e-2, "guard_every": 4}
+    settings |= {"checkpoint_dir": None}
     algorithm = AdaMergingAlgorithm(**(settings | options))
     algorithm.fabric = Fabric(accelerator="cpu", devices=1)
     models = toy_models() if models is None else models
@@ -150,6 +151,45 @@ class TestAdaMerging(unittest.TestCase):
         losses = [entry["loss"] for entry in algorithm.history]
         self.assertLess(sum(losses[-10:]), 0.9 * sum(losses[:10]))
 
+    def test_every_objective_learns_what_it_says(self):
+        """The first step's loss, worked out from the model that task arithmetic gives."""
+        _, start = run(steps=0)
+        adapter = ToyAdapter(BaseModelPool(dict(toy_models())))
+        order, heads = SampleOrder(0, 16), adapter.heads()
+        wanted = dict.fromkeys(OBJECTIVES, 0.0)
+        for task in TASKS:
+            expert, samples = toy_models()[task], adapter.dataset(task, "test")
+            for draw in (0, 1):
+                inputs = samples[order.batch(task, 30, draw)]
+                logits = heads[task](start(inputs))
+                sure = torch.distributions.Categorical(logits=logits)
+                mean = torch.distributions.Categorical(sure.probs.mean(0))
+                labels = heads[task](expert(inputs)).argmax(1)
+                entropy = sure.entropy().mean().item()
+                wanted["entropy"] += entropy
+                marginal = 0.5 * mean.entropy().item()
+                wanted["information_maximisation"] += entropy - marginal
+                wanted["expert_labels"] -= sure.log_prob(labels).mean().item()
+        for kind, want in wanted.items():
+            with self.subTest(kind):
+                algorithm, _ = run(steps=1, objective=kind, marginal_weight=0.5)
+                self.assertAlmostEqual(algorithm.history[0]["loss"], want, places=4)
+
+    def test_the_unpublished_presets_end_at_their_best_state(self):
+        """From the start that agrees best; later checks without a gain end the run."""
+        for preset in ("default", "fast"):
+            for objective in OBJECTIVES:
+                with self.subTest(preset=preset, objective=objective):
+                    given = {"preset": preset, "objective": objective, "lr": 0.3}
+                    algorithm, merged = run(steps=40, guard_every=2, **given)
+                    agreements = [e["agreement"] for e in algorithm.guard_history]
+                    best = agreements.index(max(agreements))
+                    self.assertLessEqual(len(agreements), best + 4)
+                    _, again = run(**given, steps=2 * best, guard_every=0)
+                    self.assert_same_model(merged, again)
+                    _, start = run(**given, steps=0)
+                    self.assertNotEqual(algorithm.options.init, 0.3)
+
     def test_one_task(self):
         models = {name: toy_models()[name] for name in ("_pretrained_", "two")}
         algorithm, merged = run(models)
@@ -181,23 +221,30 @@ class TestAdaMerging(unittest.TestCase):
         self.assertEqual(len(algorithm.history), 8)
 
     def test_presets_differ_in_every_setting_and_reach_the_run(self):
-        for name, want in PRESETS.items():
-            objective = AdaMergingAlgorithm(preset=name).objective()
-            self.assertEqual(objective.protocol, want)
+        for name, want in AdaMergingOptions.PRESETS.items():
+            algorithm = AdaMergingAlgorithm(preset=name)
+            objective = algorithm.make_objective()
+            self.assertEqual(algorithm.options.from_preset, want)
+            self.assertEqual(objective.protocol.items() - want.items(), set())
+            self.assertEqual(objective.kind, want["objective"])
             schedule = objective.schedule(3, SampleOrder(0, 16))
             self.assertEqual(schedule.steps, want["steps"])
             self.assertEqual(len(schedule.draws(0)[0][1]), want["batches_per_task"])
             self.assertEqual(objective.clamps, want["clamp"])
             sure = torch.tensor([[60.0, 0.0]])
-            value, weight = objective.loss("one", sure, None)
+            losses = objective.loss("one", sure, None)
             floor = -1e-8 if want["entropy_eps"] else 0
-            self.assertAlmostEqual(value.item(), floor, delta=1e-9 + abs(floor))
-            self.assertEqual(weight.item(), 1)
-        official, port = PRESETS["official"], PRESETS["fusion_bench"]
-        self.assertEqual(official.keys(), port.keys())
-        self.assertTrue(all(official[key] != port[key] for key in official))
-        self.assertEqual(tuple(official.values()), (True, 500, 2, 0.0))
-        self.assertEqual(tuple(port.values()), (False, 1000, 1, 1e-8))
+            self.assertAlmostEqual(losses.values.item(), floor, delta=1e-9 + abs(floor))
+            self.assertEqual(losses.of_mean is None, want["objective"] == "entropy")
+
+    def test_the_published_presets_are_what_was_published(self):
+        shared = ("entropy", 1e-3, False)
+        for name, want in {
+            "official": (True, 500, 2, 0.0, *shared),
+            "fusion_bench": (False, 1000, 1, 1e-8, *shared),
+        }.items():
+            options = AdaMergingAlgorithm(preset=name).options
+            self.assertEqual(tuple(options.from_preset.values())[:7], want)
 
     def test_an_explicit_option_beats_the_preset_and_the_log_says_so(self):
         changed = {
@@ -207,10 +254,12 @@ class TestAdaMerging(unittest.TestCase):
             "entropy_eps": 0.5,
         }
         with self.assertLogs(LOGGER, logging.INFO) as caught:
-            objective = AdaMergingAlgorithm(**changed).objective()
-            AdaMergingAlgorithm(preset="fusion_bench").objective()
+            objective = AdaMergingAlgorithm(**changed).make_objective()
+            AdaMergingAlgorithm(preset="fusion_bench").make_objective()
         self.assertEqual(objective.protocol, changed)
-        self.assertIn("preset 'official' with {'clamp': False", caught.output[0])
+        self.assertIn("preset 'default' with {'clamp': False", caught.output[0])
+        self.assertIn("a collapse is announced, not stopped", caught.output[1])
+        self.assertNotIn("a collapse is announced", caught.output[0])
         self.assertIn("'steps': 7", caught.output[0])
         self.assertIn("preset 'fusion_bench': {'clamp': False", caught.output[1])
         self.assertIn("'steps': 1000", caught.output[1])

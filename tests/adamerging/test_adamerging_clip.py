@@ -32,6 +32,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "config"
 METHODS = sorted(path.stem for path in CONFIG.glob("method/*adamerging*.yaml"))
 SITE = Path(fusion_bench.__file__).resolve().parents[1]
 QUICK = {
+    "preset": "official",
     "steps": 4,
     "max_samples": 40,
     "guard_every": 2,
@@ -293,6 +294,7 @@ def test_the_history_is_whole(finished, tiny_modelpool):
     record = json.loads((folder / "history.json").read_text())
     assert [entry["step"] for entry in record["steps"]] == [0, 1, 2, 3]
     assert [entry["step"] for entry in record["guard"]] == [0, 2, 4]
+    assert record["samples"] == dict.fromkeys(algorithm.result.tasks, 4 * 2 * 16)
     first, last = record["steps"][0], record["steps"][-1]
     for task in tiny_modelpool.model_names:
         # A draw's mean entropy is its loss; an official step adds up two draws.
@@ -367,7 +369,7 @@ def test_the_log_names_the_protocol_and_a_collapse(tiny_modelpool, caplog):
             tiny_modelpool, lr=1.0, steps=12, preset="fusion_bench", init=0.1
         )
     text = caplog.text
-    assert "AdaMerging: preset 'fusion_bench' with {'steps': 12}" in text
+    assert "AdaMerging: preset 'fusion_bench' with {'steps': 12, 'lr': 1.0, " in text
     assert "Entropy collapse at step" in text
     agreements = [entry["agreement"] for entry in algorithm.guard_history]
     assert agreements[-1] < agreements[0] - 0.05

@@ -16,7 +16,10 @@ from fusion_plugins.learned.artifacts import (
 )
 
 BAD_OPTIONS = [
-    ({"preset": "paper"}, "preset is 'paper', expected one of ['official', 'fusion_b"),
+    (
+        {"preset": "paper"},
+        "preset is 'paper', expected one of ['default', 'fast', 'official', 'fusion_b",
+    ),
     ({"clamp": "yes"}, "clamp is 'yes', expected one of [None, True, False]"),
     ({"steps": -1}, "steps is -1, expected a whole number >= 0"),
     ({"steps": 2.5}, "steps is 2.5, expected a whole number"),
@@ -48,7 +51,8 @@ BAD_OPTIONS = [
     ({"task_vector_dtype": "half"}, "task_vector_dtype is 'half', expected one of"),
     ({"offload": "no"}, "offload is 'no', expected one of [True, False]"),
     ({"compile": 3}, "compile is 3, expected one of [True, False]"),
-    ({"stop_on_collapse": None}, "stop_on_collapse is None, expected one of"),
+    ({"offload": None}, "offload is None, expected one of"),
+    ({"objective": "labels"}, "objective is 'labels', expected one of"),
     ({"save_model": "y"}, "save_model is 'y', expected one of"),
     ({"batch_tasks": "all"}, "batch_tasks is 'all', expected one of ['auto', True"),
     ({"cache": "gpu"}, "cache is 'gpu', expected one of ['cpu', 'device', 'none']"),

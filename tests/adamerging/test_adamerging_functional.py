@@ -1,11 +1,15 @@
-"""The entropy of predictions."""
+"""The objectives: entropy, that of the mean prediction, and the experts' labels."""
 
 import math
 
 import pytest
 import torch
 
-from fusion_plugins.adamerging.functional import prediction_entropy
+from fusion_plugins.adamerging.functional import (
+    marginal_negentropy,
+    prediction_entropy,
+)
+from fusion_plugins.learned.functional import pseudo_label_loss
 
 
 def plain_entropy(logits: list[float], eps: float) -> float:
@@ -47,3 +51,45 @@ def test_other_shapes_are_refused():
         ValueError, match=r"shape \(4,\), expected \(samples, classes\)"
     ):
         prediction_entropy(torch.zeros(4))
+
+
+def test_the_marginal_is_the_formula_as_plain_loops():
+    torch.manual_seed(2)
+    logits = 3 * torch.randn(3, 6, 5, dtype=torch.float64)
+    want = []
+    for batch in logits.tolist():
+        exponentials = [[math.exp(v) for v in row] for row in batch]
+        shares = [[v / sum(row) for v in row] for row in exponentials]
+        mean = [sum(column) / len(batch) for column in zip(*shares, strict=True)]
+        want.append(sum(q * math.log(q) for q in mean))
+    got = marginal_negentropy(logits.softmax(-1).mean(1))
+    torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64))
+
+
+def test_one_class_for_all_costs_nothing_less_than_diversity():
+    sure = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)  # 0 in float32
+    one_class = marginal_negentropy(sure.softmax(-1).mean(0))
+    assert one_class == 0
+    one_class.backward()
+    assert torch.isfinite(sure.grad).all()
+    assert marginal_negentropy(torch.full((3,), 1 / 3)) == pytest.approx(-math.log(3))
+
+
+def information_maximisation(logits):
+    mean = logits.softmax(-1).mean(0)
+    return prediction_entropy(logits).mean() + 0.7 * marginal_negentropy(mean)
+
+
+OBJECTIVES = {
+    "entropy": prediction_entropy,
+    "entropy with epsilon": lambda logits: prediction_entropy(logits, 1e-3),
+    "information_maximisation": information_maximisation,
+    "expert_labels": lambda logits: pseudo_label_loss(logits, torch.arange(5) % 4),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_equal_finite_differences(name):
+    torch.manual_seed(3)
+    logits = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(OBJECTIVES[name], logits)

@@ -46,6 +46,7 @@ register_adapter(OwnHeadsPool, OwnHeads)
 def algorithm(folder: Path, kind=AdaMergingAlgorithm, **options):
     """A method with checkpoints and a log folder, but no logger."""
     options = {"steps": STEPS, "lr": 1e-2, "guard_every": 4} | options
+    options = {"preset": "official"} | options
     options = {"checkpoint_every": EVERY, "num_workers": 0} | options
     options = {"checkpoint_dir": str(folder / "kept"), "save_model": False} | options
     return on_cpu(kind(**options), folder / "log")

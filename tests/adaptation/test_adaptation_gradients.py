@@ -5,7 +5,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 from torch.func import functional_call
-from toy_engine import TASKS, Normed, Plain, Tied, learned, make_engine, models
+from toy_engine import (
+    TASKS,
+    Normed,
+    Plain,
+    Tied,
+    information,
+    learned,
+    make_engine,
+    models,
+)
 
 from fusion_plugins.adaptation import Coefficients, Engine
 
@@ -40,7 +49,10 @@ def explicit_gradient(engine: Engine, kind, coefficients: Tensor) -> Tensor:
         for draw in draws:
             inputs = task.source.batch([draw]).inputs
             features = functional_call(base.eval(), merged, (inputs,))
-            loss = loss + Categorical(logits=task.head(features)).entropy().mean()
+            predicted = Categorical(logits=task.head(features))
+            loss = loss + predicted.entropy().mean()
+            if engine.loss is information:
+                loss = loss - Categorical(predicted.probs.mean(0)).entropy()
     return torch.autograd.grad(loss, coefficients, retain_graph=True)[0]
 
 
@@ -82,6 +94,18 @@ def test_gradients_equal_autograd(kind, granularity, clamp):
     got = first_gradient(engine)
     assert_relatively_close(got, want)
     assert not clamp or (got[outside] == 0).all()
+
+
+@pytest.mark.parametrize("batch_tasks", [True, False])
+def test_gradients_of_a_term_of_whole_draws_equal_autograd(batch_tasks):
+    """A draw's term is of its own mean, not of the step's or the task's."""
+    options = {"loss": information, "batch_tasks": batch_tasks, "clamp": False}
+    engine = make_engine(dtype=torch.float64, **options)
+    raw = spread_raw(engine)
+    want = explicit_gradient(engine, Plain, raw)
+    plain = explicit_gradient(make_engine(dtype=torch.float64), Plain, raw)
+    assert (want - plain).norm() > 0.1 * plain.norm()
+    assert_relatively_close(first_gradient(engine), want)
 
 
 @pytest.mark.parametrize("start", [0.0, 1.0])

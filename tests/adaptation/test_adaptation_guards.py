@@ -23,6 +23,7 @@ from fusion_plugins.adaptation import (
     Checkpoints,
     CollapseGuard,
     JointSchedule,
+    Losses,
     batching,
     expert_predictions,
 )
@@ -76,7 +77,11 @@ def test_stopping_returns_exactly_the_best_state(caplog):
     until_best, _ = collapsing_engine(steps=max(best, 1))
     want = learned(until_best) if best else torch.full_like(raw, 0.3)
     assert torch.equal(raw, want)
-    assert warnings_of(caplog)[-1] == f"Stopped; the state of step {best} is returned."
+    assert warnings_of(caplog)[-1] == (
+        f"Stopped at step {engine.step}; the state of step {best} is returned, which"
+        f" agrees best with the experts ({guard.best['agreement']:.1%})."
+        " stop_on_collapse=false returns the last one."
+    )
     merged = engine.weights.module.out.weight.clone()
     engine.materialise()
     assert torch.equal(merged, engine.weights.module.out.weight)
@@ -91,6 +96,26 @@ def test_the_best_state_may_lie_behind_the_start():
     best = guard.best["step"]
     assert 0 < best < engine.step < 60
     assert torch.equal(raw, learned(make_engine(lr=1e-2, steps=best)))
+
+
+def test_no_gain_ends_a_run_and_the_end_returns_the_best_state(caplog):
+    """With a fall that is no collapse: no warning, but the state of the peak."""
+    ends = {}
+    for patience in (0, 3):
+        predictor = make_predictor()
+        guard = make_guard(predictor, every=1, drop=1, excess=1, stop=True)
+        guard.patience = patience
+        engine = make_engine(lr=1e-2, steps=60, predictor=predictor, callbacks=[guard])
+        with caplog.at_level(logging.INFO):
+            raw = learned(engine)
+        best, (text, *more) = guard.best["step"], warnings_of(caplog)
+        caplog.clear()
+        assert torch.equal(raw, learned(make_engine(lr=1e-2, steps=best)))
+        assert f"the state of step {best} is returned" in text and not more
+        ends[patience] = engine.step, best, text.split(";")[0]
+    assert ends[0][0] == 60 and ends[0][2] == "The run ended at step 60"
+    step, best, text = ends[3]
+    assert step == best + 3 and text == f"No gain in 3 checks, at step {step}"
 
 
 def test_a_healthy_run_does_not_warn(caplog):
@@ -173,7 +198,7 @@ def test_nan_stops_with_task_and_step_and_keeps_the_last_checkpoint(tmp_path, wh
                 values = values * float("nan")
             else:  # finite, but the root's slope at 0 is infinite times 0
                 values = values + (logits.sum(1) * 0).sqrt()
-        return values, torch.ones_like(values)
+        return Losses(values)
 
     def run(until: int, folder, **options):
         saver = Checkpoints(folder, {"run": 1}, every=2)
@@ -192,7 +217,7 @@ def test_nan_stops_with_task_and_step_and_keeps_the_last_checkpoint(tmp_path, wh
 
     def sound(task, logits, batch):
         values = logits.logsumexp(1) - logits.mean(1)
-        return values, torch.ones_like(values)
+        return Losses(values)
 
     again, resumed = run(4, tmp_path / "b", loss=sound, batch_tasks=False)
     want = learned(again)
@@ -206,7 +231,7 @@ def test_a_nan_in_a_tasks_own_parameters_stops_the_run():
 
     def spoiled(task, logits, batch):
         values = logits.logsumexp(1) + (own.sqrt() * 0 if task == "task2" else 0)
-        return values, torch.ones_like(values)
+        return Losses(values)
 
     predictor = make_predictor()
     predictor.tasks[2] = replace(predictor.tasks[2], parameters=(own,))
@@ -219,7 +244,7 @@ def test_a_nan_in_a_tasks_own_parameters_stops_the_run():
 def test_a_step_whose_samples_all_drop_out_changes_nothing():
     def none_kept(task, logits, batch):
         values = logits.logsumexp(1)
-        return values, torch.zeros_like(values)
+        return Losses(values, torch.zeros_like(values))
 
     engine = make_engine(steps=3, loss=none_kept)
     assert (learned(engine) == 0.3).all() and engine.step == 3
@@ -227,7 +252,7 @@ def test_a_step_whose_samples_all_drop_out_changes_nothing():
 
 def test_a_draws_loss_is_the_weighted_mean_of_its_samples():
     def weighted(task, logits, batch):
-        return logits[:, 0], (batch.samples % 3).float()
+        return Losses(logits[:, 0], (batch.samples % 3).float())
 
     engine = make_engine(steps=1, loss=weighted)
     engine.materialise()

@@ -10,7 +10,10 @@ from lightning import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fusion_plugins.adamerging.functional import prediction_entropy
+from fusion_plugins.adamerging.functional import (
+    marginal_negentropy,
+    prediction_entropy,
+)
 from fusion_plugins.adaptation import (
     AdaptationTask,
     Coefficients,
@@ -18,6 +21,7 @@ from fusion_plugins.adaptation import (
     Engine,
     JointSchedule,
     KeptSamples,
+    Losses,
     MergedWeights,
     Predictor,
     SampleOrder,
@@ -143,9 +147,15 @@ def heads(dtype=torch.float32) -> dict[str, nn.Linear]:
     }
 
 
-def entropy(task: str, logits: Tensor, batch) -> tuple[Tensor, Tensor]:
+def entropy(task: str, logits: Tensor, batch) -> Losses:
     values = prediction_entropy(logits)
-    return values, torch.ones_like(values)
+    return Losses(values)
+
+
+def information(task: str, logits: Tensor, batch) -> Losses:
+    """With a term of whole draws."""
+    shares = logits.softmax(-1)
+    return Losses(prediction_entropy(logits), None, shares, marginal_negentropy)
 
 
 def cpu_fabric(**kwargs) -> Fabric:

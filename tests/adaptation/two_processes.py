@@ -5,7 +5,14 @@ from pathlib import Path
 
 import torch
 from lightning import Fabric
-from toy_engine import TASKS, heads, make_engine, make_guard, make_predictor
+from toy_engine import (
+    TASKS,
+    heads,
+    information,
+    make_engine,
+    make_guard,
+    make_predictor,
+)
 
 from fusion_plugins.adaptation import (
     Checkpoints,
@@ -24,6 +31,7 @@ CASES = {
     "one sample more": {"batch_size": 3},
     "task by task": {"batch_size": 5, "batch_tasks": False},
     "task-wise": {"batch_size": 6, "granularity": "task"},
+    "a term of whole draws": {"batch_size": 7, "loss": information},
 }
 
 

@@ -96,10 +96,12 @@ def test_reported_norms_are_those_of_the_vectors():
     assert result.delta_norm() == pytest.approx(delta.norm().item(), rel=1e-5)
 
 
-def test_the_picture_of_the_cosines_is_a_png(tmp_path):
+def test_the_picture_of_the_cosines_is_png_svg_and_pdf(tmp_path):
     with_logger(tmp_path, **OPTIONS).run(make_pool())
     (file,) = tmp_path.rglob("awd_cosines.png")
     assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 5000
+    assert "mean |cos|" in file.with_suffix(".svg").read_text()
+    assert file.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_one_expert_and_no_logger_are_reported_too(tmp_path, monkeypatch):

@@ -18,6 +18,11 @@ PICTURE = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
 OTHER = Image.fromarray(np.arange(1, 13, dtype=np.uint8).reshape(2, 2, 3))
 
 
+def recoloured(picture: Image.Image) -> Image.Image:
+    picture.putpalette(bytes(reversed(picture.getpalette())))
+    return picture
+
+
 @pytest.mark.parametrize(
     "one, other",
     [
@@ -27,6 +32,8 @@ OTHER = Image.fromarray(np.arange(1, 13, dtype=np.uint8).reshape(2, 2, 3))
         (torch.zeros(2, dtype=torch.bfloat16), torch.ones(2, dtype=torch.bfloat16)),
         (np.zeros(2), np.ones(2)),
         (PICTURE, OTHER),
+        (PICTURE.convert("P"), recoloured(PICTURE.convert("P"))),
+        (np.array(["a"] * 3000, object), np.array(["a"] * 2999 + ["b"], object)),
         ("ab", ["a", "b"]),
         (["ab", "c"], ["a", "bc"]),
         ({"a": 1}, {"a": 2}),

@@ -23,7 +23,7 @@ def run(folder: Path) -> None:
 
 def lasting(cell: dict) -> dict:
     """What of a cell no clock decides."""
-    passing = ("seconds", "finished", "peak_memory_mib")
+    passing = ("seconds", "finished", "peak_memory_mib", "memory_before_mib")
     return {key: value for key, value in cell.items() if key not in passing}
 
 

@@ -4,8 +4,9 @@ import json
 import os
 from html.parser import HTMLParser
 
-from sample_results import METHODS, sample_published, write_sample
+from sample_results import METHODS, sample_published, write_large, write_sample
 
+from fusion_plugins.compare.pictures import baseline_of, draw_pictures
 from fusion_plugins.compare.report import render
 from fusion_plugins.compare.results import Comparison
 
@@ -49,15 +50,23 @@ class Page(HTMLParser):
         return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
 
 
-def write_report(folder):
+def page_of(folder, pictures=True):
+    """The page of a results folder; without its figures it is made much faster."""
+    comparison = Comparison.read(folder)
+    baseline = baseline_of(comparison)
+    drawn = draw_pictures(comparison, baseline) if pictures else ()
+    return render(comparison, drawn, baseline)
+
+
+def write_report(folder, pictures=True):
     """The page of a results folder, written into it."""
     path = folder / "report.html"
-    path.write_text(render(Comparison.read(folder)), "utf-8")
+    path.write_text(page_of(folder, pictures), "utf-8")
     return path
 
 
-def report(folder, **options):
-    return Page(render(Comparison.read(write_sample(folder, **options))))
+def report(folder, pictures=True, **options):
+    return Page(page_of(write_sample(folder, **options), pictures))
 
 
 def edit_cell(folder, change, pattern="*"):
@@ -91,14 +100,10 @@ NASTY = (
 
 
 def write_pages(root):
-    """Name -> URL of a usual page, a long one, a short one, a failed one, a hostile one."""
-    many = [
-        (f"method_{i}", {"alpha": i}, 0.6, 2.0**i, True, i < 2, True) for i in range(25)
-    ]
-    long_names = [f"a_rather_long_task_name_{index}" for index in range(20)]
+    """Name -> URL of a usual page, the largest, a short one, a failed one, a hostile one."""
     folders = {
         "usual": write_sample(root / "usual", published=sample_published()),
-        "many": write_sample(root / "many", methods=many, tasks=long_names, layers=20),
+        "large": write_large(root / "large"),
         "one": write_sample(root / "one", methods=METHODS[5:6], seeds=(0,)),
         "failed": write_sample(root / "failed", methods=METHODS[-1:]),
         "nasty": write_sample(root / "nasty", methods=NASTY, tasks=("<b>a", "b", "c")),

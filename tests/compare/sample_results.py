@@ -19,6 +19,43 @@ METHODS = (
     ("tinting_pp", {}, 0.86, 133.0, True, False, True),
     ("wudi/wudi", {}, None, None, False, False, False),
 )
+# The largest comparison that tables, figures and page are made for.
+LARGE_TASKS = (
+    "sun397 stanford-cars resisc45 eurosat svhn gtsrb mnist dtd oxford_flowers102"
+    " pcam fer2013 oxford-iiit-pet stl10 cifar100 cifar10 food101 fashion_mnist"
+    " emnist_letters kmnist rendered-sst2"
+).split()
+_SVC = "singular_value_calibration"
+LARGE_METHODS = (
+    ("pretrained", {}, 0.561, 0.0, False, False, False),
+    ("experts", {}, 0.941, 0.0, False, False, False),
+    ("simple_average", {}, 0.609, 0.8, False, False, False),
+    ("task_arithmetic", {"scaling_factor": 0.3}, 0.604, 0.9, False, False, False),
+    ("ties_merging", {"scaling_factor": 0.3}, 0.631, 14.0, False, False, False),
+    ("dare/task_arithmetic", {"sparsity_ratio": 0.9}, 0.601, 1.1, False, False, False),
+    ("task_singular_vector/TaskSingularVectorMerging", {}, 0.771, 38, 0, 0, 0),
+    ("isotropic_merging/iso_cts", {}, 0.779, 45.0, False, False, False),
+    ("wudi/wudi", {}, 0.752, 61.0, False, False, False),
+    (f"{_SVC}/task_singular_vector", {"gamma": 0.5}, 0.772, 51.0, False, False, False),
+    (f"{_SVC}/dare_task_arithmetic", {"gamma": 0.5}, 0.61, 12.0, False, False, False),
+    ("awd", {}, 0.619, 22.0, False, True, False),
+    ("awd", {"base": "ties_merging", "alpha": 0.2}, 0.639, 31.0, False, True, False),
+    (
+        "awd",
+        {"base.scaling_factor": 0.4, "alpha": 0.2},
+        0.641,
+        22.0,
+        False,
+        True,
+        False,
+    ),
+    ("adamerging", {}, 0.745, 940.0, True, False, True),
+    ("adamerging", {"disentangle": True, "steps": 1000}, 0.752, 1860.0, 1, True, 1),
+    ("tinting", {}, 0.81, 1200.0, True, False, True),
+    ("tinting_pp", {"granularity": "tensor"}, 0.861, 1310.0, True, False, True),
+    ("select", {"base": "ties_merging"}, 0.65, 210.0, False, False, False),
+    ("regmean_plusplus/clip_regmean_plusplus", {}, None, None, False, False, False),
+)
 VERSIONS = {
     "fusion-plugins": "0.0.0",
     "fusion-bench": "0.2.33",
@@ -67,6 +104,12 @@ def write_sample(
         },
     )
     return folder
+
+
+def write_large(folder, **options):
+    """20 methods x 20 tasks x 3 seeds."""
+    large = {"methods": LARGE_METHODS, "tasks": LARGE_TASKS, "title": "vit-b16_TA20"}
+    return write_sample(folder, published=sample_published(), **large, **options)
 
 
 def add_shares(cells):
@@ -128,6 +171,8 @@ def sample_cell(method, seed, tasks, layers, random):
         cell["artifacts"]["cosines"] = sample_cosines(tasks, random)
     if learns:
         cell["artifacts"]["history"] = sample_history(random)
+    if name == "select":
+        cell["artifacts"]["selection"] = sample_selection()
     return cell
 
 
@@ -184,21 +229,35 @@ def sample_coefficients(tasks, layers, random):
 
 def sample_cosines(tasks, random):
     count = len(tasks)
-    noise = np.abs(random.normal(0.03, 0.02, (count, count)))
-    before = (noise + noise.T) / 2
+    noise = np.abs(np.random.default_rng(0).normal(0.03, 0.02, (count, count)))
+    before = (noise + noise.T) / 2  # of the pool, whatever the method
     np.fill_diagonal(before, 1)
-    after = before * 0.3
+    after = before * random.uniform(0.1, 0.5)
     np.fill_diagonal(after, 1)
     return {"tasks": list(tasks), "before": before.tolist(), "after": after.tolist()}
 
 
 def sample_history(random, steps=120):
-    decay = np.exp(-np.arange(steps) / 40)
+    decay = np.exp(-np.arange(steps) / 40) * random.uniform(0.5, 1)
     return {
         "step": list(range(steps)),
         "loss": (0.4 + 1.2 * decay + random.normal(0, 0.03, steps)).tolist(),
         "entropy": (0.2 + 0.9 * decay + random.normal(0, 0.02, steps)).tolist(),
     }
+
+
+def sample_selection():
+    candidates = [
+        {
+            "options": {"scaling_factor": scaling},
+            "mean": 0.9 - (scaling - 0.3) ** 2,
+            "standard_error": 0.01,
+            "dropped": scaling > 0.8,
+        }
+        for scaling in (0.1, 0.2, 0.3, 0.4, 0.6, 0.9)
+    ]
+    chosen = {"scaling_factor": 0.3}
+    return {"score": "agreement", "chosen": chosen, "candidates": candidates}
 
 
 def sample_published():

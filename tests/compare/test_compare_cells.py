@@ -38,8 +38,8 @@ def test_references_and_shares(monkeypatch, tmp_path):
     assert base["metric"] == "accuracy" and base["higher_is_better"] is True
     assert base["normalised"] == {"left": 0.0, "right": 0.0}
     assert experts["normalised_average"] == 1.0
-    assert base["parameters"] == {"model": 2, "added": 0}
-    assert experts["parameters"] == {"model": 4, "added": 2}
+    assert base["parameters"] == {"model": 2, "added": 0, "per_task": 2}
+    assert experts["parameters"] == {"model": 4, "added": 2, "per_task": 2}
     assert (
         base["peak_memory_mib"]["cpu"] > 50 and base["peak_memory_mib"]["cuda"] is None
     )
@@ -104,14 +104,15 @@ def test_merged_models_are_kept_on_request(monkeypatch, tmp_path):
 
 def test_experts_see_their_own_task_only():
     taskpool = ToyTaskPool()
-    tasks = evaluate_experts(toy_modelpool(), taskpool)
+    tasks = evaluate_experts(toy_modelpool(), taskpool).tasks
     assert taskpool.evaluated == ["left", "right"]
     assert {task: r["accuracy"] for task, r in tasks.items()} == {"left": 1, "right": 1}
     assert list(taskpool._test_datasets) == ["left", "right"]
 
 
 def test_tasks_without_an_expert_are_left_out_and_no_match_is_an_error():
-    some = evaluate_experts(toy_modelpool(), ToyTaskPool(tasks=["unseen", "right"]))
+    found = ToyTaskPool(tasks=["unseen", "right"])
+    some = evaluate_experts(toy_modelpool(), found).tasks
     assert list(some) == ["right"]
     with pytest.raises(
         ValueError, match=r"\['left', 'right'\] have no task of the same"
@@ -129,7 +130,7 @@ def test_a_pool_that_does_not_name_its_tasks_is_evaluated_whole():
 
     taskpool = Unnamed()
     taskpool._test_datasets = None
-    tasks = evaluate_experts(toy_modelpool(), taskpool)
+    tasks = evaluate_experts(toy_modelpool(), taskpool).tasks
     assert taskpool.evaluated == ["left", "right"] * 2
     assert [r["accuracy"] for r in tasks.values()] == [1, 1]
 

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from running import make_program
 
 from fusion_plugins.compare.cells import make_cells, read_seeds
-from fusion_plugins.compare.methods import read_methods
+from fusion_plugins.compare.methods import read_baseline, read_methods
 from fusion_plugins.compare.plan import resolve_method
 from fusion_plugins.compare.store import results_folder
 
@@ -246,3 +246,12 @@ def test_options_that_a_config_leaves_open_can_be_given():
         [{"adamerging/clip": {"name": "clip_layer_wise_adamerging"}}]
     )
     assert method.config.name == "clip_layer_wise_adamerging"
+
+
+def test_a_baseline_may_be_a_row_of_another_job_but_has_to_be_a_method():
+    methods = read_methods(["task_arithmetic"])
+    for baseline in ("awd (alpha=0.2)", "pretrained", "none", "task_arithmetic"):
+        assert read_baseline(baseline, methods) == baseline
+    assert read_baseline(None, methods) is None
+    with pytest.raises(ValueError, match="baseline is 'awdd', .* mean 'awd'"):
+        read_baseline("awdd", methods)

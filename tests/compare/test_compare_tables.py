@@ -10,15 +10,12 @@ from running import run_toy
 
 from fusion_plugins.cli import main
 from fusion_plugins.compare import gather
+from fusion_plugins.compare.frames import cells_csv, rows_csv
 from fusion_plugins.compare.gathering import fill_shares
 from fusion_plugins.compare.latex import latex_escape, latex_table
 from fusion_plugins.compare.results import Comparison, frame_of
-from fusion_plugins.compare.tables import (
-    cells_csv,
-    markdown_table,
-    rows_csv,
-    terminal_tables,
-)
+from fusion_plugins.compare.tables import TableOptions, make_grid, markdown_table
+from fusion_plugins.compare.terminal import terminal_tables
 
 POOLS = {"pools": "p", "method": "m"}
 DESCRIPTION = {"title": "a_title", "tasks": ["x_1", "y"], "published": None}
@@ -108,7 +105,9 @@ def test_shares_where_lower_is_better_and_of_zero():
 def test_experts_come_first_and_numbers_are_percent():
     grid = markdown_table(summary()).splitlines()
     assert grid[4].startswith("| experts | 80.0 | 90.0 | 85.0 | 100.0 | 1.2 | 100 |")
-    assert "| awd (alpha=0.2) | 50.0 ± 10.0 | 60.0 ± 0.0 | 55.0 ± 5.0 |" in grid[5]
+    best = "| awd (alpha=0.2) | **50.0 ± 10.0** | **60.0 ± 0.0** | **55.0 ± 5.0** |"
+    assert best in grid[5]  # of the merged models
+    assert "| half | <ins>10.0</ins> | <ins>20.0</ins> | <ins>15.0</ins> |" in grid[7]
     assert "12,345" in grid[4]
 
 
@@ -128,7 +127,7 @@ def test_cells_of_different_metrics_cannot_share_a_table():
 def test_failures_show_in_every_table():
     error = "ValueError: 50% of {a_b}"
     assert r"| broken | failed |" in markdown_table(summary())
-    assert "Failed: broken, seed 1: ValueError: 50% of" in markdown_table(summary())
+    assert "Failed: broken, seeds 0, 1: ValueError: 50% of" in markdown_table(summary())
     assert r"broken & \multicolumn{7}{l}{failed} \\" in latex_table(summary())
     shown = text_of(terminal_tables(summary(), 200))
     assert "failed" in shown and f"Failed: half, seed 0: {error}" in shown
@@ -160,7 +159,11 @@ def test_latex_is_escaped():
     table = latex_table(summary())
     assert r"method & x\_1 & y & average" in table and r"50.0$\pm$10.0" in table
     assert table.count(r"\toprule") == table.count(r"\bottomrule") == 1
-    assert r"\caption{a\_title: accuracy in percent.}" in table
+    assert r"\textbf{50.0$\pm$10.0}" in table and r"\underline{10.0}" in table
+    caption = (
+        r"\caption{a\_title: accuracy in percent. The average is over 2 tasks. Mean"
+    )
+    assert f"{caption} and sample standard deviation over seeds 0, 1, 2," in table
 
 
 def test_markdown_is_escaped():
@@ -173,9 +176,70 @@ def test_a_narrow_terminal_folds_the_table_and_drops_no_task():
     narrow = text_of(terminal_tables(summary(), 40), 40)
     assert wide.count("experts") < narrow.count("experts")
     for text in (wide, narrow):
-        assert "x_1" in text and "55.0 ± 5.0" in text and "50.0 ± 10.0" in text
+        assert "x_1" in text and "55.0±5.0" in text and "50.0±10.0" in text
         assert text.index("average") < text.index("x_1")
     assert max(len(line.rstrip()) for line in narrow.splitlines()) <= 40
+
+
+@pytest.mark.parametrize(
+    ("options", "head", "first"),
+    [
+        ({}, "method x_1 y average", "experts"),
+        ({"sort": "average"}, "method x_1 y average", "experts"),
+        ({"sort": "label"}, "method x_1 y average", "awd (alpha=0.2)"),
+        (
+            {"tasks": ["y"], "columns": ["average", "tasks"]},
+            "method average y",
+            "experts",
+        ),
+        ({"columns": ["merge_seconds", "x_1"]}, "method merge_seconds x_1", "experts"),
+    ],
+)
+def test_rows_and_columns_that_were_asked_for(options, head, first):
+    grid = make_grid(summary(), TableOptions(**options))
+    assert " ".join(grid.text.columns[:4]).startswith(head)
+    assert grid.text["method"].iloc[0] == first
+
+
+def test_sorted_rows_are_the_best_first_whatever_the_direction():
+    rows = [("a", 0, (0.1, 0.2)), ("b", 0, (0.1, 0.4)), ("c", 0, None)]
+    for metric, want in (("accuracy", "bac"), ("loss", "abc")):
+        found = summary([record(*row, metric=metric) for row in rows])
+        grid = make_grid(found, TableOptions(sort="y"))
+        assert "".join(grid.text["method"]) == want
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ["z"]}, "tasks: there is no 'z', only x_1, y."),
+        ({"columns": ["averag"]}, "there is no 'averag'.*Did you mean 'average'?"),
+        ({"sort": "worst"}, "sort: there is no 'worst'"),
+        ({"columns": "average"}, "columns is 'average', expected a list of names"),
+        ({"split": 0}, "split is 0, expected a whole number >= 1"),
+    ],
+)
+def test_wrong_table_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_grid(summary(), TableOptions(**options))
+
+
+def test_a_long_latex_table_goes_on_below():
+    table = latex_table(summary(), TableOptions(split=3, names={"x_1": "X", "y": "Y"}))
+    assert table.count(r"\begin{tabular}{lrrr}") == 2  # 7 columns: 3 + 3 + 1
+    assert table.count(r"\begin{tabular}") == 3 and table.count(r"\begin{table}") == 1
+    assert "method & X & Y & average" in table
+
+
+def test_what_cannot_be_distinguished_is_marked_in_every_table():
+    shown = summary()
+    shown.cells["same/average"] = shown.cells["label"] == "half"
+    shown = Comparison(shown.about, shown.cells)
+    note = "≈: not distinguishable from the baseline."
+    assert "<ins>15.0≈</ins>" in markdown_table(shown) and note in markdown_table(shown)
+    assert r"\underline{15.0$\approx$}" in latex_table(shown)
+    assert "15.0≈" in text_of(terminal_tables(shown, 200))
+    assert note not in markdown_table(summary())
 
 
 def test_published_numbers_stand_below_and_name_their_source():

@@ -45,7 +45,7 @@ def pages(tmp_path_factory):
     return write_pages(tmp_path_factory.mktemp("pages"))
 
 
-@pytest.mark.parametrize("name", ["usual", "many", "one", "failed", "nasty"])
+@pytest.mark.parametrize("name", ["usual", "large", "one", "failed", "nasty"])
 def test_no_sideways_scrolling_and_no_error(browser, pages, name):
     for width in (375, 1280):
         show(browser, pages[name], width)
@@ -60,7 +60,7 @@ def test_no_sideways_scrolling_and_no_error(browser, pages, name):
         assert browser.get_log("browser") == []
 
 
-@pytest.mark.parametrize("name", ["usual", "many", "nasty"])
+@pytest.mark.parametrize("name", ["usual", "large", "nasty"])
 def test_nothing_sticks_out_of_a_phone(browser, pages, name):
     show(browser, pages[name], 375)
     assert run(browser, OVERFLOW) == []
@@ -121,7 +121,7 @@ def test_badge_of_a_failed_method_opens_its_error(browser, pages):
 
 
 def test_configs_fold_out(browser, pages):
-    show(browser, pages["usual"], 375)
+    show(browser, pages["usual"] + "#methods", 375)
     folds = css(browser, "#methods details")
     assert len(folds) == len(METHODS)
     folds[1].find_element("tag name", "summary").click()
@@ -165,35 +165,102 @@ def test_text_has_enough_contrast(browser, pages, theme):
     show(browser, pages["usual"], theme=theme)
     selectors = (
         "main p, main td, main th, .key, .badge, dt, small, figcaption, svg text, nav a,"
-        " .deviation, .paper, .bar-value, .x-title, .y-title, summary, .chip"
+        " .deviation, .paper, summary, label, [data-save]"
     )
     found = run(browser, CONTRAST, selectors)
     assert len(found) > 15
     assert {name: ratio for name, ratio in found.items() if ratio < 4.5} == {}
 
 
-def test_radar_boxes_show_and_hide_outlines(browser, pages):
+def set_field(browser, selector, value):
+    script = """
+        const field = document.querySelector(arguments[0]);
+        field.value = arguments[1];
+        field.dispatchEvent(new Event('input', {bubbles: true}));
+    """
+    run(browser, script, selector, value)
+
+
+def shown(browser, selector):
+    return [node for node in css(browser, selector) if node.is_displayed()]
+
+
+def test_filters_leave_out_rows_columns_and_marks_of_figures(browser, pages):
     show(browser, pages["usual"])
-    boxes = css(browser, ".chips input")
-    shown = [box for box in boxes if box.is_selected()]
-    assert (len(boxes), len(shown)) == (9, 5)  # the references and three methods
-    hidden = next(box for box in boxes if not box.is_selected())
-    outline = css(browser, f"[data-outline='{hidden.get_attribute('data-for')}']")[0]
-    assert not outline.is_displayed()
-    hidden.click()
-    assert outline.is_displayed()
+    figure = "[data-figure=time] svg"
+    dots = len(shown(browser, f"{figure} g[class]"))
+    set_field(browser, "[data-filter=methods]", "awd, tint")
+    rows = shown(browser, "#results-table tbody tr")
+    labels = [row.find_element("tag name", "th").get_attribute("title") for row in rows]
+    assert labels == ["tinting_pp", "awd (alpha=0.2, scale_free=True)", "awd"]
+    assert len(shown(browser, f"{figure} g[class]")) < dots
+    set_field(browser, "[data-filter=methods]", "-awd")
+    assert len(shown(browser, "#results-table tbody tr")) == len(METHODS) - 2
+    set_field(browser, "[data-filter=tasks]", "shapes,TEXT")
+    heads = [head.text.split("\n")[0] for head in shown(browser, "#results-table th")]
+    assert [h for h in heads if h in ("digits", "shapes", "textures", "letters")] == [
+        "shapes",
+        "textures",
+    ]
+    assert css(browser, ".filters output")[0].text == "8 of 10 methods, 2 of 6 tasks"
+
+
+def test_differences_to_any_row(browser, pages):
+    show(browser, pages["usual"])
+    rows = css(browser, "#results-table tbody tr")
+    index = next(i for i, row in enumerate(rows) if "TIES" in row.text)
+
+    def averages():
+        return [row.find_element("css selector", ".mean").text for row in rows]
+
+    before, exact = averages(), [float(v or "nan") for v in column(browser, 1)]
+    set_field(browser, ".filters select", rows[index].get_attribute("data-row"))
+    for text, value in zip(averages(), exact, strict=True):
+        difference = 100 * (value - exact[index])
+        want = "–" if value != value else f"{difference:+.1f}".replace("-", "−")
+        assert text == want.replace("+0.0", "0.0")
+    set_field(browser, ".filters select", "")
+    assert averages() == before
+
+
+def test_a_figure_is_saved_with_the_colours_of_paper(browser, pages):
+    show(browser, pages["usual"], theme="dark")
+    svg, url = run(
+        browser,
+        """
+        let saved;
+        HTMLAnchorElement.prototype.click = function () { saved = [this.download, this.href]; };
+        document.querySelector('[data-figure=time] [data-save]').click();
+        return saved;
+        """,
+    )
+    assert svg == "time.svg" and url.startswith("data:image/svg+xml,%3Csvg")
+    assert "var(" not in url and "%230862a8" in url
+
+
+def test_large_comparisons_fit_phone_and_desktop(browser, pages):
+    for width, most in ((375, 6000), (1440, 4000)):
+        show(browser, pages["large"], width)
+        assert run(browser, OVERFLOW) == []
+        assert run(browser, "return document.documentElement.scrollHeight") < most
+        hidden = run(
+            browser,
+            "return [...document.querySelectorAll('#results-table thead th')]"
+            ".filter((h) => h.getBoundingClientRect().right > innerWidth).length",
+        )
+        assert (hidden == 0) is (width > 1000)
 
 
 def test_coefficients_are_read_by_pointer_and_by_keys(browser, pages):
     from selenium.webdriver.common.keys import Keys
 
-    show(browser, pages["usual"])
-    picture = css(browser, ".picture")[0]
-    output = css(browser, "[data-heat] output")[0]
+    show(browser, pages["usual"] + "#coefficients")
+    picture = css(browser, "[data-figure=coefficients] [class^=m] image")[0]
+    output = css(browser, "[data-figure=coefficients] output")[0]
     picture.send_keys(Keys.ARROW_DOWN, Keys.ARROW_RIGHT)
-    assert output.text.startswith("shapes, visual.class_embedding: 0.")
+    assert output.text.startswith("tinting_pp: shapes, visual.class_embedding: 0.")
     webdriver.ActionChains(browser).move_to_element(picture).perform()
-    assert output.text.startswith(("textures", "letters"))
+    assert output.text.startswith(("tinting_pp: textures", "tinting_pp: letters"))
 
 
 def test_names_from_results_cannot_run_code(browser, pages):

@@ -5,6 +5,8 @@ import math
 import pandas as pd
 import pytest
 
+from fusion_plugins.common.charts import coefficient_range
+from fusion_plugins.compare.curves import running_mean
 from fusion_plugins.compare.numbers import (
     Scale,
     Spread,
@@ -12,10 +14,6 @@ from fusion_plugins.compare.numbers import (
     duration_text,
     seconds_text,
 )
-from fusion_plugins.compare.report.axes import linear_axis, log_axis, tick_text
-from fusion_plugins.compare.report.charts import place_labels
-from fusion_plugins.compare.report.curves import MOST_POINTS, running_mean, thin
-from fusion_plugins.compare.report.heatmaps import coefficient_range, cosine_text
 
 
 def test_spread_is_the_sample_standard_deviation():
@@ -52,50 +50,6 @@ def test_numbers_as_text():
     assert duration_text(726) == "12 min 6 s"
     assert duration_text(12000) == "3 h 20 min"
     assert date_text("2026-11-22T12:00:00+00:00") == "2026-11-22 12:00 UTC"
-    assert [cosine_text(c) for c in (0.0442, -0.3, 1.0, -1e-9)] == [
-        ".044",
-        "−.300",
-        "1",
-        ".000",
-    ]
-
-
-def test_linear_axis_has_round_ends_and_places_values():
-    axis = linear_axis([61.0, 94.9])
-    assert axis.low <= 61.0 and axis.high >= 94.9
-    assert axis.place(axis.low) == 0 and axis.place(axis.high) == 100
-    assert axis.place(1e9) == 100
-    assert linear_axis([3.0, 5.0], zero=True).low == 0
-
-
-def test_equal_values_still_make_an_axis():
-    assert 0 < linear_axis([0.3, 0.3]).place(0.3) < 100
-    assert linear_axis([0.0]).low < 0 < linear_axis([0.0]).high
-
-
-def test_snug_axis_ends_on_the_data():
-    axis = linear_axis([0, 119], snug=True)
-    assert (axis.low, axis.high) == (0, 119)
-    assert all(0 <= tick <= 119 for tick in axis.ticks)
-
-
-def test_log_axis_puts_factors_at_equal_distances():
-    axis = log_axis([0.2, 133.0])
-    assert (axis.low, axis.high) == (0.1, 1000)
-    first = axis.place(1) - axis.place(0.1)
-    assert axis.place(100) - axis.place(10) == pytest.approx(first, abs=0.01)
-    assert log_axis([1.0]).high == 10
-    assert len(log_axis([1.0, 3e7]).ticks) <= 7
-    assert [tick_text(t) for t in (0.5, 2000, -3, 1e6)] == ["0.5", "2,000", "−3", "10⁶"]
-
-
-def test_labels_of_crowded_dots_do_not_lie_on_each_other():
-    dots = [{"x": 20 + index, "y": 50 + index} for index in range(6)]
-    place_labels(dots)
-    spots = [(d["x"] * 2.7 + d["dx"], d["y"] * 3 + d["dy"]) for d in dots]
-    for index, (x, y) in enumerate(spots):
-        for other_x, other_y in spots[:index]:
-            assert abs(x - other_x) >= 19 or abs(y - other_y) >= 15
 
 
 def test_running_mean_of_a_turn_hides_which_task_a_step_saw():
@@ -112,12 +66,3 @@ def test_colours_start_at_zero_unless_all_values_would_look_alike():
     assert coefficient_range([[0.4, 0.6]])[:2] == (0.4, 0.6)
     assert coefficient_range([[0.3, 0.3]])[:2] == (0.0, 0.3)
     assert coefficient_range([[-0.2, 0.6]])[:2] == (-0.6, 0.6)
-
-
-def test_long_curves_are_thinned_and_keep_their_end():
-    points = pd.Series(range(10_001))
-    kept = thin(points)
-    assert len(kept) <= MOST_POINTS + 1
-    assert kept.index[0] == kept.iloc[0] == 0
-    assert kept.index[-1] == kept.iloc[-1] == 10_000
-    assert thin(points[:5]).equals(points[:5])

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from page_probes import Page, edit_cell, report, write_report
-from sample_results import TASKS, sample_published, write_sample
+from sample_results import TASKS, sample_published, write_large, write_sample
 
 from fusion_plugins.compare.results import Comparison
 
@@ -20,8 +20,8 @@ def page(tmp_path_factory):
 def test_every_section_is_there_and_links_lead_somewhere(page):
     ids = page.ids()
     assert len(ids) == len(set(ids))
-    assert {"results", "averages", "per-task", "time", "coefficients"} <= set(ids)
-    assert {"cosines", "curves", "methods", "setup", "published"} <= set(ids)
+    assert {"results", "time", "differences", "coefficients", "cosines"} <= set(ids)
+    assert {"curves", "tables", "published", "methods", "setup"} <= set(ids)
     links = [a["href"] for tag, a in page.tags if tag == "a"]
     assert links and all(link[0] == "#" and link[1:] in ids for link in links)
 
@@ -30,7 +30,7 @@ def test_nothing_is_loaded_from_anywhere(page):
     sources = [a.get("src") or a.get("href") for _, a in page.tags]
     sources = [source for source in sources if source]
     assert sources and all(s.startswith(("data:", "#")) for s in sources)
-    assert not re.search(r"url\(|@import|fetch\(|XMLHttp", page.source)
+    assert not re.search(r"url\((?!#)|@import|fetch\(|XMLHttp", page.source)
     assert "http" not in re.sub(r"http-equiv", "", page.source)
 
 
@@ -65,7 +65,6 @@ def test_published_values_stand_beside_the_measured_ones(page):
     assert "A made-up paper, table 1" in page.visible
     assert "measured: tinting_pp" in page.visible
     assert "70.5 | –" in page.visible  # nobody ran that method
-    assert sum("diamond" in a.get("class", "") for _, a in page.tags) == 2
 
 
 def test_config_versions_and_commit_of_every_method(page):
@@ -76,9 +75,7 @@ def test_config_versions_and_commit_of_every_method(page):
 
 def test_charts_have_a_text_alternative(page):
     pictures = [a for tag, a in page.tags if a.get("role") == "img"]
-    assert len(pictures) >= 6 and all(a["aria-label"].strip() for a in pictures)
-    images = [a for tag, a in page.tags if tag == "img"]
-    assert images and all(a["alt"] for a in images)
+    assert len(pictures) == 5 and all(a["aria-label"].strip() for a in pictures)
 
 
 @pytest.mark.parametrize("field", ["title", "label", "task", "error", "config", "key"])
@@ -97,7 +94,8 @@ def test_what_looks_like_html_is_text(tmp_path, field):
             cell["artifacts"]["coefficients"]["keys"][0] = evil
 
     edit_cell(folder, change)
-    text = write_report(folder).read_text("utf-8")
+    drawn = field in ("label", "task", "key")  # these are in figures, too
+    text = write_report(folder, drawn).read_text("utf-8")
     got = Page(text)
     scripts = [a for tag, a in got.tags if tag == "script"]
     assert all(a.get("type") == "application/json" for a in scripts[:-1])
@@ -113,17 +111,24 @@ def test_only_the_pages_own_script_may_run(page):
     assert re.search(r"script-src 'sha256-[\w+/]{43}='(;|$)", policy)
 
 
-def test_file_stays_small_with_large_models(tmp_path):
-    tasks = tuple(f"task_{index}" for index in range(8))
-    methods = [(f"method_{i}", {}, 0.7, 3.0, True, True, True) for i in range(10)]
-    folder = write_sample(tmp_path / "r", methods=methods, tasks=tasks, layers=150)
-    assert write_report(folder).stat().st_size < 3e6
+GATHER = """
+import sys, time
+from fusion_plugins.compare.gathering import gather
+gather(sys.argv[1])
+assert "torch" not in sys.modules
+print(time.process_time())
+"""
 
 
-def test_gathering_does_not_import_torch(tmp_path):
-    folder = write_sample(tmp_path / "results", layers=12)
-    code = (
-        "import sys; from fusion_plugins.compare.gathering import gather;"
-        f"gather({str(folder)!r}); sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.slow
+def test_the_largest_comparison_takes_seconds_and_a_small_page(tmp_path):
+    folder = write_large(tmp_path / "results", layers=300)
+    command = [sys.executable, "-c", GATHER, str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 20 and done.stderr == ""
+    names = {f"results.{kind}" for kind in ("csv", "md", "tex")} | {"cells.csv"}
+    assert names < {path.name for path in folder.iterdir()}
+    assert (folder / "report.html").stat().st_size < 1e6
+    figures = "time differences response coefficients cosines curves".split()
+    files = {f"{name}.{kind}" for name in figures for kind in ("png", "svg", "pdf")}
+    assert {path.name for path in (folder / "figures").iterdir()} == files

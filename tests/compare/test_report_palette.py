@@ -2,14 +2,15 @@
 
 import re
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import fusion_plugins.compare.report.page as page
+from fusion_plugins.common import CYCLE, STYLE
+from fusion_plugins.compare.looks import GREY
+from fusion_plugins.compare.report.page import TEMPLATES
 
-CSS = (Path(page.TEMPLATES) / "page.css").read_text("utf-8")
+CSS = (TEMPLATES / "page.css").read_text("utf-8")
 # Full protanopia and deuteranopia on linear RGB: Machado, Oliveira, Fernandes (2009).
 VISION = {
     "full": np.eye(3),
@@ -39,6 +40,12 @@ def themes():
     return [dict(re.findall(r"--([\w-]+):\s*(#[0-9a-f]+)", block)) for block in blocks]
 
 
+def test_the_page_in_the_light_has_the_colours_of_the_figures():
+    light = themes()[0]
+    assert [light[f"c{place}"] for place in range(len(CYCLE))] == list(CYCLE)
+    assert (light["grey"], light["text"]) == (GREY, STYLE["text.color"])
+
+
 def linear(colour):
     digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
     rgb = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
@@ -60,7 +67,7 @@ def test_both_ways_to_the_dark_theme_have_the_same_colours():
 @pytest.mark.parametrize("theme", themes()[:2], ids=["light", "dark"])
 @pytest.mark.parametrize("vision", VISION)
 def test_methods_can_be_told_apart(theme, vision):
-    names = [f"c{index}" for index in range(page.COLOURS)] + ["grey"]
+    names = [f"c{index}" for index in range(len(CYCLE))] + ["grey"]
     for one, other in combinations(names, 2):
         seen = [lab(VISION[vision] @ linear(theme[name])) for name in (one, other)]
         # About 2 can just be told apart side by side; lines are not side by side.
@@ -72,6 +79,6 @@ def test_lines_and_bars_stand_out_from_the_page(theme):
     def luminance(name):
         return linear(theme[name]) @ TO_XYZ[1] + 0.05
 
-    for name in [f"c{index}" for index in range(page.COLOURS)] + ["grey"]:
+    for name in [f"c{index}" for index in range(len(CYCLE))] + ["grey"]:
         ratio = luminance(name) / luminance("surface")
         assert max(ratio, 1 / ratio) > 3, name

@@ -24,6 +24,7 @@ SAVED = Path(__file__).with_name("saved")
 # Float sums may round differently on another processor.
 CLOSE = {"rtol": 0, "atol": 1e-5}
 OPTIONS = {
+    "preset": "official",
     "steps": 6,
     "lr": 1e-2,
     "batch_size": 8,

@@ -37,6 +37,8 @@ PLAIN = {"seed": [*WHOLE, 2**70], "tint": ["", 3, True, {"a": 1}, [3], [""], [],
 
 def wrong_values(entry) -> list:
     known = PLAIN.get(entry.name, WRONG[str(entry.type)])
+    if entry.default is None and entry.name not in PLAIN:  # a preset gives it
+        known = [value for value in known if value is not None]
     return [v for v in known if not any((entry.name, v) == right for right in RIGHT)]
 
 

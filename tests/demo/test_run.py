@@ -33,7 +33,7 @@ def test_the_sentence_names_the_best_and_those_that_lose(averages, text):
 def test_the_methods_are_those_of_the_compare_program():
     labels = [method.label for method in read_methods(list(METHODS))]
     assert labels[:2] == ["pretrained", "experts"] and len(labels) == 7
-    assert labels[-1] == "tinting_pp (rounds=60)"
+    assert labels[-1] == "tinting_pp (preset=fast)"
 
 
 def test_one_thread_for_as_long_as_asked():

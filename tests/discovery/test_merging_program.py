@@ -1,11 +1,16 @@
 """The program behind `fusion_bench`: what one job leaves for the next."""
 
+import pytest
 from fusion_bench import BaseAlgorithm, BaseModelPool
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import CompactHydraException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
 from fusion_plugins.cli.merging import MergingProgram
+from fusion_plugins.common.running import one_line_errors
 from fusion_plugins.pools.clip_tasks import register_clip_task
 
 
@@ -30,3 +35,13 @@ def test_a_job_of_a_sweep_leaves_no_registered_task(capsys, monkeypatch):
     assert program.run()["report"] is None
     assert "wombats" not in CLIPTemplateFactory.get_available_datasets()
     assert "Nothing was evaluated" in capsys.readouterr().out
+
+
+def test_a_missing_logger_package_is_named_in_one_line(monkeypatch):
+    monkeypatch.setattr(GlobalHydra, "is_initialized", lambda self: True)
+    loggers = {"fabric": {"loggers": {"_target_": "no_such_logger.fabric.Logger"}}}
+    message = "fabric.loggers needs the package no_such_logger: pip install no_such"
+    with pytest.raises(CompactHydraException, match=message) as error:
+        with one_line_errors("Again."):
+            instantiate(loggers)
+    assert "\n" not in str(error.value)

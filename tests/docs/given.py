@@ -48,7 +48,15 @@ def _new_pool(folder: Path) -> dict:
     return {"models": models, "readings": {"task": torch.randn(20, 16).tolist()}}
 
 
+def _compare(folder: Path) -> dict:
+    samples = _load(REPOSITORY / "tests" / "compare" / "sample_results.py")
+    if not (folder / "outputs/compare/demo").exists():
+        samples.write_sample(folder / "outputs/compare/demo", layers=6)
+    return {}
+
+
 _OF_PAGE = {
+    "compare": _compare,
     "image_models": _image_models,
     "large_models": _large_models,
     "new_pool": _new_pool,

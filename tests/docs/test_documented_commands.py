@@ -89,10 +89,11 @@ def test_every_example_script_is_tested():
     assert found == {script for script, _ in parameters}
 
 
-def test_the_readme_cites_what_the_command_prints():
+def test_the_docs_cite_what_the_command_prints():
     printed = REPOSITORY / "fusion_plugins" / "cli" / "citations.bib"
     assert (
-        f"```bibtex\n{printed.read_text()}```" in (REPOSITORY / "README.md").read_text()
+        f"```bibtex\n{printed.read_text()}```"
+        in (REPOSITORY / "docs/cite.md").read_text()
     )
 
 

@@ -163,7 +163,7 @@ def test_tints_of_either_are_found(generation, tmp_path):
 def rewrite_sites(folder: Path, generation: str) -> None:
     """Give the files of a tinted model the names of a generation."""
     prefix = TOWER if generation == "4" else ""
-    renamed(folder / "model.safetensors", generation)
+    renamed(folder / "trunk" / "model.safetensors", generation)
     index = json.loads((folder / "tinted.json").read_text())
     index["sites"] = [prefix + towerless(site) for site in index["sites"]]
     (folder / "tinted.json").write_text(json.dumps(index))

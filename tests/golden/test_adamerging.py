@@ -14,6 +14,7 @@ from fusion_plugins.adaptation import (
     CollapseGuard,
     Engine,
     JointSchedule,
+    Losses,
     MergedWeights,
     Predictor,
     expert_predictions,
@@ -30,7 +31,7 @@ RECORDED = (
 
 def entropy(task, logits, batch):
     values = prediction_entropy(logits)
-    return values, torch.ones_like(values)
+    return Losses(values)
 
 
 def replay(recording: Recording, name: str, batch_tasks) -> torch.Tensor:

@@ -56,7 +56,7 @@ def recorded_task(recording: Recording, task: int) -> AdaptationTask:
 
 def replay(recording: Recording, sampling: str) -> Engine:
     """Teacher, tints, loss and optimiser are the algorithm's own."""
-    objective = TintingAlgorithm(sampling=sampling).objective()
+    objective = TintingAlgorithm(sampling=sampling).make_objective()
     weights = MergedWeights(recording.encoder("base"), recording.task_vectors())
     tasks = [recorded_task(recording, t) for t in range(recording.tasks)]
     fabric = Fabric(accelerator="cpu", devices=1)
@@ -99,7 +99,7 @@ def test_the_recorded_rounds_are_those_of_the_sequential_schedule(name):
     """Every round has each task once, one batch of it; ours in changing orders."""
     recording = Recording.load(name)
     assert recording.batches_per_visit == 1
-    objective = TintingAlgorithm().objective()
+    objective = TintingAlgorithm().make_objective()
     ours = objective.schedule(recording.tasks, SampleOrder(0, 32))
     assert ours.steps == 500 * recording.tasks
     visits = [ours.draws(step) for step in range(ours.steps)]

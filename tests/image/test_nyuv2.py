@@ -209,14 +209,14 @@ def test_adamerging_minimises_the_entropy_of_every_place(pool):
         test_datasets=pool._test_datasets,
     )
     options = {name: QUIET[name] for name in QUIET if name != "labels"}
-    algorithm = AdaMergingAlgorithm(steps=3, lr=0.1, **options)
+    algorithm = AdaMergingAlgorithm(preset="official", steps=3, lr=0.1, **options)
     algorithm.run(alone)
     logits = torch.randn(2, 3, 4, 5)
     log_p = logits.log_softmax(-1)
     want = -(log_p.exp() * log_p).sum(-1).mean((1, 2))
-    values, weights = algorithm.objective().loss("segmentation", logits, None)
-    torch.testing.assert_close(values, want)
-    assert weights.tolist() == [1, 1]
+    losses = algorithm.make_objective().loss("segmentation", logits, None)
+    torch.testing.assert_close(losses.values, want)
+    assert losses.weights is None
     assert (algorithm.result.raw != 0.3).any()
 
 

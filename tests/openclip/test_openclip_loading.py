@@ -213,6 +213,22 @@ def test_a_saved_folder_is_read_back_by_all_readers(tmp_path, encoder):
         assert loaded.architecture == encoder.architecture
 
 
+def test_open_clip_itself_loads_a_saved_folder(tmp_path, encoder, monkeypatch):
+    monkeypatch.undo()  # nothing is downloaded: the folder holds it all
+    encoder.save_pretrained(tmp_path)
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    size = encoder.architecture.model["vision_cfg"]["image_size"]
+    images = torch.rand(3, 3, size, size)
+    with torch.no_grad():
+        want = encoder.eval()(images)
+        assert torch.equal(model.eval().encode_image(images), want)
+    means = [t.transforms[-1].mean for t in (transform, encoder.val_preprocess)]
+    assert list(means[0]) == list(means[1])
+    # Folders of earlier releases have FusionBench's names.
+    save_file(encoder.state_dict(), tmp_path / "model.safetensors")
+    assert same(load_encoder(tmp_path), encoder)
+
+
 def changed(tensors, kind):
     tensors, first = dict(tensors), "model.visual.conv1.weight"
     if kind == "missing":

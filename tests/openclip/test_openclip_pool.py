@@ -237,7 +237,7 @@ def learned(algorithm) -> list[dict[str, float]]:
 
 
 def test_adamerging_merges_with_what_it_learned(pool):
-    algorithm = AdaMergingAlgorithm(steps=4, lr=0.05, batch_size=8)
+    algorithm = AdaMergingAlgorithm(preset="official", steps=4, lr=0.05, batch_size=8)
     merged = algorithm.run(pool)
     coefficients = learned(algorithm)
     assert len({round(v, 6) for v in coefficients[0].values()}) > 5
@@ -245,9 +245,10 @@ def test_adamerging_merges_with_what_it_learned(pool):
 
 
 def test_adamerging_lowers_the_entropy_of_upstreams_classifier(pool):
-    algorithm = AdaMergingAlgorithm(steps=8, lr=0.05, batch_size=16, guard_every=0)
+    paper = {"preset": "official", "guard_every": 0}
+    algorithm = AdaMergingAlgorithm(steps=8, lr=0.05, batch_size=16, **paper)
     merged = algorithm.run(pool).eval()
-    start = AdaMergingAlgorithm(steps=0, guard_every=0).run(pool).eval()
+    start = AdaMergingAlgorithm(steps=0, **paper).run(pool).eval()
     assert entropy(pool, merged) < entropy(pool, start) - 0.01
 
 

@@ -132,7 +132,8 @@ def test_config_values_that_differ_are_said(
     models = loaded(pool) if in_memory else CLIPVisionModelPool(pool)
     with caplog.at_level("WARNING", "fusion_plugins"):
         load_task_vectors(models)
-    found = [record.getMessage() for record in caplog.records]
+    every = [record.getMessage() for record in caplog.records]
+    found = [message for message in every if "in its config" in message]
     assert len(found) == bool(said)
     assert all(f"expert 'svhn' has {said[0]} in its config" in f for f in found)
     assert all(part in message for part in said for message in found)
@@ -343,6 +344,19 @@ def test_a_folder_of_an_unknown_architecture_is_refused(folders, tmp_path):
     message = r"names the architectures \['Unheard'\], none of which transformers"
     with pytest.raises(ValueError, match=message):
         load_task_vectors(folders | {"_pretrained_": str(tmp_path)})
+
+
+@pytest.mark.parametrize("content", ["{", "null", ""])
+def test_a_damaged_config_is_named(folders, tmp_path, content):
+    file = tmp_path / "config.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"the base .*{file} is damaged .*Download or"):
+        load_task_vectors(folders | {"_pretrained_": str(tmp_path)})
+
+
+def test_a_wrapped_module_is_the_module_itself(clips):
+    wrapped = {n: nn.DataParallel(m) for n, m in clips.items() if n != "_pretrained_"}
+    same(merge(clips | wrapped), merge(clips))
 
 
 def test_a_lazy_base_without_a_class_is_refused(folders):

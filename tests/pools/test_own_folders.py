@@ -1,9 +1,11 @@
 """Own folders in; a table, saved models and cards out, which others can load."""
 
+import re
 import sys
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from fusion_bench.scripts.cli import _hydra_main
@@ -26,6 +28,7 @@ from fusion_plugins.demo import demo_taskpool
 from fusion_plugins.demo.datasets import load_dataset
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.pools.own_folders import folder_modelpool, read_data
+from fusion_plugins.pools.saving import whole_clip
 from fusion_plugins.taskpool.own_folders import folder_taskpool
 
 TASKS = ("digits", "textures")
@@ -56,21 +59,30 @@ def listed(values):
     return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
 
-@pytest.fixture(scope="module")
-def finished(own):
+def typed(own, *words):
+    """Run the command in this process."""
     models, data, root = own
-    words = ["--config-name", "own_experts", "methods=[pretrained,experts,awd]"]
-    words += [f"modelpool.models={listed(models)}", f"modelpool.data={listed(data)}"]
+    words = [*words, f"modelpool.models={listed(models)}"]
+    words += [f"modelpool.data={listed(data)}", f"hydra.run.dir={root}/run"]
     words += [f"modelpool.templates={listed(PROMPTS)}"]
-    words += [f"results={root}/results", f"hydra.run.dir={root}/run"]
     words += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["fusion_bench", *words])
         patch.setenv("HF_DATASETS_CACHE", str(root / "cache"))
+        patch.setenv("TERM_COLOR_SCHEME", "dark")  # FusionBench asks the terminal else
         GlobalHydra.instance().clear()
         _hydra_main()
         GlobalHydra.instance().clear()
-    return root / "results"
+
+
+@pytest.fixture(scope="module")
+def finished(own):
+    results = own[2] / "results"
+    methods = "methods=[pretrained,experts,awd]"
+    logger = ("fabric/loggers=csv_logger", f"path.log_dir={own[2]}/log")
+    words = ("--config-name", "own_experts", methods, f"results={results}")
+    typed(own, *words, *logger)
+    return results
 
 
 def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished):
@@ -94,16 +106,42 @@ def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished)
     assert named == {task: reference[task]["accuracy"] for task in TASKS}
 
 
+def test_the_users_logger_gets_a_number_per_method_and_task(own, finished):
+    (file,) = (own[2] / "log").rglob("metrics.csv")
+    names = file.read_text().splitlines()[0]
+    assert all(f"awd/{task}" in names for task in TASKS), names
+
+
+def test_one_method_saves_its_model_and_its_scores_unasked(own, capsys, monkeypatch):
+    models, data, root = own
+    monkeypatch.chdir(root)
+    words = ("method=awd", "modelpool=folders", "taskpool=folders")
+    typed(own, *words, "+merged_model_save_kwargs.whole=true")
+    said = capsys.readouterr().out
+    place = re.search(r"^Merged model: (.*/merged_model)$", said, re.MULTILINE)
+    assert place is not None, said
+    clip = CLIPModel.from_pretrained(place[1])
+    CLIPProcessor.from_pretrained(place[1])
+    card = ModelCard.load(Path(place[1], "README.md"))
+    named = {r.dataset_name: r.metric_value for r in card.data.eval_results}
+    tasks = folder_taskpool(models, data, PROMPTS)
+    report = evaluate_model(clip.vision_model, tasks)
+    assert named == {task: report[task]["accuracy"] for task in TASKS}
+    assert card.data.eval_results[0].task_type == "image-classification"
+    assert card.data.model_name == f"AWD of {', '.join(TASKS)}"
+
+
 def test_a_clip_is_saved_whole_on_request(own, tmp_path):
     models, data, _ = own
     pool = folder_modelpool(models, data)
     merged = AWDAlgorithm().run(pool)
-    pool.save_model(merged, str(tmp_path), whole=True)
+    whole_clip(merged, pool).save_pretrained(tmp_path)
     clip = CLIPModel.from_pretrained(tmp_path).state_dict()
     base = CLIPModel.from_pretrained(models["_pretrained_"]).state_dict()
     vision = merged.state_dict()
     for name, value in clip.items():
-        expected = vision[name] if name.startswith("vision_model") else base[name]
+        inside = name.removeprefix("vision_model.")  # as transformers 5 calls it
+        expected = vision.get(inside, vision.get(name, base[name]))
         assert torch.equal(value, expected), name
 
 
@@ -145,6 +183,66 @@ def test_files_are_read_as_images_and_texts(own, tmp_path):
         file = tmp_path / f"x{suffix}"
         file.write_text(f"label{mark}text\n1{mark}good\n")
         assert read_data(str(file))[0] == {"label": 1, "text": "good"}
+
+
+def npz(folder, **changes):
+    images, names = np.zeros((2, 8, 8), np.uint8), np.array(["a", "b"])
+    arrays = {"x_test": images, "y_test": np.array([0, 1]), "class_names": names}
+    np.savez(folder / "x.npz", **arrays | changes)
+    return folder / "x.npz"
+
+
+def text_file(folder, name, content):
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+UNREADABLE = {
+    "label past": lambda f: npz(f, y_test=np.array([0, 2])),
+    "one-hot labels": lambda f: npz(f, y_test=np.eye(2)),
+    "too few labels": lambda f: npz(f, y_test=np.array([0])),
+    "float images": lambda f: npz(f, x_test=np.zeros((2, 8, 8, 3), np.float32)),
+    "channels first": lambda f: npz(f, x_test=np.zeros((2, 3, 8, 8), np.uint8)),
+    "objects": lambda f: npz(f, class_names=np.array(["a", None])),
+    "no zip": lambda f: text_file(f, "x.npz", b"PK\x03\x04"),
+    "no file": lambda f: f / "x.npz",
+    "no folder": lambda f: f / "gone",
+    "latin-1": lambda f: text_file(f, "x.csv", b"label,text\n0,\xe4\n"),
+    "unquoted commas": lambda f: text_file(f, "x.csv", b"text,label\na, b,0\n"),
+    "no images": lambda f: f,
+}
+
+
+@pytest.mark.parametrize("make", UNREADABLE.values(), ids=UNREADABLE)
+def test_data_that_cannot_be_read_are_named(tmp_path, make, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / ".cache"))
+    path = make(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"{path}' cannot be read .*It can be"
+    ) as found:
+        read_data(str(path))
+    assert "\n" not in str(found.value)
+
+
+def test_an_empty_path_is_not_the_current_folder():
+    with pytest.raises(ValueError, match="data: '' cannot be read .its path is empty"):
+        read_data("")
+
+
+@pytest.mark.parametrize("names", [("bus", "train"), ("a", "test"), ("testing", "val")])
+def test_classes_may_be_named_as_splits(tmp_path, names, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in names:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / "1.png")
+    found = read_data(str(tmp_path / "images"))
+    assert found["label"] == [0, 1]
+    assert found.features["label"].names == sorted(names)
+
+
+def test_words_that_mean_nothing_to_pandas_are_texts(tmp_path):
+    file = text_file(tmp_path, "x.csv", b"label,text\n0,NA\n1,null\n")
+    assert read_data(str(file))["text"] == ["NA", "null"]
 
 
 def test_tinted_models_go_to_the_hub_and_come_back(own, tmp_path, monkeypatch):
@@ -199,6 +297,8 @@ def test_text_folders_are_measured_and_saved_with_their_tokenizer(tmp_path):
     again = TintedModel.from_pretrained(tmp_path / "merged")
     repeated = folder_taskpool(models, data).evaluate(again)
     assert [repeated[t] for t in data] == [report[t] for t in data]
+    with pytest.raises(ValueError, match="whole is for plain models of CLIP pools"):
+        whole_clip(merged, pool)
     kept, own = (
         AutoTokenizer.from_pretrained(f) for f in (tmp_path / "merged", models["a"])
     )

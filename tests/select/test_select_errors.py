@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, SelectAlgorithm
+from fusion_plugins import AWDAlgorithm, SelectAlgorithm, TintingAlgorithm
 from fusion_plugins.selection.pool import require_classes
 
 TASK_ARITHMETIC = {"_target_": "fusion_bench.method.TaskArithmeticAlgorithm"}
@@ -75,7 +75,7 @@ def test_tasks_without_classes_are_refused():
 def test_a_start_is_a_number_or_auto(init):
     message = rf"init is {init!r}, expected a number in \[-10, 10\], or 'auto'."
     with pytest.raises(ValueError, match=message):
-        AdaMergingAlgorithm(init=init)
+        TintingAlgorithm(init=init)
 
 
 def test_a_method_that_gives_no_model_is_named(tiny_modelpool):

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from fusion_plugins import AdaMergingAlgorithm
-from fusion_plugins.adamerging.algorithm import EntropyObjective
+from fusion_plugins.adamerging.objective import AdaMergingObjective
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.pools.families import causal_lm
 from fusion_plugins.pools.families.causal_lm import CausalLMAdapter
@@ -21,7 +21,7 @@ QUIET = {"num_workers": 0, "save_model": False, "seed": 0, "guard_every": 0}
 QUIET |= {"checkpoint_dir": None}
 
 
-class DescentObjective(EntropyObjective):
+class DescentObjective(AdaMergingObjective):
     def prepare(self, experts, adapter):
         start = super().prepare(experts, adapter)
         return lambda *merge: replace(start(*merge), optimizer=torch.optim.SGD)
@@ -30,7 +30,7 @@ class DescentObjective(EntropyObjective):
 class PlainDescent(AdaMergingAlgorithm):
     """Adam divides by the gradient's size, which makes noise of zero gradients."""
 
-    def objective(self):
+    def make_objective(self):
         return DescentObjective(self.options.protocol)
 
 
@@ -96,7 +96,12 @@ def reference_coefficients(folders: dict[str, str]) -> tuple[list[str], torch.Te
 def test_adamerging_is_autograd_through_the_merge(folders):
     pool = pool_of(folders, test_datasets={task: prompts(task) for task in TASKS})
     algorithm = PlainDescent(
-        steps=STEPS, batches_per_task=1, batch_size=BATCH, lr=LR, **QUIET
+        preset="official",
+        steps=STEPS,
+        batches_per_task=1,
+        batch_size=BATCH,
+        lr=LR,
+        **QUIET,
     )
     merged = algorithm.run(pool, adapter=CausalLMAdapter(pool))
     names, want = reference_coefficients(folders)

@@ -185,6 +185,33 @@ def test_damaged_configs_are_named(folders, tmp_path, content):
     refused(folders, tmp_path / "out", f"expert 'math': {file} (is damaged|cannot be)")
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            {"num_hidden_layers": 1},
+            "is of another size than its tensors: 'model.layers.1",
+        ),
+        (
+            {"vocab_size": 80},
+            "is of another size than its tensors: 'model.embed_tokens",
+        ),
+        ({"vocab_size": "64"}, "cannot be used"),
+    ],
+)
+def test_configs_of_another_size_are_refused(folders, tmp_path, value, message):
+    file = Path(folders["_pretrained_"]) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | value))
+    refused(folders, tmp_path / "out", f"the base .*config.json.* {message}")
+
+
+def test_a_folder_of_an_adapter_takes_no_merge(folders, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="no part of a merge: .'adapter_config.json'"):
+        merge(folders, tmp_path / "out", iterations=0)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"shards": 3}'])
 def test_a_damaged_manifest_is_named(llamas, tmp_path, content):
     merge(llamas, tmp_path / "out", iterations=0)

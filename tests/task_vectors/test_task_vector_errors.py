@@ -1,5 +1,6 @@
 """What is wrong with models is said before any work, with names and a way out."""
 
+import json
 import re
 from collections.abc import Callable
 from copy import deepcopy
@@ -78,6 +79,17 @@ def smaller_head() -> nn.Module:
     return model
 
 
+def put(tensor: torch.Tensor) -> Callable[[nn.Module], None]:
+    return lambda model: model.register_buffer("odd", tensor)
+
+
+class Packed(nn.Linear):
+    """As quantised layers keep their weights."""
+
+    def get_extra_state(self):
+        return {"scale": 2.0}
+
+
 MODEL_ERRORS = {
     "no expert": (
         lambda: TaskVectors.from_modules(Toy(), {}),
@@ -104,6 +116,32 @@ MODEL_ERRORS = {
         lambda: merge_with(lambda m: setattr(m, "linear", nn.Linear(5, 9))),
         r"expert 'green': tensor 'linear.weight' has shape \(9, 5\), the base has"
         r" \(4, 5\).*keep=\['linear.weight'\]",
+    ),
+    "complex parameter": (
+        lambda: merge_with(put(torch.ones(2, dtype=torch.complex64))),
+        "expert 'green': 'odd' is a tensor of torch.complex64.*plain tensors of real",
+    ),
+    "sparse buffer": (
+        lambda: merge_with(put(torch.eye(2).to_sparse())),
+        "expert 'green': 'odd' is a tensor of torch.float32, torch.sparse_coo, which",
+    ),
+    "tensor of codes": (
+        lambda: merge_with(
+            put(torch.quantize_per_tensor(torch.ones(2), 1, 0, torch.qint8))
+        ),
+        "expert 'green': 'odd' is a tensor of torch.qint8.*neither quantised nor sparse",
+    ),
+    "meta tensor": (
+        lambda: merge_with(put(torch.ones(2, device="meta"))),
+        "expert 'green': 'odd' is without values, which cannot be merged",
+    ),
+    "lazy layer": (
+        lambda: merge_with(lambda m: setattr(m, "lazy", nn.LazyLinear(2))),
+        "expert 'green': 'lazy.weight' is without values, which cannot be merged",
+    ),
+    "packed layer": (
+        lambda: merge_with(lambda m: setattr(m, "linear", Packed(5, 4))),
+        "expert 'green': 'linear._extra_state' is a dict, which cannot be merged",
     ),
     "quantised expert": (
         lambda: merge_with(quantise),
@@ -237,6 +275,15 @@ def unknown_dtype(folder: Path) -> Path:
     return file
 
 
+def tensor_in_two_shards(folder: Path) -> Path:
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for name in names:
+        save_file({"a": torch.ones(2), name: torch.ones(1)}, folder / name)
+    index = {"weight_map": {"a": names[0], names[0]: names[0], names[1]: names[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
 def broken_header(folder: Path) -> Path:
     file = folder / "model.safetensors"
     file.write_bytes(b"<html>not found</html>")
@@ -293,6 +340,8 @@ FILE_ERRORS = {
     missing_shard: r"index.json lists \['model-00001-of-00002.safetensors'\], which are"
     " not in .*Download or save it again",
     unknown_dtype: "tensor 'a' in .*model.safetensors has dtype C64, known are",
+    tensor_in_two_shards: "expert 'a': tensor 'a' is both in .*model-00001-of-00002.safe"
+    "tensors and in model-00002-of-00002.safetensors. Save the model again",
     broken_header: "expert 'a': .*model.safetensors is truncated or no safetensors file.*"
     "again",
     cut_short: "expert 'a': .*model.safetensors is truncated or no .*save it again",

@@ -32,7 +32,7 @@ from fusion_plugins import (
     TintedModel,
     TintingAlgorithm,
 )
-from fusion_plugins.adamerging.algorithm import EntropyObjective
+from fusion_plugins.adamerging.objective import AdaMergingObjective
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.pools import adapter_for, load_task_vectors
 
@@ -139,7 +139,7 @@ def test_t5_logits_are_upstreams():
 # -- methods --------------------------------------------------------------------------
 
 
-class DescentObjective(EntropyObjective):
+class DescentObjective(AdaMergingObjective):
     def prepare(self, experts, adapter):
         start = super().prepare(experts, adapter)
         return lambda *merge: replace(start(*merge), optimizer=torch.optim.SGD)
@@ -148,7 +148,7 @@ class DescentObjective(EntropyObjective):
 class PlainDescent(AdaMergingAlgorithm):
     """Adam divides by the gradient's size, which makes noise of zero gradients."""
 
-    def objective(self):
+    def make_objective(self):
         return DescentObjective(self.options.protocol)
 
 
@@ -192,7 +192,13 @@ def reference_coefficients(pool, kind: str, steps: int, lr: float):
 
 
 def test_adamerging_is_autograd_through_the_merge(pool, kind):
-    options = {"steps": 3, "batches_per_task": 1, "batch_size": BATCH, "lr": 0.5}
+    options = {
+        "preset": "official",
+        "steps": 3,
+        "batches_per_task": 1,
+        "batch_size": BATCH,
+        "lr": 0.5,
+    }
     algorithm = PlainDescent(**options, **QUIET)
     merged = algorithm.run(pool)
     names, want = reference_coefficients(pool, kind, 3, 0.5)

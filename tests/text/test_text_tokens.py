@@ -185,12 +185,18 @@ def test_a_choice_of_samples_is_seeded_and_ordered(tmp_path):
     assert chosen != [row["label"] for row in TsvDataset(path, samples=10, seed=1)]
 
 
+def test_a_file_need_not_have_labels(tmp_path):
+    rows = TsvDataset(write(tmp_path / "a.tsv", "id\ttext\n7\ta\n")).rows
+    assert rows == [{"id": "7", "text": "a"}]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("label\ttext\n", r"has 1 line\(s\): a header"),
         ("label\ttext\n1\n", "line 2 has 1 tab-separated fields, .* names 2"),
         ("label\ttext\n1\ta\ngood\tb\n", "line 3: the label 'good' is not a number"),
+        ("label\ttext\n1\ta\nnan\tb\n", "line 3: the label 'nan' is not a number"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, text, message):

@@ -33,7 +33,7 @@ def loaded(folder: Path) -> set[float]:
     return {number for p in model.parameters() for number in p.flatten().tolist()}
 
 
-# Every call that writes or moves something, in their order: 0 to 7.
+# Every call that writes or moves something, in their order: 0 to 8.
 WRITES = [
     (files, "save_model"),
     (files, "save_file"),
@@ -68,7 +68,7 @@ def fail() -> None:
 
 
 @pytest.mark.parametrize("stop", [die, fail])
-@pytest.mark.parametrize("call", range(9))
+@pytest.mark.parametrize("call", range(10))
 def test_a_save_that_ends_early_leaves_the_old_model_or_the_new(call, stop, tmp_path):
     folder = tmp_path / "model"
     filled(1.0).save_pretrained(folder)
@@ -80,8 +80,8 @@ def test_a_save_that_ends_early_leaves_the_old_model_or_the_new(call, stop, tmp_
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) == (stop is die and call < 8)
-    assert loaded(folder) == ({1.0} if call < 8 else {2.0})
+    assert os.WIFSIGNALED(status) == (stop is die and call < 9)
+    assert loaded(folder) == ({1.0} if call < 9 else {2.0})
     filled(3.0).save_pretrained(folder)
     assert loaded(folder) == {3.0} and os.listdir(tmp_path) == ["model"]
 
@@ -112,7 +112,7 @@ def test_files_beside_an_older_model_stay(tmp_path):
 
 
 def index_with(**changes) -> bytes:
-    index = {"format": 1, "sites": ["blocks.1.mix"], "tasks": list(TASKS)} | changes
+    index = {"format": 2, "sites": ["blocks.1.mix"], "tasks": list(TASKS)} | changes
     return json.dumps({k: v for k, v in index.items() if v is not None}).encode()
 
 
@@ -130,9 +130,9 @@ DAMAGED = {
         index_with(tasks=[3]),
         index_with(sites="head"),
     ],
-    "tinted.json has format 2, this version reads 1. Update": [
-        index_with(format=2),
-        index_with(format=2, sites={"a": 1}),
+    "tinted.json has format 3, this version reads .1, 2.. Update": [
+        index_with(format=3),
+        index_with(format=3, sites={"a": 1}),
     ],
     r"aa.safetensors holds no tensors of 'blocks.7.mix'": [
         index_with(sites=["blocks.7.mix"])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fusion_bench.models.wrappers.switch import SwitchModule, set_active_option
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import AutoModel, CLIPVisionConfig, CLIPVisionModel
 
 from fusion_plugins import TintedModel
 from fusion_plugins.merged.heads import ClassificationHead
@@ -302,13 +302,22 @@ def test_a_fresh_process_gives_the_same_logits(saved, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trunk_is_a_normal_model_folder(kind, saved):
     loaded, info = CLIPVisionModel.from_pretrained(
-        saved / kind, output_loading_info=True
+        saved / kind / "trunk", output_loading_info=True
     )
     assert not any(info.values())  # no missing, unexpected or mismatched tensors
     assert torch.equal(loaded.eval()(images())[1], trunk()(images())[1])
     index = json.loads((saved / kind / "tinted.json").read_text())
     assert index["tasks"] == list(TASKS) and index["sites"] == list(KINDS[kind])
     assert len(list((saved / kind / "tints").glob("*.safetensors"))) == len(TASKS)
+
+
+def test_transformers_alone_says_what_is_missing(saved, caplog):
+    message = "tinted model, load it with fusion_plugins.TintedModel.from_pretrained"
+    with pytest.raises(ValueError, match=message):
+        AutoModel.from_pretrained(saved / "head")
+    with pytest.raises(OSError, match="no file named"):
+        CLIPVisionModel.from_pretrained(saved / "head")
+    assert message in caplog.text
 
 
 def test_saving_leaves_the_model_as_it_was(tmp_path):
@@ -321,7 +330,7 @@ def test_saving_leaves_the_model_as_it_was(tmp_path):
 
 def test_options_of_the_trunks_own_saving_are_passed_on(tmp_path):
     tinted("head").save_pretrained(tmp_path, max_shard_size="50KB")
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert len(list((tmp_path / "trunk").glob("model-*.safetensors"))) > 1
     assert torch.equal(
         logits(TintedModel.from_pretrained(tmp_path), "Digits"),
         logits(tinted("head"), "Digits"),

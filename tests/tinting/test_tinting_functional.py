@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fusion_plugins.learned.functional import pseudo_label_loss
 from fusion_plugins.merged.feature_map import head_as_feature_map
 from fusion_plugins.tinting.functional import (
     confidence_gap_selection,
-    pseudo_label_loss,
     top_p_selection,
 )
 

@@ -74,7 +74,7 @@ def test_the_program_runs_saves_and_reports(method, tiny_pool_root, tmp_path):
         assert theirs[task]["accuracy"] == report[task]["accuracy"]
         assert theirs[task]["loss"] == pytest.approx(report[task]["loss"], abs=1e-5)
 
-    trunk = CLIPVisionModel.from_pretrained(tmp_path / "model")
+    trunk = CLIPVisionModel.from_pretrained(tmp_path / "model" / "trunk")
     for name, value in trunk.state_dict().items():
         assert torch.equal(value, model.trunk.state_dict()[name])
     plain = ours.evaluate(trunk)["average"]["loss"]

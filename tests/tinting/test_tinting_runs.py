@@ -9,7 +9,7 @@ from forked import call
 from lightning import Fabric
 from toy_tinting import BLOCK, TASKS, make, tint, watched
 
-from fusion_plugins.tinting import functional
+from fusion_plugins.tinting import selection
 
 KINDS = {
     "head": {"sampling": "confidence_gap"},
@@ -89,6 +89,7 @@ def test_the_guard_judges_the_tinted_model(kind):
     """Its last word is the finished model's agreement with the experts."""
     rounds = 30 if kind == "joint" else 10  # 30 steps
     options = {"guard_every": 4, "guard_samples": 25, "lr": 3e-2, "rounds": rounds}
+    options |= {"preset": "official"}  # the last state, not the best
     model, watch = watched(**(KINDS[kind] | options))
     history, agreements = watch.algorithm.guard_history, []
     adapter = watch.algorithm.adapter
@@ -109,14 +110,14 @@ def test_the_guard_judges_the_tinted_model(kind):
 
 
 def test_a_collapse_gives_back_the_best_coefficients_and_tints(monkeypatch):
-    plain = functional.pseudo_label_loss
+    plain = selection.pseudo_label_loss
     steps = []
 
     def unlearn(logits, teacher):
         steps.append(1)
         return plain(logits, teacher) * (1 if len(steps) <= 9 else -1)
 
-    monkeypatch.setattr(functional, "pseudo_label_loss", unlearn)
+    monkeypatch.setattr(selection, "pseudo_label_loss", unlearn)
     options = {"guard_every": 3, "guard_samples": 40, "lr": 5e-2, "rounds": 12}
     model, watch = watched(stop_on_collapse=True, tint=["head", BLOCK], **options)
     best = watch.algorithm.guard_history

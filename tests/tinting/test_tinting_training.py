@@ -55,7 +55,7 @@ def test_the_order_of_tasks_depends_on_seed_and_round_only():
 
 def test_by_default_a_batch_has_32_samples_and_there_are_500_rounds():
     algorithm = TintingAlgorithm()
-    options, objective = algorithm.options, algorithm.objective()
+    options, objective = algorithm.options, algorithm.make_objective()
     assert objective.schedule(8, SampleOrder(0, 32)).steps == 4000
     assert (options.batch_size, options.lr, options.init) == (32, 1e-2, 0.3)
     assert objective.clamps and options.sampling == "none" and options.tint == ("head",)
@@ -390,6 +390,7 @@ def test_the_callers_models_stay_as_they_are():
         ({"clamp": "yes"}, r"clamp is 'yes', expected one of \[True, False\]"),
         ({"learn_tints": None}, "learn_tints is None, expected one of"),
         ({"learn_coefficients": "no"}, "learn_coefficients is 'no', expected one of"),
+        ({"preset": "fast", "tint": "blocks.1"}, "fast has a learning rate for heads"),
         ({"tint_lr": 0}, r"tint_lr is 0, expected a number in \(0, 1e[+]30\]"),
         ({"lr": -1.0}, r"lr is -1.0, expected a number"),
         ({"batch_size": 0}, "batch_size is 0, expected a whole number >= 1"),

@@ -165,8 +165,8 @@ class WatchedTinting(TintingAlgorithm):
         self.adapter = adapter
         return super().run(modelpool, adapter)
 
-    def objective(self) -> WatchedObjective:
-        plain = super().objective()
+    def make_objective(self) -> WatchedObjective:
+        plain = super().make_objective()
         return WatchedObjective(
             plain.options, plain.rounds, plain.profile, watch=self.watch
         )

@@ -5,42 +5,44 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..looks import looks_of
 from ..numbers import count_text, date_text, heading_text
-from ..results import Comparison
-from .charts import bar_chart, time_chart
-from .curves import training_curves
-from .heatmaps import coefficient_maps, cosine_tables
+from ..pictures import Picture
+from ..results import Comparison, Row
+from .pictures import coefficient_values, inline_pictures
 from .published import published
-from .radar import radar_chart
 from .summary import failures, summary
-from .tables import metric_tables, results_table, share_table
+from .tables import cost_table, metric_tables, results_table, share_table
 
 TEMPLATES = Path(__file__).parent / "templates"
-COLOURS = 6  # --c0 to --c5 in page.css; dashes tell further methods apart
 # What the templates show of a comparison, by the functions' names.
 _PARTS: tuple[Callable, ...] = (
     summary,
     failures,
     results_table,
     share_table,
+    cost_table,
     metric_tables,
     published,
+    coefficient_values,
 )
-_PARTS += (bar_chart, radar_chart, time_chart)
-_PARTS += (coefficient_maps, cosine_tables, training_curves)
 
 
-def render(comparison: Comparison) -> str:
-    """The page of a `comparison`, as text.
+def render(
+    comparison: Comparison,
+    pictures: Sequence[Picture] = (),
+    baseline: Row | None = None,
+) -> str:
+    """The page of a `comparison` with its figures, as text.
 
-    The page is one file: styles, script and pictures are inside, nothing is loaded. All
+    Differences are to the `baseline` unless the reader chooses another row. The page is one file: styles, script and pictures are inside, nothing is loaded. All
     text from the results is escaped, and a content security policy lets only the page's
     own script run.
     """
@@ -58,21 +60,14 @@ def render(comparison: Comparison) -> str:
     digest = hashlib.sha256(script.encode("utf-8")).digest()
     return environment.get_template("page.html.j2").render(
         comparison=comparison,
-        style=_styles(comparison),
+        pictures=inline_pictures(pictures),
+        baseline=baseline,
+        looks=looks_of(comparison),
         css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(digest).decode('ascii')}",
         **{part.__name__: part(comparison) for part in _PARTS},
     )
-
-
-def _styles(comparison: Comparison) -> dict[int, str]:
-    """Row number -> classes of its colour and dash, the same in every chart."""
-    merged = [row for row in comparison.rows if not row.is_reference]
-    styles = {row.number: f"reference {row.method}" for row in comparison.rows}
-    for place, row in enumerate(merged):
-        styles[row.number] = f"c{place % COLOURS} d{place // COLOURS % 4}"
-    return styles
 
 
 def _breakable(text: str) -> list[str]:

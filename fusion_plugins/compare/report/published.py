@@ -26,13 +26,6 @@ def published(comparison: Comparison) -> dict | None:
     }
 
 
-def published_average(row: Row, comparison: Comparison) -> float | None:
-    """The published average (percent) of the method that `row` measured."""
-    entries = comparison.published.get("rows") or ()
-    found = (e.get("average") for e in entries if measured_row(e, comparison) is row)
-    return next(found, None)
-
-
 def measured_row(entry: dict, comparison: Comparison) -> Row | None:
     """The row without overrides of the entry's method, else the only row of it."""
     method = entry.get("method")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..columns import (
     ADDED,
@@ -34,8 +35,16 @@ class Table:
     def has_deviation(self) -> bool:
         return any(c.deviation(row) for c in self.columns for row in self.rows)
 
-    def best(self, column: Column) -> float | None:
-        """The best of several merged models; None where none is marked."""
+    @property
+    def has_marks(self) -> bool:
+        return any(c.mark(row) for c in self.columns for row in self.rows)
+
+    @cached_property
+    def best(self) -> list[float | None]:
+        """Of every column the best of several merged models; None where none is marked."""
+        return [self._best(column) for column in self.columns]
+
+    def _best(self, column: Column) -> float | None:
         merged = (column.sort(row) for row in self.rows if not row.is_reference)
         values = [value for value in merged if value is not None]
         if not column.best or len(values) < 2:
@@ -44,16 +53,20 @@ class Table:
 
 
 def results_table(comparison: Comparison) -> Table:
-    """The main table: the metric, what it cost, and which methods failed."""
+    """The main table: the metric, and which methods failed."""
     average, *tasks = main_columns(comparison)
     columns = [average, *[OF_EXPERTS] * _has_shares(comparison), *tasks]
-    columns += [MERGE, EVALUATE, *memory_columns(comparison)]
-    columns += [Added("parameters added", ADDED.source, ADDED.text)]
-    columns += [Seeds("seeds", "seed", whole_text)]
     percent = " in percent" if comparison.scale.percent else ""
     caption = f"{heading_text(comparison.metric)} per task{percent}"
-    caption += ", with what each method cost"
     return Table("results", caption, columns, comparison.rows)
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """What every method cost."""
+    columns = [MERGE, EVALUATE, *memory_columns(comparison)]
+    columns += [Added("parameters added", ADDED.source, ADDED.text)]
+    columns += [Seeds("seeds", "seed", whole_text)]
+    return Table("costs", "What each method cost", columns, comparison.rows)
 
 
 def share_table(comparison: Comparison) -> Table | None:

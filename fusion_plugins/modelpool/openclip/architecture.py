@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -43,15 +44,28 @@ class Architecture:
 
     def build(self) -> nn.Module:
         """The network on the meta device: no text transformer, no weights yet."""
-        config = deepcopy(dict(self.model))
-        config.pop("custom_text", None)
-        # It is taken away at once, as FusionBench does: an encoder needs no text.
-        config["text_cfg"] = {**config["text_cfg"], "layers": 1}
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model = open_clip.model.CLIP(**config)
+        model: Any = self._with_text_layer()
+        # As FusionBench does: an encoder needs no text.
         del model.transformer
         model.attn_mask = None  # of the text transformer
         return model
+
+    def _with_text_layer(self) -> nn.Module:
+        config = deepcopy(dict(self.with_text_layer().model))
+        config.pop("custom_text", None)
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return open_clip.model.CLIP(**config)
+
+    def with_text_layer(self) -> Architecture:
+        """The same with a text transformer of one layer, the fewest open_clip can build."""
+        text = {**self.model["text_cfg"], "layers": 1}
+        return replace(self, model={**self.model, "text_cfg": text})
+
+    def idle_text_layer(self) -> dict[str, Tensor]:
+        """The tensors of that layer, all zero, so that it adds nothing."""
+        state = self._with_text_layer().state_dict()
+        names = [name for name in state if name.startswith("transformer.")]
+        return {name: torch.zeros(state[name].shape) for name in names}
 
     def transforms(self) -> tuple[Callable, Callable]:
         """For training, with random crops, and for testing."""

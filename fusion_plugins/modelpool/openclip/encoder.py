@@ -16,7 +16,7 @@ from .architecture import CONFIG_FILES, Architecture
 
 log = get_logger(__name__)
 
-CONFIG_FILE = CONFIG_FILES[0]
+CONFIG_FILE, OPEN_CLIP_CONFIG_FILE = CONFIG_FILES
 WEIGHTS_FILE = "model.safetensors"
 CLASSIFIER = "image_encoder."  # of an encoder inside FusionBench's ImageClassifier
 _UNUSED = ("transformer.", "attn_mask")  # of the text tower
@@ -38,6 +38,8 @@ class OpenCLIPImageEncoder(ImageEncoder):
         ValueError: Tensors are missing, left over, or of other shapes.
     """
 
+    base_model_prefix = "model"  # as transformers' classes say it; files leave it out
+
     def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor]):
         nn.Module.__init__(self)  # upstream's own __init__ downloads
         self.architecture = architecture
@@ -53,20 +55,28 @@ class OpenCLIPImageEncoder(ImageEncoder):
             if not _is_unused(k)
         }
         _check_shapes(wanted, kept)
-        if any(stored != name for stored, name in given.items()):
+        if any(bare_name(stored) != bare_name(name) for stored, name in given.items()):
             log.info("Names of the encoder's tensors differ by a known prefix.")
         self.load_state_dict(kept, assign=True)
         self.requires_grad_(True)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights and config; :meth:`from_pretrained` and the pools read them."""
+        """Write weights and configs.
+
+        :meth:`from_pretrained` and the pools read them, and so does open_clip, as
+        ``local-dir:FOLDER``: its model embeds images. Encoders have no text tower, so
+        a layer of zeros stands there.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
-            k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()
+            k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()
         }
+        tensors |= self.architecture.idle_text_layer()
         save_file(tensors, folder / WEIGHTS_FILE)
         (folder / CONFIG_FILE).write_text(self.architecture.to_json() + "\n")
+        whole = self.architecture.with_text_layer().to_json()
+        (folder / OPEN_CLIP_CONFIG_FILE).write_text(whole + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> OpenCLIPImageEncoder:

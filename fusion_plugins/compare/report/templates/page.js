@@ -22,12 +22,16 @@
     label();
   });
   system.addEventListener("change", label);
-  let shown; // paper is white: print in the light theme
+  let shown; // paper is white: print in the light theme, and all sections
+  let folded = [];
   window.addEventListener("beforeprint", () => {
     shown = root.dataset.theme;
     root.dataset.theme = "light";
+    folded = [...document.querySelectorAll("details.section:not([open])")];
+    for (const section of folded) section.open = true;
   });
   window.addEventListener("afterprint", () => {
+    for (const section of folded) section.open = false;
     if (shown) root.dataset.theme = shown;
     else delete root.dataset.theme;
   });
@@ -59,59 +63,149 @@ for (const table of document.querySelectorAll("table.data")) {
   });
 }
 
-// A badge of a failed method opens its error.
+// A link opens what it leads to.
 const openTarget = () => {
-  const target = location.hash && document.getElementById(location.hash.slice(1));
-  if (target instanceof HTMLDetailsElement) target.open = true;
+  let node = location.hash && document.getElementById(location.hash.slice(1));
+  for (const target = node; node; node = node.parentElement) {
+    if (node instanceof HTMLDetailsElement) node.open = true;
+    if (node === document.body) target.scrollIntoView();
+  }
 };
 window.addEventListener("hashchange", openTarget);
 openTarget();
-for (const badge of document.querySelectorAll("a.badge")) {
-  badge.addEventListener("click", () => {
-    document.getElementById(badge.hash.slice(1)).open = true;
-  });
+for (const link of document.querySelectorAll('a[href^="#"]')) {
+  link.addEventListener("click", () => setTimeout(openTarget)); // also if it is the hash already
 }
 
-// Radar: boxes show and hide outlines.
-for (const box of document.querySelectorAll("[data-for]")) {
-  const outline = document.querySelector(`[data-outline="${box.dataset.for}"]`);
-  const update = () => outline.classList.toggle("off", !box.checked);
-  box.addEventListener("change", update);
-  update(); // browsers restore boxes when a page is reloaded
+// Colours and differences of the tables: the best and the worst merged model of a column
+// are the ends of its scale; differences share one scale.
+const minus = (text) => text.replace("-", "−");
+const paint = (base) => {
+  for (const table of document.querySelectorAll("table.heat")) {
+    const heads = [...table.tHead.rows[0].cells];
+    const rows = [...table.tBodies[0].rows];
+    const from = rows.find((row) => row.dataset.row === base);
+    const value = (row, column) => {
+      const text = row.cells[column].dataset.sort;
+      return text === "" ? NaN : Number(text) - (from ? Number(from.cells[column].dataset.sort || NaN) : 0);
+    };
+    const merged = rows.filter((row) => !row.classList.contains("is-reference"));
+    const columns = [...heads.keys()].slice(1);
+    const finite = (column) => merged.map((row) => value(row, column)).filter(Number.isFinite);
+    const largest = Math.max(...columns.flatMap(finite).map(Math.abs));
+    table.classList.toggle("differences", Boolean(from));
+    for (const column of columns) {
+      const { best, factor } = heads[column].dataset;
+      const [low, high] = [Math.min(...finite(column)), Math.max(...finite(column))];
+      for (const row of rows) {
+        const cell = row.cells[column];
+        const mean = cell.querySelector(".mean");
+        mean.dataset.text ??= mean.textContent;
+        const number = value(row, column);
+        const shown = factor === "100" ? (number * 100).toFixed(1) : number.toPrecision(2);
+        mean.textContent = from && Number.isFinite(number) ? minus((number > 0 ? "+" : "") + shown) : mean.dataset.text;
+        const better = best === "min" ? -number : number;
+        let share = from ? Math.abs(number) / largest : (best === "min" ? high - number : number - low) / (high - low);
+        if (!merged.includes(row) || !best || !Number.isFinite(share)) share = 0;
+        cell.classList.toggle("worse", Boolean(from) && better < 0);
+        cell.style.setProperty("--heat", `${Math.round(45 * share)}%`);
+      }
+    }
+  }
+};
+
+// Filters: parts of names with commas between them; a minus leaves out what it matches.
+for (const form of document.querySelectorAll("form.filters")) {
+  const words = (kind) => form.querySelector(`[data-filter="${kind}"]`).value
+    .toLowerCase().split(",").map((word) => word.trim()).filter((word) => word && word !== "-");
+  const matcher = (kind) => {
+    const wanted = words(kind).filter((word) => word[0] !== "-");
+    const unwanted = words(kind).filter((word) => word[0] === "-").map((word) => word.slice(1));
+    return (name) => (!wanted.length || wanted.some((word) => name.includes(word)))
+      && !unwanted.some((word) => name.includes(word));
+  };
+  const update = () => {
+    const [method, task] = [matcher("methods"), matcher("tasks")];
+    const rows = [...document.querySelectorAll("#results-table tbody tr")];
+    const hidden = rows.filter((row) => !method(`${row.cells[0].dataset.sort} ${row.cells[0].textContent.toLowerCase()}`));
+    for (const row of rows) {
+      for (const part of document.getElementsByClassName(`m${row.dataset.row}`)) {
+        part.classList.toggle("off", hidden.includes(row));
+      }
+    }
+    const heads = [...document.querySelectorAll("th[data-task]")];
+    for (const head of heads) {
+      const off = !task(head.dataset.task.toLowerCase());
+      for (const row of head.closest("table").rows) row.cells[head.cellIndex].classList.toggle("off", off);
+    }
+    const tasks = heads.filter((head) => head.closest("#results-table"));
+    const left = tasks.filter((head) => !head.classList.contains("off"));
+    form.querySelector("output").textContent = hidden.length || left.length < tasks.length
+      ? `${rows.length - hidden.length} of ${rows.length} methods, ${left.length} of ${tasks.length} tasks` : "";
+    paint(form.querySelector("select").value);
+    hint();
+  };
+  form.hidden = false;
+  form.addEventListener("input", update);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  window.addEventListener("load", update); // browsers restore fields when a page is reloaded
+}
+
+// Boxes that hold more than they show say so at their edge.
+const hint = () => {
+  for (const box of document.querySelectorAll(".scroll")) {
+    box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 4);
+  }
+};
+for (const box of document.querySelectorAll(".scroll")) box.addEventListener("scroll", hint);
+document.addEventListener("toggle", hint, true);
+window.addEventListener("resize", hint);
+
+// Figures as SVG files, with the colours of paper.
+for (const button of document.querySelectorAll("[data-save]")) {
+  button.parentElement.hidden = false;
+  button.addEventListener("click", () => {
+    const figure = button.closest("figure");
+    const svg = figure.querySelector("svg").cloneNode(true);
+    for (const part of svg.querySelectorAll(".off")) part.remove();
+    const { width, height } = svg.viewBox.baseVal;
+    svg.setAttribute("width", `${width}pt`);
+    svg.setAttribute("height", `${height}pt`);
+    const text = new XMLSerializer().serializeToString(svg).replace(/var\(--\w+, ?(#\w+)\)/g, "$1");
+    const link = document.createElement("a");
+    link.download = `${figure.dataset.figure}.svg`;
+    link.href = `data:image/svg+xml,${encodeURIComponent(text)}`;
+    link.click();
+  });
 }
 
 // Coefficients: single values under the pointer or the arrow keys.
-for (const figure of document.querySelectorAll("[data-heat]")) {
-  const { tasks, keys, values } = JSON.parse(figure.querySelector("script").textContent);
-  const picture = figure.querySelector(".picture");
+for (const figure of document.querySelectorAll('[data-figure="coefficients"]')) {
+  const methods = JSON.parse(figure.querySelector("script").textContent);
   const output = figure.querySelector("output");
-  const mark = document.createElement("span");
-  mark.className = "mark";
-  let [row, column] = [0, 0];
-  const show = () => {
-    const [height, width] = [100 / tasks.length, 100 / keys.length];
-    Object.assign(mark.style, {
-      left: `calc(${column * width}% - 2px)`, top: `${row * height}%`,
-      width: `calc(${width}% + 4px)`, height: `${height}%`,
-    });
-    picture.append(mark);
-    output.textContent = `${tasks[row]}, ${keys[column]}: ${values[row][column]}`;
-  };
   output.hidden = false;
-  picture.tabIndex = 0;
-  picture.addEventListener("pointermove", (event) => {
-    const box = picture.getBoundingClientRect();
-    const place = (share, count) => Math.min(Math.max(Math.floor(share * count), 0), count - 1);
-    row = place((event.clientY - box.top) / box.height, tasks.length);
-    column = place((event.clientX - box.left) / box.width, keys.length);
-    show();
-  });
-  picture.addEventListener("keydown", (event) => {
-    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (!move) return;
-    event.preventDefault();
-    row = Math.min(Math.max(row + move[0], 0), tasks.length - 1);
-    column = Math.min(Math.max(column + move[1], 0), keys.length - 1);
-    show();
-  });
+  for (const [group, { method, tasks, keys, values }] of Object.entries(methods)) {
+    const picture = figure.querySelector(`.${CSS.escape(group)} image`);
+    let [row, column] = [0, 0];
+    const show = () => {
+      row = Math.min(Math.max(row, 0), tasks.length - 1);
+      column = Math.min(Math.max(column, 0), keys.length - 1);
+      output.textContent = `${method}: ${tasks[row]}, ${keys[column]}: ${values[row][column] / 1000}`;
+    };
+    picture.setAttribute("tabindex", "0");
+    picture.setAttribute("aria-label", `Coefficients of ${method}`);
+    picture.addEventListener("pointermove", (event) => {
+      const box = picture.getBoundingClientRect();
+      row = Math.floor((event.clientY - box.top) / box.height * tasks.length);
+      column = Math.floor((event.clientX - box.left) / box.width * keys.length);
+      show();
+    });
+    picture.addEventListener("keydown", (event) => {
+      const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+      if (!move) return;
+      event.preventDefault();
+      [row, column] = [row + move[0], column + move[1]];
+      show();
+    });
+  }
 }

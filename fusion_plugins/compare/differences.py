@@ -1,0 +1,142 @@
+"""Differences of the rows to a baseline, as columns of the results frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .answers import Answers
+from .paired import Difference, compare
+
+NONE = "none"  # the baseline that is none
+_COMMON = ("baseline", "no_interval")
+_FIGURES = ("difference", "low", "high", "p", "same")
+
+Rows = Mapping[str, Sequence[Mapping]]  # label -> records of its finished cells
+
+
+class _NotPaired(Exception):
+    """Why two rows cannot be compared sample by sample."""
+
+
+def add_differences(
+    cells: pd.DataFrame, baseline: str | None, references: Sequence[str]
+) -> pd.DataFrame:
+    """The results frame with `baseline`, the figures of each row, and `no_interval`.
+
+    Args:
+        cells: Of :func:`~.results.load_results`.
+        baseline: A label, a method, `NONE`, or None for the first merged row.
+        references: Methods that merge nothing.
+    """
+    done = cells[cells["status"] == "done"] if len(cells) else cells
+    rows = {label: list(found["record"]) for label, found in _by_label(done)}
+    chosen = None if baseline == NONE else _choose(rows, baseline, references)
+    if chosen is None:
+        missing = baseline not in (None, NONE) and bool(rows)
+        reason = f"the baseline {baseline} has no finished cell" if missing else None
+        return cells.assign(baseline=None, no_interval=reason)
+    lines = {
+        label: _figures(records, rows[chosen])
+        for label, records in rows.items()
+        if label != chosen
+    }
+    names = dict.fromkeys([*_COMMON, *(n for line in lines.values() for n in line)])
+    known = {"baseline": chosen}
+    added = [
+        [(known | lines.get(label, {})).get(name) for name in names]
+        for label in cells["label"]
+    ]
+    columns = pd.DataFrame(added, cells.index, list(names), dtype=object)
+    return pd.concat([cells, columns], axis=1)
+
+
+def _by_label(cells: pd.DataFrame) -> Any:
+    return cells.sort_values("seed", kind="stable").groupby("label", sort=False)
+
+
+def _choose(rows: Rows, wanted: str | None, references: Sequence[str]) -> str | None:
+    """The label of a row by label or method; without a wish the first merged one."""
+    places = {
+        label: (label != wanted, min(record["order"] for record in records), label)
+        for label, records in rows.items()
+    }
+    for label in sorted(rows, key=places.__getitem__):
+        method = rows[label][0]["method"]
+        if wanted in (label, method) or (wanted is None and method not in references):
+            return label
+    return None
+
+
+def _figures(ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> dict[str, Any]:
+    """Name of a column -> value, for one row."""
+    try:
+        found = _differences(ours, theirs)
+    except _NotPaired as reason:
+        return {"no_interval": str(reason)}
+    return {
+        f"{figure}/{task}": value
+        for task, difference in found.items()
+        for figure, value in zip(_FIGURES, _values(difference), strict=True)
+    }
+
+
+def _values(found: Difference) -> tuple[float | bool | None, ...]:
+    return found.value, found.low, found.high, found.p, not found.distinguishable
+
+
+def _differences(
+    ours: Sequence[Mapping], theirs: Sequence[Mapping]
+) -> dict[str, Difference]:
+    """Task or "average" -> difference."""
+    if {record["metric"] for record in (*ours, *theirs)} != {"accuracy"}:
+        raise _NotPaired("only accuracy is a mean over samples")
+    tasks = list(ours[0]["tasks"])
+    if set(tasks) != set(theirs[0]["tasks"]):
+        raise _NotPaired("other tasks than the baseline's")
+    if len(set(map(measured_on, (*ours, *theirs)))) > 1:
+        raise _NotPaired("measured on other models or data than the baseline")
+    mine, base = ([_answers(r, tasks) for r in records] for records in (ours, theirs))
+    for task in tasks:
+        if len({answers[task].order for answers in (*mine, *base)}) > 1:
+            raise _NotPaired(f"other samples of {task} than the baseline's")
+    same_seeds = [r["seed"] for r in ours] == [r["seed"] for r in theirs]
+    found, mean = compare(_right(mine, tasks), _right(base, tasks), same_seeds)
+    return {"average": mean, **dict(zip(tasks, found, strict=True))}
+
+
+def _right(
+    models: Sequence[Mapping[str, Answers]], tasks: Sequence[str]
+) -> list[np.ndarray]:
+    """For each task, shape (models, samples)."""
+    return [np.stack([answers[task].right for answers in models]) for task in tasks]
+
+
+def measured_on(record: Mapping) -> tuple:
+    """Pools, and what they read."""
+    return record["identity"]["pools"], record["identity"].get("inputs")
+
+
+def _answers(record: Mapping, tasks: Sequence[str]) -> dict[str, Answers]:
+    stored = record.get("answers") or {}
+    if set(tasks) - set(stored):
+        raise _NotPaired("no results per sample in its cells or the baseline's")
+    return {task: Answers.read(stored[task]) for task in tasks}
+
+
+def differences_frame(cells: pd.DataFrame) -> pd.DataFrame:
+    """The differences of a results frame, one line per row and task."""
+    prefix = "difference/"
+    tasks = [n.removeprefix(prefix) for n in cells.columns if n.startswith(prefix)]
+    rows = cells.drop_duplicates("label")
+    lines = [
+        [row["label"], row["baseline"], task, *(row[f"{f}/{task}"] for f in _FIGURES)]
+        for _, row in rows.iterrows()
+        for task in tasks
+        if row[f"same/{task}"] is not None
+    ]
+    names = ["label", "baseline", "task", *_FIGURES]
+    return pd.DataFrame(lines, columns=names, dtype=object)

@@ -1,0 +1,28 @@
+"""Keeping merged models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusion_bench import BaseModelPool
+from torch import nn
+
+from ..merged.cards import CARD, note_scores
+from .evaluation import Scores
+from .files import slug
+
+
+def save_merged(
+    modelpool: BaseModelPool,
+    folder: Path,
+    part: str | None,
+    model: nn.Module,
+    scores: Scores,
+) -> None:
+    """Write a merged model with the model pool's own means."""
+    name = "merged_model" if part is None else f"merged_model.{slug(part)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    modelpool.save_model(model, str(folder / name))
+    if (folder / name / CARD).is_file():
+        measured = {task: v[scores.metric] for task, v in scores.tasks.items()}
+        note_scores(folder / name, measured, scores.metric)

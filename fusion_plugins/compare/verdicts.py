@@ -1,0 +1,84 @@
+"""What the differences to the baseline say, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .columns import SAME
+from .numbers import Scale
+from .paired import LEVEL
+from .results import Comparison, Row
+
+_KINDS = ("Better", "Worse", "Not distinguishable")
+
+
+def average_difference(row: Row) -> dict[str, object]:
+    """Of the average, for the table of rows; empty where nothing is known of it."""
+    names = ("difference", "low", "high", "same")
+    columns = {f"average_{name}": f"{name}/average" for name in names}
+    known = {k: v for k, v in columns.items() if v in row.figures and row.cells}
+    return {name: row.figures[column].iloc[0] for name, column in known.items()}
+
+
+def verdicts(comparison: Comparison) -> Iterator[str]:
+    """Sentences on the averages of merged models, and on where there are no intervals."""
+    base = comparison.baseline
+    merged = [row for row in comparison.listed() if row.cells and not row.is_reference]
+    found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    for row in merged:
+        difference = average_difference(row)
+        if difference.get("average_same") is not None:
+            kind, text = _verdict(difference, comparison.scale)
+            found[kind].append(f"{row.label} {text}")
+    groups = [
+        f"{kind} {'than' if kind != _KINDS[2] else 'from'} {base.label}: {', '.join(rows)}."
+        for kind, rows in found.items()
+        if rows and base
+    ]
+    if groups:
+        several = any(len(row.cells) > 1 for row in merged)
+        over = "test samples and seeds" if several else "test samples"
+        yield (
+            f"{' '.join(groups)} Differences of the average with {LEVEL:.0%} intervals"
+            f" over {over}; {SAME} marks what is not distinguishable."
+        )
+    yield from _reasons(merged)
+    yield from _choices(comparison)
+
+
+def _verdict(difference: dict, scale: Scale) -> tuple[str, str]:
+    value, low, high = (
+        difference[f"average_{n}"] for n in ("difference", "low", "high")
+    )
+    kind = _KINDS[0] if value > 0 else _KINDS[1]
+    kind = _KINDS[2] if difference["average_same"] else kind
+    texts = (scale.text(number) for number in (low, high))
+    sign = "+" if value > 0 else ""
+    return kind, f"{sign}{scale.text(value)} ({' to '.join(texts)})"
+
+
+def _reasons(rows: list[Row]) -> Iterator[str]:
+    """A sentence for each reason why rows have no interval."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        reason = (
+            row.figures["no_interval"].iloc[0] if "no_interval" in row.figures else None
+        )
+        if reason:
+            found.setdefault(reason, []).append(row.label)
+    for reason, labels in found.items():
+        yield f"No intervals for {', '.join(labels)}: {reason}."
+
+
+def _choices(comparison: Comparison) -> Iterator[str]:
+    """What was chosen for rows with a choice."""
+    rows = [row for row in comparison.listed() if row.artifacts("selection")]
+    for row in rows:
+        found = {_settings(choice) for _, choice in row.artifacts("selection")}
+        yield f"Chosen for {row.label}: {', or '.join(sorted(found))}."
+    if any(row.is_reference for row in rows):
+        yield "Rows of select=oracle are chosen by test labels: upper bounds, no methods."
+
+
+def _settings(choice: dict) -> str:
+    return ", ".join(f"{name}={value}" for name, value in choice["chosen"].items())

@@ -1,0 +1,46 @@
+"""What is saved with a merged model, and in what form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fusion_bench import BaseModelPool
+from fusion_bench.modelpool import CLIPVisionModelPool
+from torch import nn
+
+from ..merged.cards import CARD, pool_card
+from ..merged.model import TintedModel
+from .loading import PRETRAINED
+
+
+def write_card(
+    folder: Path, model: nn.Module, modelpool: BaseModelPool, method: Any = None
+) -> None:
+    """Write a merged model's card into its folder.
+
+    Args:
+        folder: Exists already.
+        model: The merged model; its own card is taken if it has one, or the method's.
+        modelpool: Where the models came from.
+        method: What merged them; None if that is not known.
+    """
+    card = getattr(model, "card", None) or getattr(method, "card", None)
+    name = type(method).__name__ if method is not None else "Merge"
+    (folder / CARD).write_text(card or pool_card(name, {}, modelpool))
+
+
+def whole_clip(model: nn.Module, modelpool: BaseModelPool) -> Any:
+    """A merged vision model as a ``CLIPModel``, with the pretrained one's text tower.
+
+    Raises:
+        ValueError: The pool is not CLIP's, or the model has tints.
+    """
+    if not isinstance(modelpool, CLIPVisionModelPool) or isinstance(model, TintedModel):
+        raise ValueError(
+            "merged_model_save_kwargs.whole is for plain models of CLIP pools, not for a"
+            f" {type(model).__name__} of a {type(modelpool).__name__}. Leave it out."
+        )
+    clip = modelpool.load_clip_model(PRETRAINED)
+    clip.vision_model = getattr(model, "vision_model", model)
+    return clip
