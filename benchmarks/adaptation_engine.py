@@ -1,7 +1,21 @@
-"""The engine of a learned method on random towers, put together as its run() does."""
+"""The engine of a learned method on random towers, put together as its run() does.
+
+    python benchmarks/adaptation_engine.py [--size small] [--threads 1] [--out FILE]
+
+times what a step does with task vectors, by how they are kept: merging 8 of them and
+reading their coefficients' gradient, on the processor.
+"""
 
 from __future__ import annotations
 
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import adaptation_timing as timing
+import common
+import torch
 from adaptation_stand_ins import StandIn
 
 from fusion_plugins.adaptation import (
@@ -61,3 +75,58 @@ def make_engine(
         compile=job.get("compile", False),
         callbacks=[*learner.callbacks, *callbacks],
     )
+
+
+def measure_storage(size: str, storage: str) -> dict:
+    """Least seconds of 7, of wall and of processor time, and the bytes that are kept."""
+    job = {"size": size, "tasks": 8, "batch": 1, "batches": 1, "device": "cpu"}
+    job |= {"precision": timing.PRECISIONS["float32"], "memory_cap": None}
+    weights = make_predictor(StandIn(job | {"task_vector_dtype": storage})).weights
+    weights.train_moved_layers()
+    coefficients = torch.full((8, len(weights.keys)), INITIAL)
+
+    def gradient() -> None:
+        for parameter in weights.module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        weights.coefficient_gradient()
+
+    figures = {"bytes": weights.stored_bytes}
+    for name, work in (
+        ("merging", lambda: weights.materialise(coefficients)),
+        ("gradient", gradient),
+    ):
+        wall, processor = zip(*(_seconds(work) for _ in range(7)), strict=True)
+        figures |= {name: min(wall), f"{name}, processor": min(processor)}
+    return figures
+
+
+def _seconds(work: Callable[[], object]) -> tuple[float, float]:
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="small", help="small, vit-b32, vit-l14")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, default=Path("task-vectors.json"))
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    report = {"machine": common.machine(), "storage": {}}
+    common.print_machine(report["machine"])
+    for storage in ("float32", "bfloat16", "int8", "int4"):
+        report["storage"][storage] = measure_storage(options.size, storage)
+    rows = [
+        [name, f"{values['bytes'] / 1e6:.0f}"]
+        + [f"{value:.4f}" for key, value in values.items() if key != "bytes"]
+        for name, values in report["storage"].items()
+    ]
+    columns = ["", "MB", "merging s", "processor s", "gradient s", "processor s"]
+    common.table(f"8 task vectors of {options.size}", columns, rows)
+    common.save(report, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,11 @@ def parser(doc: str, batch_help: str, out: str) -> argparse.ArgumentParser:
     add("--tasks", type=int, nargs="+", default=[8])
     add("--batch", type=int, nargs="+", help=batch_help)
     add("--dtype", nargs="+", choices=PRECISIONS, default=["float32"])
-    add("--task-vector-dtype", default="float32", help="of ours; or bfloat16, float16")
+    add(
+        "--task-vector-dtype",
+        default="float32",
+        help="of ours; or bfloat16, float16, int8, int4",
+    )
     add("--steps", type=int, default=10, help=f"timed ones, after {WARM_UP} others")
     add("--repeats", type=int, default=3, help="rounds of fresh processes")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")

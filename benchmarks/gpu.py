@@ -44,6 +44,14 @@ _OURS = {
         **_BF16,
         "task_vector_dtype": "bfloat16",
     },
+    "ours, bfloat16 autocast, int8 task vectors": {
+        **_BF16,
+        "task_vector_dtype": "int8",
+    },
+    "ours, bfloat16 autocast, int4 task vectors": {
+        **_BF16,
+        "task_vector_dtype": "int4",
+    },
     "ours, bfloat16, torch.compile": {**_BF16, "compile": True},
     "ours, bfloat16, task vectors in CPU memory": {**_BF16, "offload": True},
 }

@@ -133,3 +133,32 @@ def read_layers(
         place = slice(block.rows.start * row_size, block.rows.stop * row_size)
         layers[key].fill(place, block.base.flatten(), block.task_vectors.flatten(1))
     return list(layers.values())
+
+
+def storage_error(
+    layers: Iterable[Layer], coefficients: Tensor
+) -> tuple[float, float] | None:
+    """How far quantised task vectors put the merged weights off; None without any.
+
+    The merge is linear, so inner products of the rounding errors give it exactly.
+
+    Args:
+        layers: Merged with these coefficients.
+        coefficients: Shape (tasks, layers).
+
+    Returns:
+        The error's norm over that of the merged weights, and over that of their change.
+    """
+    wrong, weights, change = 0.0, 0.0, 0.0
+    for column, layer in enumerate(layers):
+        if layer.error is None or not layer.merged:
+            continue
+        of_layer = coefficients[:, column].to(layer.error)
+        wrong += float(of_layer @ layer.error @ of_layer)
+        merged = layer.target.detach().to(layer.base).view(-1)
+        weights += float(merged.square().sum())
+        change += float((merged - layer.base).square().sum())
+    if not weights:
+        return None
+    wrong = max(wrong, 0.0) ** 0.5
+    return wrong / weights**0.5, wrong / change**0.5 if change else 0.0

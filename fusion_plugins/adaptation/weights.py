@@ -17,7 +17,7 @@ from ..common.identity import fingerprint
 from ..common.logging import get_logger
 from ..common.workers import Workers
 from ..task_vectors import TaskVectors
-from .layers import Layer, read_layers
+from .layers import Layer, read_layers, storage_error
 from .memory import MemoryPlan
 from .quantised import Kernels, QuantisedStack
 
@@ -33,8 +33,8 @@ STORAGE_DTYPES = {
 }
 QUANTISED = ("int8", "int4")
 
-# Stored bytes from which on compiling the quantised kernels (10 to 20 s) is worth it.
-_COMPILED_FROM = 2**27
+# Entries of all task vectors from which on compiling the quantised kernels (10 to 20 s) is worth it.
+_COMPILED_FROM = 2**26
 
 
 class MergedWeights:
@@ -60,6 +60,7 @@ class MergedWeights:
     ):
         self.tasks, self.keys = task_vectors.tasks, task_vectors.keys
         self.device = torch.device(device)
+        self._storage_dtype = storage_dtype
         self._offload = offload and self.device.type != "cpu"
         module.requires_grad_(False)
         # Already for the experts' own predictions: no dropout, stored batch statistics.
@@ -70,7 +71,10 @@ class MergedWeights:
             layer.base = layer.base.to(self.device)
             layer.stack = self._placed(layer.stack)
         self._workers = Workers()
-        if self.device.type == "cpu" and self.stored_bytes >= _COMPILED_FROM:
+        if (
+            self.device.type == "cpu"
+            and not STORAGE_DTYPES[storage_dtype].is_floating_point
+        ):
             self._compile_kernels()
 
     def _placed(self, stack: Tensor | QuantisedStack) -> Tensor | QuantisedStack:
@@ -84,6 +88,9 @@ class MergedWeights:
 
         Every variant is compiled here, by one thread: later calls come from several.
         """
+        entries = sum(layer.base.numel() for layer in self._layers)
+        if entries * len(self.tasks) < _COMPILED_FROM:
+            return
         wide = [
             (layer, layer.stack)
             for layer in self._layers
@@ -137,31 +144,21 @@ class MergedWeights:
         given = activations, batch_tasks, forwards, self._offload
         return MemoryPlan.of(self.module, self._layers, *given)
 
-    def storage_error(self, coefficients: Tensor) -> dict[str, float] | None:
-        """How far quantised task vectors put the merged weights off; None without any.
-
-        The merge is linear, so inner products of the rounding errors give it exactly.
+    def storage_notes(self, coefficients: Tensor) -> list[str]:
+        """A sentence on how far quantised task vectors put the merge off, also logged.
 
         Args:
             coefficients: Those of the merge in the module, shape (tasks, layers).
-
-        Returns:
-            The error's norm over that of the merged ``weights``, and of their ``change``.
         """
-        wrong, weights, change = 0.0, 0.0, 0.0
-        for column, layer in enumerate(self._layers):
-            if layer.error is None or not layer.merged:
-                continue
-            of_layer = coefficients[:, column].to(layer.error)
-            wrong += float(of_layer @ layer.error @ of_layer)
-            merged = layer.target.detach().to(layer.base).view(-1)
-            weights += float(merged.square().sum())
-            change += float((merged - layer.base).square().sum())
-        if not weights:
-            return None
-        wrong = max(wrong, 0.0) ** 0.5
-        moved = wrong / change**0.5 if change else 0.0
-        return {"weights": wrong / weights**0.5, "change": moved}
+        error = storage_error(self._layers, coefficients)
+        if error is None:
+            return []
+        note = (
+            f"Task vectors in {self._storage_dtype} put the merged weights off by"
+            f" {error[0]:.1e} of their norm, {error[1]:.1e} of their change."
+        )
+        log.info(note)
+        return [note]
 
     def leave_out(self, keys: Sequence[str]) -> None:
         """Merge these tensors no more: something else has taken their place."""

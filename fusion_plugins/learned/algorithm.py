@@ -48,8 +48,6 @@ class LearnedMergeAlgorithm(
         result: The learned coefficients, after a run.
         history, guard_history: What was measured while learning.
         disentanglement: What AWD removed, if it was asked for.
-        storage_error: How far quantised task vectors put the merged weights off, as a
-            share of the ``weights`` and of their ``change``; None if they are not.
         card: The merged model's card, Markdown with metadata.
         samples_seen: How many samples were learned from, repeats too.
     """
@@ -60,7 +58,6 @@ class LearnedMergeAlgorithm(
     history: list[dict[str, Any]] = []
     guard_history: list[dict[str, Any]] = []
     disentanglement: Disentanglement | None = None
-    storage_error: dict[str, float] | None = None
     card: str | None = None
     samples_seen: int | None = None
 
@@ -111,7 +108,6 @@ class LearnedMergeAlgorithm(
                 trained = self._merge(experts, saved, adapter)
             elif adapter is not None:
                 trained = trainer.train(experts, adapter)
-            self._report_storage(experts)
             merged = self._complete(trained, experts)
             self._keep(trained, experts, objective, merged, folder)
             if trained.checkpoints is not None:
@@ -195,21 +191,6 @@ class LearnedMergeAlgorithm(
             adapter.prepare(self.fabric.device)
         return Trained(model, [], [], {}, None)
 
-    def _report_storage(self, experts: Experts) -> None:
-        effective = experts.coefficients.effective().detach()
-        self.storage_error = experts.weights.storage_error(effective)
-        for note in self._storage_notes():
-            log.info(note)
-
-    def _storage_notes(self) -> list[str]:
-        if self.storage_error is None:
-            return []
-        weights, change = (self.storage_error[key] for key in ("weights", "change"))
-        return [
-            f"Task vectors in {self.options.task_vector_dtype} put the merged weights off"
-            f" by {weights:.1e} of their norm, {change:.1e} of their change."
-        ]
-
     def _complete(self, trained: Trained, experts: Experts) -> nn.Module:
         with self.profile("finish"):
             merged = experts.finish.complete(trained.model.cpu(), self.fabric.device)
@@ -237,7 +218,7 @@ class LearnedMergeAlgorithm(
         notes = [
             f"Coefficients were learned on unlabelled {self.options.data} samples with"
             f" {objective.label}, seed {self.options.seed}.",
-            *self._storage_notes(),
+            *experts.weights.storage_notes(experts.coefficients.effective().detach()),
             *start_notes(trained.search),
             *experts.finish.statistics.card_notes(),
         ]

@@ -47,8 +47,11 @@ class Transform:
 
     def apply_(self, weights: MergedWeights) -> None:
         """Change the stored task vectors, as far as no map of coefficients does it."""
+        by_row = self.disentanglement is not None and self.disentanglement.by_row
+        if not by_row and self.trim is None:
+            return
         layers = list(zip(weights.keys, weights.stacks, strict=True))
-        if self.disentanglement is not None and self.disentanglement.by_row:
+        if self.disentanglement is not None and by_row:
             for key, stack in layers:
                 self.disentanglement.subtract_(key, stack)
         if self.trim is not None:

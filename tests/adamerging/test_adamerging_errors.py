@@ -40,6 +40,14 @@ BAD_OPTIONS = [
     ({"fraction": 0}, "fraction is 0, expected a number in (0, 1]"),
     ({"max_samples": 0}, "max_samples is 0, expected a whole number >= 1"),
     ({"seed": "a"}, "seed is 'a', expected a whole number in [0, 2^63)"),
+    (
+        {"task_vector_dtype": "int8", "trim": 0.2},
+        "trim rewrites single task vectors, which task_vector_dtype=int8 keeps in",
+    ),
+    (
+        {"task_vector_dtype": "int4", "disentangle": {"granularity": "row"}},
+        "disentangle rewrites single task vectors, which task_vector_dtype=int4",
+    ),
     ({"task_vector_dtype": "half"}, "task_vector_dtype is 'half', expected one of"),
     ({"offload": "no"}, "offload is 'no', expected one of [True, False]"),
     ({"compile": 3}, "compile is 3, expected one of [True, False]"),

@@ -141,6 +141,19 @@ def test_tensors_that_are_not_merged_are_part_of_a_runs_identity(tmp_path, monke
 # -- what is not finite is not written ------------------------------------------------
 
 
+@pytest.mark.parametrize("storage, bound", [("int8", 2e-3), ("int4", 4e-2)])
+def test_quantised_task_vectors_learn_nearly_the_same(storage, bound, tmp_path, caplog):
+    caplog.set_level("INFO", "fusion_plugins")
+    exact = run(tmp_path / "exact").result.applied
+    few_bits = run(tmp_path / "few", task_vector_dtype=storage)
+    assert 0 < (few_bits.result.applied - exact).abs().max() < bound
+    assert f"Task vectors in {storage} put the merged weights off by" in few_bits.card
+    assert (
+        few_bits.card.count("Task vectors in") == caplog.text.count("vectors in") == 1
+    )
+    assert "Memory: base" in caplog.text
+
+
 def half(size: float) -> dict:
     """Float16 models whose merge has numbers of about 100 times `size`."""
     models = toy_models()
