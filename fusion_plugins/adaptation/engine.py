@@ -106,9 +106,8 @@ class Engine:
     def memory_plan(self) -> MemoryPlan:
         """What the steps hold at their peak."""
         tasks = len(self.schedule.draws(0))
-        size = min(self._groups.size, tasks)
-        activations = size * self._groups.activations
-        return self.weights.memory_plan(activations, size, -(-tasks // size))
+        size, forwards = min(self._groups.size, tasks), -(-tasks // self._groups.size)
+        return self.weights.memory_plan(size * self._groups.activations, size, forwards)
 
     def train_step(self) -> StepReport:
         """One optimiser step; nothing is updated if no sample has a weight."""
@@ -165,13 +164,12 @@ class Engine:
         self, task: int, draws: int, logits: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor]:
         losses = self.loss(self.tasks[task].name, logits, batch)
-        weights = losses.weights
-        weights = torch.ones_like(losses.values) if weights is None else weights
+        weights = losses.shares
         numbers = batch.draws.to(logits.device)
         totals = weights.new_zeros(draws).index_add_(0, numbers, weights)
         totals = self._sum(totals)  # a draw's mean is over all processes' samples
-        shares = weights / totals.clamp_min(torch.finfo(totals.dtype).tiny)[numbers]
-        shares = shares.detach()
+        totals = totals.clamp_min(torch.finfo(totals.dtype).tiny)
+        shares = (weights / totals[numbers]).detach()
         loss = (losses.values * shares).sum()
         if losses.averaged is not None and losses.of_mean is not None:
             parts = losses.averaged * shares[:, None]

@@ -35,6 +35,11 @@ class Losses:
     averaged: Tensor | None = None
     of_mean: Callable[[Tensor], Tensor] | None = None
 
+    @property
+    def shares(self) -> Tensor:
+        """The weights; one each where there are none."""
+        return torch.ones_like(self.values) if self.weights is None else self.weights
+
 
 # (task name, logits (samples, classes), batch) -> what the batch costs.
 Loss = Callable[[str, Tensor, Batch], Losses]

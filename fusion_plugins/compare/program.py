@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from functools import partial
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from ..common.logging import get_logger
-from ..common.running import log_summary, one_line_errors, quiet, vanishing
+from ..common.running import log_summary, one_line_errors, quiet
 from ..common.upstream import (
     fabric_config,
     loggers_of,
@@ -27,12 +26,12 @@ from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds
 from .chosen import with_choices
 from .evaluation import Scores, task_names
-from .execution import Bench, run_cell
+from .execution import Bench
 from .frames import scalars
 from .gathering import gather, require_report
 from .methods import as_plain, read_baseline, read_methods
+from .missing import run_missing
 from .plan import Plan, plain_config, resolve_method
-from .progress import Progress
 from .results import Comparison
 from .saving import save_merged
 from .store import Results, results_folder
@@ -192,15 +191,8 @@ class CompareProgram(FabricModelFusionProgram):
             str(self.fabric.device),
             partial(self._save_model, plan),
         )
-        # First what nobody works on; then wait for cells of other processes, and take
-        # over those whose process died.
         users = list(self.fabric.loggers)
-        clock = Progress(len(missing))
-        held = [
-            cell for cell in missing if not self._run_cell(cell, plan, bench, clock)
-        ]
-        for cell in held:
-            self._run_cell(cell, plan, bench, clock, wait=True)
+        run_missing(missing, plan, bench, self.retry_failed)
         loggers_of.put(self.fabric, users)
 
     def _load_pools(self, plan: Plan) -> None:
@@ -238,22 +230,3 @@ class CompareProgram(FabricModelFusionProgram):
         if self.save_models:
             folder = plan.work_folder(cell)
             save_merged(self.modelpool, folder, part, model, scores)
-
-    def _run_cell(
-        self, cell: Cell, plan: Plan, bench: Bench, clock: Progress, wait: bool = False
-    ) -> bool:
-        """Run a cell unless it is done; False if another process is at it."""
-        with plan.results.claimed(cell, wait) as mine:
-            if not mine:
-                return False
-            # What another process just tried and failed at is not tried once more.
-            if plan.is_finished(cell, self.retry_failed and not wait):
-                return True
-            clock.tell(cell)
-            shutil.rmtree(plan.work_folder(cell), ignore_errors=True)
-            with vanishing():
-                found = run_cell(cell, bench)
-            records = [record | plan.marks(cell) for record in found]
-            plan.results.replace(cell, records)
-            plan.results.note_tasks([task for r in records for task in r["tasks"]])
-        return True

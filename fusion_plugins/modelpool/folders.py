@@ -16,14 +16,9 @@ from torch import Tensor, nn
 
 from ..common.logging import get_logger
 from ..common.upstream import models_of
+from ..task_vectors import files
 from ..task_vectors.checks import shown
-from ..task_vectors.files import (
-    UNREADABLE,
-    one_line,
-    read_config,
-    read_folder,
-    require_plain_weights,
-)
+from ..task_vectors.files import UNREADABLE, one_line, require_plain_weights
 from ..task_vectors.names import (
     TOWER,
     base_prefix,
@@ -63,7 +58,7 @@ def _model_class(folder: Path) -> Any:
             f"{folder} is not a HuggingFace model folder: it has no config.json. Save the"
             " model with model.save_pretrained(folder), or pass modules instead."
         )
-    names = read_config(config_file, "its config").get("architectures") or []
+    names = files.read_config(config_file, "its config").get("architectures") or []
     for name in names:
         if name in _OWN:
             return getattr(import_module(_OWN[name], __package__), name)
@@ -144,7 +139,7 @@ def _read(
         return *read(output_loading_info=True), True
     except UNREADABLE as error:
         if folder is not None:
-            read_folder(folder, label)  # names the file that is damaged
+            files.read_folder(folder, label)  # names the file that is damaged
         if "mismatch" not in str(error):
             raise ValueError(f"{path} cannot be loaded: {one_line(error)}") from error
     # Once more, to name all tensors whose shapes are wrong.
@@ -179,7 +174,9 @@ def _complete(
         return
     if not Path(path).is_dir():
         refuse_incomplete(model, label, path, absent, extra, head)
-    load_exactly(model, read_folder(Path(path), label), label, path, head, new_head)
+    load_exactly(
+        model, files.read_folder(Path(path), label), label, path, head, new_head
+    )
 
 
 def load_exactly(

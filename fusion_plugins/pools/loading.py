@@ -30,16 +30,12 @@ from ..task_vectors import (
     SafetensorsCheckpoint,
     StateDictCheckpoint,
     TaskVectors,
+    files,
 )
 from ..task_vectors import names as known
 from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
 from ..task_vectors.checks import say_other_config
-from ..task_vectors.files import (
-    one_line,
-    read_folder,
-    read_tensors,
-    require_plain_weights,
-)
+from ..task_vectors.files import one_line, require_plain_weights
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
@@ -140,7 +136,7 @@ def _materialise(lazy: LazyStateDict, label: str) -> nn.Module:
         lambda t: torch.empty_like(t, device="cpu") if t.is_meta else t
     )
     path = Path(resolve_checkpoint_path(lazy.checkpoint))
-    tensors = (read_folder if path.is_dir() else read_tensors)(path, label)
+    tensors = (files.read_folder if path.is_dir() else files.read_tensors)(path, label)
     load_exactly(module, tensors, label, path)
     return module
 
