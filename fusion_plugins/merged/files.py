@@ -21,7 +21,8 @@ from .sites import Site, file_name, fitting_copy, trainable_copy
 _WEIGHTS = "model.safetensors"
 _FORMATS = (1, 2)  # the first has the trunk's files beside the index
 # What transformers says of a folder that it cannot load; the trunk alone has no tints.
-_NOT_ALONE = "tinted model, load it with fusion_plugins.TintedModel.from_pretrained"
+_HOME = __name__.partition(".")[0]
+_NOT_ALONE = f"tinted model, load it with {_HOME}.TintedModel.from_pretrained"
 
 
 def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
