@@ -164,8 +164,7 @@ class Engine:
         self, task: int, draws: int, logits: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor]:
         losses = self.loss(self.tasks[task].name, logits, batch)
-        weights = losses.shares
-        numbers = batch.draws.to(logits.device)
+        weights, numbers = losses.shares, batch.draws.to(logits.device)
         totals = weights.new_zeros(draws).index_add_(0, numbers, weights)
         totals = self._sum(totals)  # a draw's mean is over all processes' samples
         totals = totals.clamp_min(torch.finfo(totals.dtype).tiny)
