@@ -14,7 +14,7 @@ class AdaMergingAlgorithm(LearnedMergeAlgorithm):
     """Learn merging coefficients at test time on unlabelled samples.
 
     Args:
-        **options: Those of :class:`~fusion_plugins.adamerging.options.AdaMergingOptions`.
+        **options: Those of :class:`AdaMergingOptions`.
 
     Raises:
         TypeError: An unknown option.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from lightning import Fabric
@@ -175,7 +175,9 @@ class PresetOptions(LearnedOptions):
     preset: str
 
     def __post_init__(self) -> None:
-        for name, value in self.PRESETS.get(str(self.preset), {}).items():
+        (entry,) = (entry for entry in fields(self) if entry.name == "preset")
+        entry.metadata["check"]("preset", self.preset)
+        for name, value in self.PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         super().__post_init__()

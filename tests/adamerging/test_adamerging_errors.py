@@ -222,7 +222,7 @@ def test_a_resume_of_a_changed_run_names_what_changed(
     options = {"checkpoint_dir": str(tmp_path), "resume": str(left_behind)}
     with pytest.raises(ValueError, match="other settings") as error:
         run(tiny_modelpool, steps=4, lr=0.5, seed=8, **options)
-    assert "lr: 0.001 -> 0.5" in str(error.value)
+    assert "lr: 0.01 -> 0.5" in str(error.value)
     assert "seed: None -> 8" in str(error.value)
     assert "granularity" not in str(error.value)
     # What only changes how a run goes is no change.
