@@ -71,10 +71,7 @@ class MergedWeights:
             layer.base = layer.base.to(self.device)
             layer.stack = self._placed(layer.stack)
         self._workers = Workers()
-        if (
-            self.device.type == "cpu"
-            and not STORAGE_DTYPES[storage_dtype].is_floating_point
-        ):
+        if self.device.type == "cpu":
             self._compile_kernels()
 
     def _placed(self, stack: Tensor | QuantisedStack) -> Tensor | QuantisedStack:
@@ -88,14 +85,14 @@ class MergedWeights:
 
         Every variant is compiled here, by one thread: later calls come from several.
         """
-        entries = sum(layer.base.numel() for layer in self._layers)
-        if entries * len(self.tasks) < _COMPILED_FROM:
-            return
         wide = [
             (layer, layer.stack)
             for layer in self._layers
             if isinstance(layer.stack, QuantisedStack) and layer.stack.wide
         ]
+        entries = sum(stack.shape[1] for _, stack in wide)
+        if not wide or entries * len(self.tasks) < _COMPILED_FROM:
+            return
         kernels = Kernels.compiled()
         kinds = {(layer.target.dtype, stack.dtype): stack for layer, stack in wide}
         try:
