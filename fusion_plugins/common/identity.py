@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from os import PathLike
@@ -127,9 +128,19 @@ def file_identity(file: Path) -> list[int | str]:
 
 
 def folder_fingerprint(folder: str | PathLike[str]) -> str:
-    """Of the names and bytes of all files below a folder; hidden ones do not count."""
-    folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Of the names and bytes of all files below a folder; hidden ones do not count.
+
+    Links to folders are followed, each folder once.
+    """
+    folder, seen = Path(folder), set()
+    files: list[Path] = []
+    for place, folders, found in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        files += [Path(place, name) for name in found]
+    files = sorted(path for path in files if path.is_file())
     names = {path: path.relative_to(folder) for path in files}
     return fingerprint(
         {

@@ -42,11 +42,17 @@ class Results:
 
     def description(self) -> dict | None:
         """What ``compare.json`` says; None if there is none."""
-        return read_json(self.summary) if self.summary.is_file() else None
+        return self.described() if self.summary.is_file() else None
 
     def described(self) -> dict:
         """What ``compare.json`` says; it must be there."""
-        return read_json(self.summary)
+        known = read_json(self.summary)
+        if not isinstance(known, dict) or "pools" not in known:
+            raise ValueError(
+                f"{self.summary} names no pools: it is damaged, or no comparison's. Give"
+                " results=<another folder>."
+            )
+        return known
 
     def check(self, description: Mapping) -> None:
         """Raise unless this folder is free or holds results on the same pools."""

@@ -99,7 +99,6 @@ def open_task_vectors(
     base.require_all(ours.specs)
     theirs: dict[str, Checkpoint] = {}
     for task, folder in experts.items():
-        say_other_config(base.config, folder.config, folder.label)
         expert = FolderCheckpoint(folder)
         _drop_equal_aliases(expert, ours)
         differing = _vocabulary_tensors(base, ours, folder, expert)
@@ -108,7 +107,10 @@ def open_task_vectors(
         theirs[task] = (
             CommonRowsCheckpoint(expert, ours, differing) if differing else expert
         )
-    return TaskVectors(ours, theirs, keep)
+    task_vectors = TaskVectors(ours, theirs, keep)
+    for folder in experts.values():
+        say_other_config(base.config, folder.config, folder.label)
+    return task_vectors
 
 
 def _drop_equal_aliases(expert: FolderCheckpoint, base: FolderCheckpoint) -> None:

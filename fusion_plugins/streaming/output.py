@@ -23,6 +23,7 @@ from .shards import Shard, index_of
 log = get_logger(__name__)
 
 INDEX = "model.safetensors.index.json"
+_BESIDE = ("config.json", "generation_config.json", "tokenizer*", "vocab*")
 _FORMAT = 2  # of the manifest
 _WEIGHTS = (
     "*.safetensors",
@@ -105,8 +106,9 @@ class OutputFolder:
             )
             return
         weights = [f for pattern in _WEIGHTS for f in self.path.glob(pattern)]
-        own = {*held.get("shards", {}), INDEX} if held else set()
-        foreign = sorted(f.name for f in weights if f.name not in own)
+        own = {*held["shards"], INDEX, *self._state["companions"]} if held else set()
+        of_models = [f for pattern in _BESIDE for f in self.path.glob(pattern)]
+        foreign = sorted({f.name for f in (*weights, *of_models)} - own)
         if foreign or (weights and not self._overwrite):
             raise ValueError(self._refusal(held, foreign))
         for file in weights:

@@ -79,3 +79,15 @@ def test_a_file_rewritten_in_place_has_another_name(tmp_path):
     again = folder_fingerprint(tmp_path)
     path.rename(tmp_path / "other")
     assert folder_fingerprint(tmp_path) != again
+
+
+def test_what_links_to_folders_lead_to_counts(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "one").write_text("1")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "back").symlink_to(tmp_path / "model")
+    before = folder_fingerprint(tmp_path / "model")
+    assert folder_fingerprint(tmp_path / "model") == before
+    (tmp_path / "data" / "one").write_text("other")
+    assert folder_fingerprint(tmp_path / "model") != before

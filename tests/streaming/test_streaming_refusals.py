@@ -205,11 +205,13 @@ def test_configs_of_another_size_are_refused(folders, tmp_path, value, message):
     refused(folders, tmp_path / "out", f"the base .*config.json.* {message}")
 
 
-def test_a_folder_of_an_adapter_takes_no_merge(folders, tmp_path):
+@pytest.mark.parametrize("name", ["adapter_config.json", "config.json", "vocab.txt"])
+def test_a_folder_with_files_of_a_model_takes_no_merge(folders, tmp_path, name):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="no part of a merge: .'adapter_config.json'"):
-        merge(folders, tmp_path / "out", iterations=0)
+    (tmp_path / "out" / name).write_text("{}")
+    with pytest.raises(ValueError, match=f"no part of a merge: .'{name}'"):
+        merge(folders, tmp_path / "out", iterations=0, overwrite=True)
+    assert (tmp_path / "out" / name).read_text() == "{}"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"shards": 3}'])
