@@ -29,7 +29,7 @@ from toy_runs import (
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm
 from fusion_plugins.adaptation import AdaptationDiverged
 from fusion_plugins.learned import algorithm as learned
-from fusion_plugins.learned import training
+from fusion_plugins.learned import identity
 
 RESULTS = ["coefficients.json", "coefficients.safetensors", "coefficients.png"]
 
@@ -100,7 +100,7 @@ CHANGES = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_checkpoint_of_another_run_is_not_continued(what, unsaved, monkeypatch):
     if what == "versions":
-        monkeypatch.setattr(training, "version", lambda name: version(name) + ".1")
+        monkeypatch.setattr(identity, "version", lambda name: version(name) + ".1")
     path = str(checkpoints(unsaved)[0])
     message = (
         f"resume: .*step_00000006 belongs to .*{what.split()[0]}: .* -> .*resume=n"
