@@ -98,9 +98,13 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def vanishing() -> Iterator[None]:
-    """Progress bars go when they are done, and what others print does not appear."""
+    """Progress bars go when they are done; but for warnings, nothing else appears."""
     init = tqdm.__init__
     tqdm.__init__ = partialmethod(init, leave=False)
+    every = logging.getLogger().handlers
+    screens = {h: h.level for h in every if type(h) is logging.StreamHandler}
+    for handler in screens:
+        handler.setLevel(logging.WARNING)
     try:
         # A real file: FusionBench asks standard output for its file number.
         with (
@@ -110,6 +114,8 @@ def vanishing() -> Iterator[None]:
             yield
     finally:
         tqdm.__init__ = init
+        for handler, level in screens.items():
+            handler.setLevel(level)
 
 
 class _Plain(logging.Formatter):

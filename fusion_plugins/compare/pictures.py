@@ -117,13 +117,13 @@ def save_all(pictures: Sequence[Picture], folder: Path) -> None:
 def baseline_of(comparison: Comparison) -> Row | None:
     """The row with which the others are compared.
 
-    The baseline of the intervals; without them simple averaging, the pretrained model, or
-    the first row with results.
+    The one that ``compare.json`` names as `baseline`, by its label or method; else that
+    of the tables, simple averaging, the pretrained model, or the first row with results.
     """
-    if comparison.baseline is not None:
-        return comparison.baseline
     rows = [row for row in comparison.listed() if row.cells]
-    for wanted in ("simple_average", "pretrained"):
+    tables = comparison.baseline.label if comparison.baseline else None
+    given = comparison.about.get("baseline"), tables
+    for wanted in (*given, "simple_average", "pretrained"):
         for row in rows:
             if wanted in (row.label, row.method):
                 return row

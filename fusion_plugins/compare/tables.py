@@ -189,7 +189,7 @@ def protocol(comparison: Comparison) -> list[str]:
             f"Mean and sample standard deviation over seeds {listed}, where there is a ±."
         )
     if comparison.cells.filter(regex="^same/").eq(True).any(axis=None):
-        sentences.append(f"{SAME}: not distinguishable from the baseline.")
+        sentences.append(f"{SAME}: not distinguishable.")
     return sentences
 
 

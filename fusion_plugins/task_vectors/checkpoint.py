@@ -12,17 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .files import (
-    TensorSpec,
-    data_starts,
-    read_header,
-    require_plain_weights,
-    safetensors_files,
-)
-from .reading import OpenFile, Scratch, TensorReader
+from . import files
+from .files import TensorSpec
 
 # Fills a buffer with a tensor, or rows of its first dimension, converting the dtype.
 Reader = Callable[[Tensor, "slice | None"], None]
+Places = dict[str, tuple[Any, int]]  # tensor name -> file, and where in it
 
 
 class Checkpoint:
@@ -81,18 +76,18 @@ class StateDictCheckpoint(Checkpoint):
 
 
 def _require_plain(name: str, value: Any, label: str) -> None:
-    kind = None
     if not isinstance(value, Tensor):
         kind = f"a {type(value).__name__}"
     elif is_lazy(value) or value.is_meta:
         kind = "without values"
     elif value.is_quantized or value.layout != torch.strided or value.is_complex():
         kind = f"a tensor of {value.dtype}, {value.layout}"
-    if kind is not None:
-        raise ValueError(
-            f"{label}: '{name}' is {kind}, which cannot be merged. Give a model with plain"
-            " tensors of real numbers, neither quantised nor sparse."
-        )
+    else:
+        return
+    raise ValueError(
+        f"{label}: '{name}' is {kind}, which cannot be merged. Give a model with plain"
+        " tensors of real numbers, neither quantised nor sparse."
+    )
 
 
 def module_checkpoint(module: nn.Module, label: str) -> StateDictCheckpoint:
@@ -103,14 +98,9 @@ def module_checkpoint(module: nn.Module, label: str) -> StateDictCheckpoint:
 class _FileCheckpoint(Checkpoint):
     """Tensors that lie in files as they are."""
 
-    def __init__(
-        self,
-        label: str,
-        specs: dict[str, TensorSpec],
-        places: dict[str, tuple[Any, int]],
-    ):
+    def __init__(self, label: str, specs: dict[str, TensorSpec], places: Places):
         super().__init__(label, specs)
-        self._place_of = places  # file, and where in it
+        self._place_of = places
         self._own = threading.local()
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
@@ -141,33 +131,30 @@ class SafetensorsCheckpoint(_FileCheckpoint):
         label: What errors call it.
 
     Raises:
-        ValueError: The path holds no safetensors, or quantised weights; the message says
-            what it holds.
+        ValueError: It holds no safetensors, a tensor twice, or quantised weights.
     """
 
     def __init__(self, path: str | Path, label: str):
         self.path = Path(path)
-        require_plain_weights(self.path, label)
+        files.require_plain_weights(self.path, label)
         specs: dict[str, TensorSpec] = {}
-        places: dict[str, tuple[Path, int]] = {}
-        for file in safetensors_files(self.path, label):
-            for name, spec in read_header(file, label).items():
+        places: Places = {}
+        for file in files.safetensors_files(self.path, label):
+            for name, spec in files.read_header(file, label).items():
                 if name in specs:
                     raise ValueError(
                         f"{label}: tensor '{name}' is both in {places[name][0]} and in"
                         f" {file.name}. Save the model again, with each tensor once."
                     )
                 specs[name] = spec
-            for name, start in data_starts(file).items():
-                places[name] = (file, start)
+            places |= {n: (file, at) for n, at in files.data_starts(file).items()}
         super().__init__(label, specs, places)
 
     def _opened(self, file: Path) -> OpenFile:
         held = getattr(self._own, "file", None)
         if held is None or held.path != file:
-            held = self._own.file = OpenFile(
-                file, file.open("rb", buffering=0), self.label
-            )
+            stream = file.open("rb", buffering=0)
+            held = self._own.file = OpenFile(file, stream, self.label)
         return held
 
 
@@ -184,7 +171,7 @@ class SpilledCheckpoint(_FileCheckpoint):
         stream = tempfile.TemporaryFile(buffering=0)
         self._file = OpenFile(Path("its temporary copy"), stream, label)
         first = {name: group[0] for group in held.tied_groups() for name in group}
-        places: dict[str, tuple[None, int]] = {}
+        places: Places = {}
         for name in held.specs:
             if first.get(name, name) in places:
                 places[name] = places[first[name]]
@@ -198,3 +185,66 @@ class SpilledCheckpoint(_FileCheckpoint):
 
     def _opened(self, file: None) -> OpenFile:
         return self._file
+
+
+class Scratch:
+    """Bytes to read into, a thread's own; new memory would cost page faults."""
+
+    def __init__(self) -> None:
+        self._reserve(2**18)
+
+    def _reserve(self, size: int) -> None:
+        self._tensor = torch.empty(size, dtype=torch.uint8)
+        self._view = self._tensor.numpy().data
+
+    def take(self, size: int) -> tuple[Tensor, memoryview]:
+        """The first `size` bytes, as a tensor and as what a file reads into."""
+        if size > len(self._view):
+            self._reserve(size)
+        return self._tensor[:size], self._view[:size]
+
+
+class TensorReader:
+    """Reads rows of one tensor; what they have in common is looked up once."""
+
+    def __init__(
+        self, file: OpenFile, start: int, spec: TensorSpec, name: str, scratch: Scratch
+    ):
+        self._file, self._start, self._dtype, self._name = file, start, spec.dtype, name
+        self._row_bytes = files.spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
+        self._scratch = scratch
+
+    def __call__(self, out: Tensor, rows: slice | None) -> None:
+        # No mapping: it costs page faults, and its pages count as this process's memory.
+        start = self._start + (0 if rows is None else rows.start * self._row_bytes)
+        if out.dtype == self._dtype and out.is_contiguous():
+            content = out.view(-1).view(torch.uint8).numpy().data
+            self._file.read_into(content, start, self._name)
+            return
+        stored, content = self._scratch.take(out.numel() * self._dtype.itemsize)
+        self._file.read_into(content, start, self._name)
+        out.copy_(stored.view(self._dtype).view(out.shape))
+
+
+class OpenFile:
+    """A file that stays open: the system reads ahead only behind one handle."""
+
+    def __init__(self, path: Path, stream: Any, label: str):
+        self.path, self._stream, self._label = path, stream, label
+        self._lock = threading.Lock()  # threads may share a file without a name
+
+    def read_into(self, content: memoryview, start: int, name: str) -> None:
+        """Fill `content` from byte `start`, where tensor `name` is."""
+        with self._lock:
+            self._stream.seek(start)
+            while content:  # one call gives 2 GiB at most
+                count = self._stream.readinto(content)
+                if not count:
+                    raise ValueError(
+                        f"{self._label}: {self.path} ends inside tensor '{name}'; was it"
+                        " replaced while it was read? Save it again."
+                    )
+                content = content[count:]
+
+    def __del__(self) -> None:
+        self._stream.close()

@@ -42,7 +42,7 @@ def test_choices_oracles_and_the_users_logger(
         "methods=[simple_average,task_arithmetic]",
         "select=agreement",
         "oracle=true",
-        f"fabric.loggers={logger}, root_dir: {tmp_path}}}",
+        f"+fabric.loggers={logger}, root_dir: {tmp_path}}}",
     ).run()
     label = "task_arithmetic (select=agreement)"
     cells = {c["label"]: c for c in read_cells(tmp_path / "results").values()}

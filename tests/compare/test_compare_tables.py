@@ -237,7 +237,7 @@ def test_what_cannot_be_distinguished_is_marked_in_every_table():
     for name in ("difference", "low", "high"):
         shown.cells[f"{name}/average"] = 0.0
     shown = Comparison(shown.about, shown.cells)
-    note = "≈: not distinguishable from the baseline."
+    note = "≈: not distinguishable."
     assert "<ins>15.0≈</ins>" in markdown_table(shown) and note in markdown_table(shown)
     assert r"\underline{15.0$\approx$}" in latex_table(shown)
     assert "15.0≈" in text_of(terminal_tables(shown, 200))
