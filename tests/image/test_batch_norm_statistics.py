@@ -59,9 +59,9 @@ def pool(tmp_path_factory):
 def learned(pool) -> dict[str, nn.Module]:
     """Choice -> the model of a short AdaMerging run."""
     return {
-        choice: AdaMergingAlgorithm(steps=2, lr=0.1, batch_norm=choice, **QUIET).run(
-            pool
-        )
+        choice: AdaMergingAlgorithm(
+            preset="official", steps=2, lr=0.1, batch_norm=choice, **QUIET
+        ).run(pool)
         for choice in [choice.value for choice in BatchNorm]
     }
 

@@ -29,6 +29,7 @@ from fusion_plugins.pools.task_heads import with_task_heads
 
 QUIET = {"guard_every": 2, "guard_samples": 4, "num_workers": 0, "save_model": False}
 QUIET |= {"checkpoint_dir": None, "batch_size": 4, "seed": 0, "data": "test"}
+QUIET |= {"stop_on_collapse": False}  # the last state, not the best
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

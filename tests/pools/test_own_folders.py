@@ -98,11 +98,11 @@ def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished)
     CLIPProcessor.from_pretrained(saved)
     report = evaluate_model(
         CLIPVisionModel.from_pretrained(saved), folder_taskpool(models, data, PROMPTS)
-    )
+    ).tasks
     named = {r.dataset_name: r.metric_value for r in card.data.eval_results}
     assert named == {task: report[task]["accuracy"] for task in TASKS}
     demo = demo_taskpool(Path(models["_pretrained_"]).parent, tasks=TASKS)
-    reference = evaluate_model(CLIPVisionModel.from_pretrained(saved), demo)
+    reference = evaluate_model(CLIPVisionModel.from_pretrained(saved), demo).tasks
     assert named == {task: reference[task]["accuracy"] for task in TASKS}
 
 
@@ -125,7 +125,7 @@ def test_one_method_saves_its_model_and_its_scores_unasked(own, capsys, monkeypa
     card = ModelCard.load(Path(place[1], "README.md"))
     named = {r.dataset_name: r.metric_value for r in card.data.eval_results}
     tasks = folder_taskpool(models, data, PROMPTS)
-    report = evaluate_model(clip.vision_model, tasks)
+    report = evaluate_model(clip.vision_model, tasks).tasks
     assert named == {task: report[task]["accuracy"] for task in TASKS}
     assert card.data.eval_results[0].task_type == "image-classification"
     assert card.data.model_name == f"AWD of {', '.join(TASKS)}"
