@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Re-install only when what is installed could have changed.
 STAMP := $(VENV)/.installed
-# Tested versions. constraints-lowest.txt has the oldest, constraints-transformers4.txt the
-# last ones before transformers 5; constraints-newest.txt takes the newest.
-CONSTRAINTS ?= constraints.txt
+# Tested versions. constraints-transformers5.txt has today's, constraints-lowest.txt the oldest;
+# constraints-newest.txt takes the newest.
+CONSTRAINTS ?= constraints-transformers4.txt
 # Into the environment of the given Python; by uv where it is installed.
 UV := $(shell command -v uv)
 INSTALL = $(if $(UV),$(UV) pip install --python $(1),$(1) -m pip install) --quiet -c $(CONSTRAINTS)

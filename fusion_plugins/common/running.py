@@ -62,6 +62,8 @@ def quiet() -> Iterator[None]:
     ours.setFormatter(_Plain())
     ours.addFilter(_for_people)
     transformers_logging.set_verbosity_error()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # of loading, one for each model
     root.handlers = [h for h in root.handlers if h not in theirs] + [ours]
     try:
         with warnings.catch_warnings():
@@ -70,6 +72,8 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
         root.handlers = [h for h in root.handlers if h is not ours] + theirs
 
 

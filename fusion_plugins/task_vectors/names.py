@@ -223,12 +223,17 @@ def _class_renaming(module: nn.Module) -> Callable[[str], str]:
 def say_renamed(names: Mapping[str, str], label: str, source: object) -> None:
     """Log that names in files differ from those in memory, if they do.
 
+    That files name the tower, as most on the hub do, is not worth a word.
+
     Args:
         names: Name in memory -> name in the files.
         label: What messages call the model.
         source: Where the files are.
     """
-    renamed = next(((n, s) for n, s in names.items() if n != s), None)
+    plain = (
+        pair for pair in names.items() if pair[1] not in (pair[0], TOWER + pair[0])
+    )
+    renamed = next(plain, None)
     if renamed is not None:
         log.info(
             "%s: names in %s differ by a known prefix; '%s' is loaded as '%s', and so on.",
