@@ -116,7 +116,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return ImageFont.truetype(folder / f"{name}.ttf", size)
+    return ImageFont.truetype(str(folder / f"{name}.ttf"), size)
 
 
 def draw_letter(rng: np.random.Generator, label: int, size: int) -> np.ndarray:

@@ -80,13 +80,13 @@ def save_coefficients(saved: SavedCoefficients, folder: Path) -> Path:
     tensors = {"raw": saved.raw, "applied": saved.applied}
     # Cloned: without a clamp both are one tensor, which safetensors refuses to save.
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(tensors, path, metadata=names)
     values = tensors["applied"].tolist()
     by_layer = {
         layer: {task: values[t][column] for t, task in enumerate(saved.tasks)}
         for column, layer in enumerate(saved.layers)
     }
     (folder / "coefficients.json").write_text(json.dumps(by_layer, indent=2))
+    save_file(tensors, path, metadata=names)
     return path
 
 

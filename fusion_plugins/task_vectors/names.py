@@ -224,6 +224,8 @@ def _class_renaming(module: nn.Module) -> Callable[[str], str]:
 def say_renamed(names: Mapping[str, str], label: str, source: object) -> None:
     """Log that names in files differ from those in memory, if they do.
 
+    That files name the tower, as most on the hub do, is not worth a word.
+
     Args:
         names: Name in memory -> name in the files.
         label: What messages call the model.

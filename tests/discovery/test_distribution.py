@@ -93,7 +93,7 @@ def test_the_source_archive_holds_the_tests_and_configs(built: Path) -> None:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     folders = ("config", "tests", "fusion_plugins", "hydra_plugins")
     assert names >= set(source_files(*folders))
-    assert names >= {"pyproject.toml", "README.md", "LICENSE", "constraints.txt"}
+    assert names >= {"pyproject.toml", "README.md", "LICENSE", "constraints-lowest.txt"}
 
 
 def test_the_wheel_works_without_the_checkout(

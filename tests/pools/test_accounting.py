@@ -401,7 +401,8 @@ def test_a_base_may_have_a_new_head_but_an_expert_may_not(bert):
     trunk = transformers.BertForSequenceClassification.from_pretrained(
         root / "_pretrained_"
     ).bert
-    state = {f"bert.{name}": value for name, value in trunk.state_dict().items()}
+    # Cloned: the file that they may be mapped from is written over.
+    state = {f"bert.{n}": t.clone() for n, t in trunk.state_dict().items()}
     heads = {n: t for n, t in base.state_dict().items() if n.startswith("cls.")}
     for name in ("_pretrained_", "bb"):
         save_file(state, root / name / "model.safetensors", {"format": "pt"})
@@ -429,7 +430,7 @@ def test_methods_of_fusion_bench_get_accounted_models_from_a_view(bert, tmp_path
     root, pool = bert
     want = SimpleAverageAlgorithm().run(pool).state_dict()
     file = root / "_pretrained_" / "model.safetensors"
-    base = pool.load_model("_pretrained_").state_dict()
+    base = deepcopy(pool.load_model("_pretrained_")).state_dict()
     save_file(prefixed("module.")(load_file(file)), file, {"format": "pt"})
     view = with_experts(pool, lambda name: load_model(pool, name))
     same(view.load_model("_pretrained_").state_dict(), base)

@@ -110,7 +110,8 @@ def prove_isolation(root: Path) -> None:
     """Raise unless FusionBench is the copy and this project cannot be had at all."""
     import fusion_bench
 
-    assert Path(fusion_bench.__file__).is_relative_to(root), fusion_bench.__file__
+    place = Path(fusion_bench.__file__).resolve()
+    assert place.is_relative_to(root.resolve()), place
     for name in ("fusion_plugins", "hydra_plugins.fusion_plugins_searchpath"):
         try:
             importlib.import_module(name)
