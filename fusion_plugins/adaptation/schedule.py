@@ -56,7 +56,13 @@ class SequentialSchedule:
 def visited_draws(
     schedule: Schedule, tasks: Sequence[str], steps: int
 ) -> dict[str, list[int]]:
-    """Every task's draws over the first steps."""
+    """Every task's draws over the first steps.
+
+    Args:
+        schedule: Which task draws when.
+        tasks: Their names.
+        steps: How many.
+    """
     visited: dict[str, list[int]] = {name: [] for name in tasks}
     for step in range(steps):
         for task, draws in schedule.draws(step):

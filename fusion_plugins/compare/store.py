@@ -46,22 +46,16 @@ class Results:
 
     def described(self) -> dict:
         """What ``compare.json`` says; it must be there."""
-        known = read_json(self.summary)
-        if not isinstance(known, dict) or "pools" not in known:
-            raise ValueError(
-                f"{self.summary} names no pools: it is damaged, or no comparison's. Give"
-                " results=<another folder>."
-            )
-        return known
+        return read_json(self.summary)
 
     def check(self, description: Mapping) -> None:
         """Raise unless this folder is free or holds results on the same pools."""
         known = self.description()
-        if known is None or known["pools"] == description["pools"]:
+        if known is None or known.get("pools") == description["pools"]:
             return
         pools = ("modelpool", "taskpool")
         old, new = (
-            dict(flatten({pool: about[pool] for pool in pools}))
+            dict(flatten({pool: about.get(pool) for pool in pools}))
             for about in (known, description)
         )
         names = [n for n in {**old, **new} if old.get(n) != new.get(n)]
