@@ -22,6 +22,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from torch import nn
 
+from ..common.folders import claimed
 from ..common.running import log_summary, one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
 from ..compare.evaluation import read_tasks, score
@@ -82,11 +83,16 @@ class MergingProgram(FabricModelFusionProgram):
 
         ``merged_model_save_kwargs.whole=true`` saves a CLIP with its text tower.
         """
-        own = isinstance(self.modelpool, OwnFolders) and self.log_dir is not None
+        folder = self.log_dir or (self.path or {}).get("log_dir")
+        own = isinstance(self.modelpool, OwnFolders) and folder is not None
         if self.merged_model_save_path is None and own:
             self.merged_model_save_path = "{log_dir}/merged_model"
         if self.merged_model_save_path is None:  # `_say_what_is_kept` speaks
             return
+        path = str(self.merged_model_save_path)
+        if "{log_dir}" in path and folder is not None:  # which another run may share
+            mine = claimed(Path(folder).absolute(), self.fabric)
+            self.merged_model_save_path = path.replace("{log_dir}", str(mine))
         options = dict(self.merged_model_save_kwargs or {})
         whole = options.pop("whole", False)
         self.merged_model_save_kwargs = options
@@ -99,8 +105,7 @@ class MergingProgram(FabricModelFusionProgram):
     @property
     def _saved(self) -> Path:
         """The saved model's file or folder."""
-        place = str(self.merged_model_save_path)
-        return Path(place.replace("{log_dir}", str(self.log_dir)))
+        return Path(str(self.merged_model_save_path))
 
     @contextmanager
     def _table_instead(self) -> Iterator[None]:

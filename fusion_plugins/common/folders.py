@@ -110,10 +110,11 @@ def results_folder(method: Any) -> Path | None:
     if folder is None:
         folder = (getattr(program, "path", None) or {}).get("log_dir")
     check_end(program, folder)
-    return None if folder is None else _claimed(Path(folder).absolute(), method.fabric)
+    return None if folder is None else claimed(Path(folder).absolute(), method.fabric)
 
 
-def _claimed(folder: Path, owner: Any) -> Path:
+def claimed(folder: Path, owner: Any) -> Path:
+    """A folder that is a run's own until its process ends; one beside it if it is taken."""
     for number in count(1):
         path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         key = os.getpid(), path

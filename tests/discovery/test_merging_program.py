@@ -1,6 +1,9 @@
 """The program behind `fusion_bench`: what one job leaves for the next."""
 
+from pathlib import Path
+
 import pytest
+from filelock import FileLock
 from fusion_bench import BaseAlgorithm, BaseModelPool
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 from hydra.core.global_hydra import GlobalHydra
@@ -24,17 +27,42 @@ class Pool(BaseModelPool):
     def __init__(self):
         super().__init__({"_pretrained_": nn.Linear(2, 2)})
 
+    def save_model(self, model, path):
+        Path(path).mkdir(parents=True)
+        (Path(path) / "weights").write_text("saved")
 
-def test_a_job_of_a_sweep_leaves_no_registered_task(capsys, monkeypatch):
+
+def program(**options) -> MergingProgram:
+    parts = ("Registering", "Pool")
+    configs = [OmegaConf.create({"_target_": f"{__name__}.{part}"}) for part in parts]
+    return MergingProgram(*configs, None, print_config=False, **options)
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
     monkeypatch.setenv(
         "TERM_COLOR_SCHEME", "dark"
     )  # FusionBench asks the terminal else
-    parts = ("Registering", "Pool")
-    configs = [OmegaConf.create({"_target_": f"{__name__}.{part}"}) for part in parts]
-    program = MergingProgram(*configs, None, print_config=False)
-    assert program.run()["report"] is None
+
+
+def test_a_job_of_a_sweep_leaves_no_registered_task(capsys):
+    assert program().run()["report"] is None
     assert "wombats" not in CLIPTemplateFactory.get_available_datasets()
     assert "Nothing was evaluated" in capsys.readouterr().out
+
+
+def test_a_model_is_not_saved_over_one_of_a_run_that_began_in_the_same_second(
+    tmp_path, capsys
+):
+    lock = FileLock(tmp_path / "run" / ".lock")
+    (tmp_path / "run").mkdir()
+    with lock:  # as the other run holds it
+        path = OmegaConf.create({"log_dir": str(tmp_path / "run")})
+        program(path=path, merged_model_save_path="{log_dir}/model").run()
+    assert not (tmp_path / "run" / "model").exists()
+    assert (tmp_path / "run-2" / "model" / "weights").read_text() == "saved"
+    said = "".join(capsys.readouterr().out.split())
+    assert f"Mergedmodel:{tmp_path}/run-2/model" in said
 
 
 def test_a_missing_logger_package_is_named_in_one_line(monkeypatch):
