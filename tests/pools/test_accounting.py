@@ -243,7 +243,7 @@ def rewritten(
 
 
 def prefixed(prefix: str) -> Callable[[dict], dict]:
-    return lambda tensors: {prefix + name: t for name, t in tensors.items()}
+    return lambda tensors: {prefix + name: t.clone() for name, t in tensors.items()}
 
 
 def without(layer: str) -> Callable[[dict], dict]:
