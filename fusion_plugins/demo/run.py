@@ -14,10 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from ..compare.columns import SAME
 from ..compare.program import CompareProgram
 from ..compare.results import Comparison
 from ..compare.store import Results
-from ..compare.tables import protocol
+from ..compare.tables import TableOptions, protocol
 from ..compare.terminal import terminal_tables
 from .build import ensure_pool
 from .pool_folder import CONFIGS, pool_format, read_description
@@ -42,8 +43,12 @@ class DemoComparison(CompareProgram):
 
     def show(self, found: Comparison, results: Results, console: Console) -> None:
         """Print the results, a sentence about them and where the report is."""
-        console.print(terminal_tables(found, console.width)[0])
-        console.print(protocol(found)[0], markup=False, highlight=False)
+        shown = TableOptions(columns=["average", "tasks"])
+        console.print(*terminal_tables(found, console.width, shown)[:-1])
+        notes = protocol(found)[0]
+        if found.baseline is not None:
+            notes += f" {SAME}: not distinguishable from {found.baseline.label}."
+        console.print(notes, markup=False, highlight=False)
         console.print(summary(averages(found)), highlight=False)
         report = str(results.folder / "report.html")
         console.print(report, soft_wrap=True, markup=False, highlight=False)
