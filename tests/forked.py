@@ -32,6 +32,11 @@ _server.set_forkserver_preload(
         "fusion_plugins.tinting.algorithm",
         "fusion_plugins.adamerging.algorithm",
         "fusion_plugins.streaming.algorithm",
+        # imported on use, which each fork would do again
+        "matplotlib.font_manager",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.backends.backend_pdf",
+        "matplotlib.backends.backend_svg",
     ]
 )
 
