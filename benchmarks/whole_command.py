@@ -158,7 +158,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"| {' | '.join(('seconds', *_COLUMNS))} |")
     print("|---" * (len(_COLUMNS) + 1) + "|")
     for name, figures in found.items():
-        print(f"| {name} | " + " | ".join(f"{figures[c]['min']:.1f}" for c in _COLUMNS))
+        cells = (f"{figures[column]['min']:.1f}" for column in _COLUMNS)
+        print(f"| {' | '.join((name, *cells))} |")
     save({"machine": header, "steps": asked.steps, "commands": found}, asked.out)
 
 

@@ -13,6 +13,7 @@ import struct
 import sys
 import tempfile
 import termios
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -32,33 +33,48 @@ _NO_COLOUR = re.compile(r"\x1b(?!\[[\d;]*m|\[A)(\[[0-9;?]*[A-Za-z]|\].*?(\x1b\\|
 def main(target: Path) -> None:
     """Write every command's screen at every width."""
     with tempfile.TemporaryDirectory() as folder:
-        on_terminal(WIDTHS[0], folder, COMMANDS["screen-demo"])  # keeps its results
+        run(WIDTHS[0], folder, COMMANDS["screen-demo"])  # keeps its results
         for width in WIDTHS:
             for name, command in COMMANDS.items():
-                lines = screen(on_terminal(width, folder, command))
+                lines = screen(run(width, folder, command))
                 picture = drawn([f"$ {command}", *lines], width)
                 (target / f"{name}-{width}.svg").write_text(picture)
 
 
-def on_terminal(width: int, folder: str, command: str) -> str:
-    """All that a command writes to a terminal of this width."""
+def run(width: int, folder: str, command: str) -> str:
+    """All that a command writes to a terminal of this width; it must succeed."""
+    status, written = on_terminal(
+        width, folder, command.split(), TERM="xterm-256color", TERM_COLOR_SCHEME="dark"
+    )
+    if status:
+        raise SystemExit(f"{command}: {written}")
+    return written
+
+
+def on_terminal(
+    width: int, folder: str | Path, command: Sequence[str], **environment: str
+) -> tuple[int, str]:
+    """Exit status of a command of this environment, and all that it writes.
+
+    Args:
+        width: Of the terminal.
+        folder: Where it runs.
+        command: Its name and its words.
+        **environment: Variables that differ from this process's.
+    """
     process, terminal = pty.fork()
     if not process:
         os.chdir(folder)
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-        program, *words = command.split()
         kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-        about = {"TERM": "xterm-256color", "TERM_COLOR_SCHEME": "dark"}
-        os.execve(BIN / program, [program, *words], kept | about)
+        os.execve(BIN / command[0], command, kept | environment)
     written = b""
     try:
         while part := os.read(terminal, 65536):
             written += part
     except OSError:  # how Linux says that the other side is closed
         pass
-    if os.waitpid(process, 0)[1]:
-        raise SystemExit(f"{command}: {written.decode()}")
-    return written.decode()
+    return os.waitpid(process, 0)[1], written.decode()
 
 
 def screen(written: str) -> list[str]:

@@ -33,7 +33,7 @@ STORAGE_DTYPES = {
 }
 QUANTISED = ("int8", "int4")
 
-# Entries of all task vectors from which on compiling the quantised kernels (10 to 20 s) is worth it.
+# Entries of all task vectors from which on compiling the kernels (10 to 20 s) is worth it.
 _COMPILED_FROM = 2**26
 
 

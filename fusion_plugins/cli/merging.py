@@ -27,7 +27,7 @@ from ..common.running import log_summary, one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
 from ..compare.evaluation import read_tasks, score
 from ..compare.reports import report_table, sweep_table
-from ..merged.cards import note_scores
+from ..compare.saving import note_main_scores
 from ..pools.clip_tasks import registered_tasks
 from ..pools.own_folders import OwnFolders
 from ..pools.saving import whole_clip, write_card
@@ -135,9 +135,7 @@ class MergingProgram(FabricModelFusionProgram):
 
     def _note_in_card(self, report: Mapping[str, Any]) -> None:
         if self.merged_model_save_path is not None and self._saved.is_dir():
-            scores = score(read_tasks(report))
-            measured = {task: n[scores.metric] for task, n in scores.tasks.items()}
-            note_scores(self._saved, measured, scores.metric)
+            note_main_scores(self._saved, score(read_tasks(report)))
 
     def _say_what_is_kept(self) -> None:
         if self.log_dir is not None:

@@ -29,8 +29,8 @@ from .cells import Cell
 from .costs import Meter, count_samples, experts_parameters, numel, parameters
 from .environment import memory, peak_memory, restart_peak_memory, uses_cuda
 from .evaluation import Scores, evaluate_experts, evaluate_model, score
+from .loading import EXPERTS, PRETRAINED
 from .records import artifacts, failed_record, measured, new_record
-from .results import EXPERTS, PRETRAINED
 
 log = get_logger(__name__)
 

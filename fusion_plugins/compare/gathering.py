@@ -11,7 +11,8 @@ from .differences import differences_frame, measured_on
 from .files import write_json, write_text
 from .frames import cells_csv, frame_csv, rows_csv
 from .latex import latex_table
-from .results import EXPERTS, Comparison, frame_of
+from .loading import EXPERTS, frame_of
+from .results import Comparison
 from .store import Results
 from .tables import TableOptions, markdown_table
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..common import CYCLE
-from .results import REFERENCES, Comparison, Row
+from .loading import REFERENCES
+from .results import Comparison, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from .bundled import DETERMINISTIC, NOT_RUNNING
 from .composing import compose_method, method_names
 from .differences import NONE
 from .files import flatten
-from .results import REFERENCES
+from .loading import REFERENCES
 
 
 @dataclass(frozen=True)

@@ -10,26 +10,9 @@ from functools import cached_property
 
 import pandas as pd
 
-from .loading import (
-    EXPERTS,
-    ORACLE,
-    PRETRAINED,
-    REFERENCES,
-    frame_of,
-    load_results,
-)
+from .loading import ORACLE, REFERENCES, load_results
 from .numbers import Scale, Spread
 from .store import Results
-
-__all__ = [
-    "EXPERTS",
-    "PRETRAINED",
-    "REFERENCES",
-    "Comparison",
-    "Row",
-    "frame_of",
-    "load_results",
-]
 
 
 @dataclass(eq=False)

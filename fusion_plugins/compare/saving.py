@@ -1,4 +1,4 @@
-"""Keeping merged models."""
+"""Keeping merged models, and what was measured of them."""
 
 from __future__ import annotations
 
@@ -24,5 +24,10 @@ def save_merged(
     folder.mkdir(parents=True, exist_ok=True)
     modelpool.save_model(model, str(folder / name))
     if (folder / name / CARD).is_file():
-        measured = {task: v[scores.metric] for task, v in scores.tasks.items()}
-        note_scores(folder / name, measured, scores.metric)
+        note_main_scores(folder / name, scores)
+
+
+def note_main_scores(folder: Path, scores: Scores) -> None:
+    """Write the main metric of every task into a saved model's card."""
+    measured = {task: v[scores.metric] for task, v in scores.tasks.items()}
+    note_scores(folder, measured, scores.metric)

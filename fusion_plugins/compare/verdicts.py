@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..common.charts import described
 from .numbers import Scale
 from .paired import LEVEL
 from .results import Comparison, Row
@@ -73,11 +74,9 @@ def _choices(comparison: Comparison) -> Iterator[str]:
     """What was chosen for rows with a choice."""
     rows = [row for row in comparison.listed() if row.artifacts("selection")]
     for row in rows:
-        found = {_settings(choice) for _, choice in row.artifacts("selection")}
+        found = {
+            described(choice["chosen"]) for _, choice in row.artifacts("selection")
+        }
         yield f"Chosen for {row.label}: {', or '.join(sorted(found))}."
     if any(row.is_reference for row in rows):
         yield "Rows of select=oracle are chosen by test labels: upper bounds, no methods."
-
-
-def _settings(choice: dict) -> str:
-    return ", ".join(f"{name}={value}" for name, value in choice["chosen"].items())

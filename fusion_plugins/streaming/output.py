@@ -23,16 +23,11 @@ from .shards import Shard, index_of
 log = get_logger(__name__)
 
 INDEX = "model.safetensors.index.json"
-_BESIDE = ("config.json", "generation_config.json", "tokenizer*", "vocab*")
+# What a model has beside its weights.
+_CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
+_BESIDE = (*_CONFIGS, "tokenizer*", "vocab*")
 _FORMAT = 2  # of the manifest
-_WEIGHTS = (
-    "*.safetensors",
-    "*.bin",
-    "*.pt",
-    "*.pth",
-    "*.index.json",
-    "adapter_config.json",
-)
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json")
 _PARTS = ("options", "inputs", "versions")  # of what a merge's numbers depend on
 
 

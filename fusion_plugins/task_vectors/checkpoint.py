@@ -115,11 +115,11 @@ class _FileCheckpoint(Checkpoint):
     def reader(self, name: str) -> Reader:
         file, start = self._place_of[name]
         if not hasattr(self._own, "scratch"):
-            self._own.scratch = Scratch()
+            self._own.scratch = _Scratch()
         opened, scratch = self._opened(file), self._own.scratch
-        return TensorReader(opened, start, self.specs[name], name, scratch)
+        return _TensorReader(opened, start, self.specs[name], name, scratch)
 
-    def _opened(self, file: Any) -> OpenFile:
+    def _opened(self, file: Any) -> _OpenFile:
         raise NotImplementedError
 
 
@@ -150,11 +150,11 @@ class SafetensorsCheckpoint(_FileCheckpoint):
             places |= {n: (file, at) for n, at in files.data_starts(file).items()}
         super().__init__(label, specs, places)
 
-    def _opened(self, file: Path) -> OpenFile:
+    def _opened(self, file: Path) -> _OpenFile:
         held = getattr(self._own, "file", None)
         if held is None or held.path != file:
             stream = file.open("rb", buffering=0)
-            held = self._own.file = OpenFile(file, stream, self.label)
+            held = self._own.file = _OpenFile(file, stream, self.label)
         return held
 
 
@@ -169,7 +169,7 @@ class SpilledCheckpoint(_FileCheckpoint):
     def __init__(self, module: nn.Module, label: str):
         held = module_checkpoint(module, label)
         stream = tempfile.TemporaryFile(buffering=0)
-        self._file = OpenFile(Path("its temporary copy"), stream, label)
+        self._file = _OpenFile(Path("its temporary copy"), stream, label)
         first = {name: group[0] for group in held.tied_groups() for name in group}
         places: Places = {}
         for name in held.specs:
@@ -183,11 +183,11 @@ class SpilledCheckpoint(_FileCheckpoint):
                 content = content[stream.write(content) :]
         super().__init__(label, held.specs, places)
 
-    def _opened(self, file: None) -> OpenFile:
+    def _opened(self, file: None) -> _OpenFile:
         return self._file
 
 
-class Scratch:
+class _Scratch:
     """Bytes to read into, a thread's own; new memory would cost page faults."""
 
     def __init__(self) -> None:
@@ -204,11 +204,16 @@ class Scratch:
         return self._tensor[:size], self._view[:size]
 
 
-class TensorReader:
+class _TensorReader:
     """Reads rows of one tensor; what they have in common is looked up once."""
 
     def __init__(
-        self, file: OpenFile, start: int, spec: TensorSpec, name: str, scratch: Scratch
+        self,
+        file: _OpenFile,
+        start: int,
+        spec: TensorSpec,
+        name: str,
+        scratch: _Scratch,
     ):
         self._file, self._start, self._dtype, self._name = file, start, spec.dtype, name
         self._row_bytes = files.spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
@@ -226,7 +231,7 @@ class TensorReader:
         out.copy_(stored.view(self._dtype).view(out.shape))
 
 
-class OpenFile:
+class _OpenFile:
     """A file that stays open: the system reads ahead only behind one handle."""
 
     def __init__(self, path: Path, stream: Any, label: str):

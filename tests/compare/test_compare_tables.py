@@ -13,7 +13,8 @@ from fusion_plugins.compare import gather
 from fusion_plugins.compare.frames import cells_csv, rows_csv
 from fusion_plugins.compare.gathering import fill_shares
 from fusion_plugins.compare.latex import latex_escape, latex_table
-from fusion_plugins.compare.results import Comparison, frame_of
+from fusion_plugins.compare.loading import frame_of
+from fusion_plugins.compare.results import Comparison
 from fusion_plugins.compare.tables import TableOptions, make_grid, markdown_table
 from fusion_plugins.compare.terminal import terminal_tables
 

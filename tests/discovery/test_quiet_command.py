@@ -1,17 +1,12 @@
 """What the commands print on a terminal: lines for people, at 80 columns and wider."""
 
-import fcntl
-import os
-import pty
 import re
-import struct
-import sys
-import termios
 from pathlib import Path
 
 import pytest
 
-FUSION_BENCH = Path(sys.executable).with_name("fusion_bench")
+from tools.terminal_screens import on_terminal
+
 EIGHT = (
     "methods=[pretrained,experts,simple_average,task_arithmetic,ties_merging,awd,"
     "{adamerging: {steps: 2, guard_every: 0}},{tinting_pp: {rounds: 2, guard_every: 0}}]"
@@ -20,24 +15,12 @@ EIGHT = (
 pytestmark = pytest.mark.slow
 
 
-def on_terminal(width: int, folder: Path, *words: str) -> tuple[int, list[str]]:
-    """A command's exit status, and the lines that a terminal shows in the end."""
-    process, terminal = pty.fork()
-    if not process:
-        os.chdir(folder)
-        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-        kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-        command = [str(FUSION_BENCH), *words]
-        os.execve(
-            FUSION_BENCH, command, kept | {"TERM": "xterm", "OMP_NUM_THREADS": "1"}
-        )
-    written = b""
-    try:
-        while part := os.read(terminal, 65536):
-            written += part
-    except OSError:  # how Linux says that the other side is closed
-        pass
-    return os.waitpid(process, 0)[1], shown(written.decode())
+def lines_on_terminal(width: int, folder: Path, *words: str) -> tuple[int, list[str]]:
+    """Exit status of `fusion_bench`, and the lines that a terminal shows in the end."""
+    variables = {"TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    command = ["fusion_bench", *words]
+    status, written = on_terminal(width, folder, command, **variables)
+    return status, shown(written)
 
 
 def shown(text: str) -> list[str]:
@@ -64,7 +47,7 @@ def height(lines: list[str], width: int) -> int:
 def test_a_merge_prints_a_table_in_percent(tiny_pool_root, tmp_path, width):
     pools = [f"{p}=demo" for p in ("modelpool", "taskpool")]
     roots = [f"{p}.root={tiny_pool_root}" for p in ("modelpool", "taskpool")]
-    status, lines = on_terminal(width, tmp_path, "method=awd", *pools, *roots)
+    status, lines = lines_on_terminal(width, tmp_path, "method=awd", *pools, *roots)
     text = "\n".join(lines)
     assert status == 0 and height(lines, width) <= 25, text
     assert lines[0] == "Merging: method=awd modelpool=demo taskpool=demo"
@@ -80,7 +63,7 @@ def test_a_comparison_of_eight_methods_drops_no_task(tiny_pool_root, tmp_path):
     pools = [f"{p}=demo" for p in ("modelpool", "taskpool")]
     roots = [f"{p}.root={tiny_pool_root}" for p in ("modelpool", "taskpool")]
     words = ("--config-name", "compare", EIGHT, *pools, *roots)
-    status, lines = on_terminal(80, tmp_path, *words)
+    status, lines = lines_on_terminal(80, tmp_path, *words)
     text = "\n".join(lines)
     assert status == 0 and height(lines, 80) <= 40, text
     assert all(len(line) <= 80 for line in lines if line.startswith(" ")), text

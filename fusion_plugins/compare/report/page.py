@@ -42,9 +42,9 @@ def render(
 ) -> str:
     """The page of a `comparison` with its figures, as text.
 
-    Differences are to the `baseline` unless the reader chooses another row. The page is one file: styles, script and pictures are inside, nothing is loaded. All
-    text from the results is escaped, and a content security policy lets only the page's
-    own script run.
+    Differences are to the `baseline` unless the reader chooses another row. The page is
+    one file: styles, script and pictures are inside, nothing is loaded. All text from the
+    results is escaped, and a content security policy lets only the page's own script run.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

@@ -24,9 +24,8 @@ _VARIABLES = {
     GREY: "grey",
     "#000000": "text",
 }
-_GROUP = re.compile(
-    r"m\d+"
-)  # a row of the comparison; a class, as it is in many figures
+# A row of the comparison; a class, for it is in many figures.
+_GROUP = re.compile(r"m\d+")
 
 
 def inline_pictures(pictures: Sequence[Picture]) -> list[dict]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..loading import EXPERTS, PRETRAINED
 from ..numbers import PERCENT, count_text, date_text, duration_text
-from ..results import EXPERTS, PRETRAINED, Comparison, Row
+from ..results import Comparison, Row
 
 
 def summary(comparison: Comparison) -> dict:
