@@ -83,6 +83,8 @@ def check_end(program: Any, log_dir: str | None) -> None:
             problem = f"{path} is a file"
         if os.sep not in str(named) and option == "report_save_path":
             problem = "FusionBench wants a folder in it"
+        if log_dir is None and "{log_dir}" in str(named):
+            problem = "no logger and no path.log_dir says where {log_dir} is"
         if problem is not None:
             raise ValueError(
                 f"{option}={named}: {problem}. Choose another place, such as"

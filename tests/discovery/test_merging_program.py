@@ -1,6 +1,7 @@
 """The program behind `fusion_bench`: what one job leaves for the next."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fusion_plugins.cli.merging import MergingProgram
+from fusion_plugins.common.folders import results_folder
 from fusion_plugins.common.running import one_line_errors
 from fusion_plugins.pools.clip_tasks import register_clip_task
 
@@ -63,6 +65,14 @@ def test_a_model_is_not_saved_over_one_of_a_run_that_began_in_the_same_second(
     assert (tmp_path / "run-2" / "model" / "weights").read_text() == "saved"
     said = "".join(capsys.readouterr().out.split())
     assert f"Mergedmodel:{tmp_path}/run-2/model" in said
+
+
+def test_a_place_that_nothing_names_is_refused():
+    method = SimpleNamespace(
+        log_dir=None, _program=program(merged_model_save_path="{log_dir}/model")
+    )
+    with pytest.raises(ValueError, match="no logger and no path.log_dir says where"):
+        results_folder(method)
 
 
 def test_a_missing_logger_package_is_named_in_one_line(monkeypatch):

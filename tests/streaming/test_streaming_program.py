@@ -62,9 +62,9 @@ def test_a_killed_run_continues_and_memory_holds_no_model(pool, tmp_path):
     assert len(files) > len(kept)
     for file in files:
         assert (tmp_path / "killed" / file.name).read_bytes() == file.read_bytes()
-    # Two threads' blocks of all models come to less than 100 MB; one model more in
-    # float32, or two in bfloat16, would be another 106.
-    assert 5e6 < added < 150e6
+    # Two threads' blocks of all models and what the allocator keeps came to 114 to 156 MB
+    # in ten runs; one model more in float32, or two in bfloat16, would be another 106.
+    assert 5e6 < added < 200e6
 
 
 def test_the_command_merges_saves_and_evaluates(llamas, tmp_path):
