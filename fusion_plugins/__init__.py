@@ -28,6 +28,7 @@ __getattr__, __all__ = lazy_exports(
         "PoolAdapter": ".pools.adapter",
         "ResNetPool": ".modelpool.image_pools",
         "SelectAlgorithm": ".select.algorithm",
+        "Seq2SeqTaskPool": ".taskpool.seq2seq",
         "SequenceClassificationTaskPool": ".taskpool.sequence_classification",
         "StreamingAWDAlgorithm": ".streaming",
         "TaskVectors": ".task_vectors",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -64,12 +64,26 @@ def published_for(asked: Any, modelpool: Mapping, taskpool: Mapping) -> dict | N
 
 
 def _is_setting(setting: Mapping, modelpool: Mapping, taskpool: Mapping) -> bool:
-    merged = setting["merged"]
-    models = {task: setting["experts"].format(task=task) for task in merged}
+    merged, files = setting["merged"], setting.get("files", {})
+    models = {
+        task: setting["experts"].format(task=task, file=files.get(task))
+        for task in merged
+    }
     models[PRETRAINED] = setting["pretrained"]
-    found = {k: source_of(v) for k, v in (modelpool.get("models") or {}).items()}
+    found = {k: _origin(v, files) for k, v in (modelpool.get("models") or {}).items()}
     tested = set(taskpool.get("test_datasets") or ())
     return found == models and tested == set(setting.get("tested", merged))
+
+
+def _origin(model: object, files: Mapping) -> str | None:
+    """Hub id and folder in it of a model; or the end of its file's path."""
+    if not isinstance(model, Mapping):
+        return source_of(model)
+    if files:
+        parts = PurePath(str(model.get("pickle_path"))).parts
+        return "/".join(parts[-3 if parts[-1] == "finetuned.pt" else -2 :])
+    source, folder = source_of(model), model.get("subfolder")
+    return f"{source}/{folder}" if source and folder else source
 
 
 def _row(row: Mapping, variant: str) -> dict:

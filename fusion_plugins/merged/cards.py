@@ -51,7 +51,7 @@ def model_card(
     licences = sorted({x for s in sources.values() if s for x in _licences(Path(s))})
     data = ModelCardData(
         model_name=title,
-        base_model=[name for name in public.values() if name] or None,
+        base_model=list(dict.fromkeys(filter(None, public.values()))) or None,
         base_model_relation="merge",
         library_name="transformers",
         license=licences[0] if len(licences) == 1 else "other" if licences else None,

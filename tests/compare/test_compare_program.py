@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -118,16 +117,22 @@ def test_artifacts_of_learned_methods_are_in_their_records(finished):
     assert not list(folder.rglob("merged_model"))
 
 
-@pytest.mark.skipif(
-    find_spec("hydra_plugins.hydra_joblib_launcher") is None,
-    reason="needs hydra-joblib-launcher",
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [
+        ("joblib", ["hydra.launcher.n_jobs=2"]),
+        ("submitit_local", ["hydra.launcher.timeout_min=9"]),
+    ],
 )
-def test_cells_run_side_by_side_into_one_folder(tiny_pool_root, tmp_path):
+def test_cells_run_side_by_side_into_one_folder(
+    launcher, options, tiny_pool_root, tmp_path
+):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     results = tmp_path / "results"
     jobs = [
         "--multirun",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
+        f"hydra/launcher={launcher}",
+        *options,
         "methods=[pretrained,awd],[pretrained,{awd: {alpha: 0.2}}]",
     ]
     run = subprocess.run(
@@ -146,6 +151,10 @@ def test_cells_run_side_by_side_into_one_folder(tiny_pool_root, tmp_path):
         "awd (alpha=0.2)",
     }
     assert all(cell["status"] == "done" for cell in cells.values())
-    # Both jobs were asked for it, one ran it.
-    assert (run.stdout + run.stderr).count(": pretrained-seed0") == 1
+    # Both jobs were asked for it, one ran it. Submitit's jobs speak into files.
+    logs = [
+        f.read_text() for f in tmp_path.rglob(".submitit/*/*.*") if f.suffix != ".pkl"
+    ]
+    said = "".join([run.stdout, run.stderr, *logs])
+    assert said.count(": pretrained-seed0") == 1
     assert "awd (alpha=0.2)" in (results / "results.md").read_text()

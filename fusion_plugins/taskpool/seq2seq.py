@@ -1,0 +1,130 @@
+"""A task pool for models that answer with words: Flan-T5 and its like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from fusion_bench import BaseTaskPool, LightningFabricMixin, RuntimeConstants
+from fusion_bench.tasks.flan_t5_text_generation.glue_evaluation import (
+    evaluate_accuracy,
+    evaluate_spearman_rho,
+)
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+from transformers import default_data_collator
+
+from ..common.logging import get_logger
+from ..common.options import reject_unknown, require_integer
+from ..common.upstream import saved_options
+from ..merged.model import TintedModel
+from ..pools.samples import opened
+from ..pools.text import load_tokenizer
+
+log = get_logger(__name__)
+_COLUMNS = ("input_ids", "attention_mask", "labels")
+
+
+class Seq2SeqTaskPool(LightningFabricMixin, BaseTaskPool):
+    """How often a model writes just the right answer, on every task.
+
+    The numbers are those of FusionBench's ``FlanT5GLUETextGenerationTaskPool``, whose
+    tasks do not bear the names of its experts: the share of answers that equal the label
+    word for word, and Spearman's correlation where answers are numbers. A tinted model
+    answers each task with its own layer.
+
+    Args:
+        test_datasets: Task -> dataset (or its config) of dicts with `input_ids`,
+            `attention_mask` and `labels`, each of one length per task.
+        tokenizer: A config, folder, hub name or object.
+        regressions: Tasks whose answers are numbers.
+        batch_size: Samples per forward; changes speed and memory only.
+
+    Raises:
+        TypeError, ValueError: An option is unknown or out of its range.
+    """
+
+    _config_mapping = saved_options(BaseTaskPool) | {
+        "_test_datasets": "test_datasets",
+        "_tokenizer": "tokenizer",
+        "regressions": "regressions",
+        "batch_size": "batch_size",
+    }
+
+    def __init__(
+        self,
+        test_datasets: Mapping,
+        tokenizer: Any,
+        regressions: Iterable[str] = ("stsb", "glue-stsb"),
+        batch_size: int = 32,
+        **kwargs: Any,
+    ):
+        reject_unknown(type(self).__name__, kwargs, list(saved_options(self).values()))
+        if not test_datasets:
+            raise ValueError("test_datasets is empty: there is no task to evaluate on.")
+        require_integer("batch_size", batch_size, 1)
+        self._test_datasets, self._tokenizer = test_datasets, tokenizer
+        self.regressions, self.batch_size = list(regressions), batch_size
+        self._opened: dict[str, Any] = {}
+        super().__init__(**kwargs)
+
+    def check_samples(self) -> None:
+        """Raise a ValueError if a task has no samples or a column is missing."""
+        for task in self._test_datasets:
+            data = self._raw(task)
+            if not len(data):
+                raise ValueError(f"Task '{task}' has no test samples.")
+            missing = [name for name in _COLUMNS if name not in data[0]]
+            if missing:
+                raise ValueError(
+                    f"Task '{task}', sample 0 lacks {missing}; it has {list(data[0])}."
+                    " FusionBench's load_glue_dataset gives all three."
+                )
+
+    def _raw(self, task: str) -> Any:
+        if task not in self._opened:
+            self._opened[task] = opened(self._test_datasets[task])
+        return self._opened[task]
+
+    @torch.no_grad()
+    def evaluate(
+        self, model: nn.Module, name: str | None = None, **kwargs: Any
+    ) -> dict:
+        """Report `accuracy`, or `spearman_rho` of a regression, per task.
+
+        Args:
+            model: A tinted or any other encoder-decoder with ``generate``.
+            name: Not used.
+            **kwargs: Not used.
+
+        Raises:
+            ValueError: Data are missing or do not fit.
+        """
+        self.check_samples()
+        model = self.fabric.to_device(model).eval()
+        report = {}
+        for task in tqdm(self._test_datasets, desc="Evaluating tasks", leave=False):
+            if isinstance(model, TintedModel):
+                model.set_task(task)
+            writer = model.trunk if isinstance(model, TintedModel) else model
+            report[task] = self._evaluate_task(task, writer)
+        if isinstance(model, TintedModel):
+            model.set_task(None)
+        log.info("Evaluation result: %s", report)
+        return report
+
+    def _evaluate_task(self, task: str, model: nn.Module) -> dict[str, float]:
+        data, tokenizer = self._raw(task), load_tokenizer(self)
+        if RuntimeConstants.debug:
+            data = Subset(data, range(min(self.batch_size, len(data))))
+        loader = self.fabric.setup_dataloaders(
+            DataLoader(data, self.batch_size, collate_fn=default_data_collator)
+        )
+        if task not in self.regressions:
+            return {"accuracy": evaluate_accuracy(model, loader, tokenizer)}
+        found = float(evaluate_spearman_rho(model, loader, tokenizer))
+        # Answers that are all equal have no rank, and no use.
+        return {"spearman_rho": 0.0 if math.isnan(found) else found}
