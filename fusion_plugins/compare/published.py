@@ -77,12 +77,11 @@ def _is_setting(setting: Mapping, modelpool: Mapping, taskpool: Mapping) -> bool
 
 def _origin(model: object, files: Mapping) -> str | None:
     """Hub id and folder in it of a model; or the end of its file's path."""
-    if not isinstance(model, Mapping):
-        return source_of(model)
+    given = model if isinstance(model, Mapping) else {}
     if files:
-        parts = PurePath(str(model.get("pickle_path"))).parts
-        return "/".join(parts[-3 if parts[-1] == "finetuned.pt" else -2 :])
-    source, folder = source_of(model), model.get("subfolder")
+        path = PurePath(str(given.get("pickle_path", model)))
+        return "/".join(path.parts[-3 if path.name == "finetuned.pt" else -2 :])
+    source, folder = source_of(model), given.get("subfolder")
     return f"{source}/{folder}" if source and folder else source
 
 
