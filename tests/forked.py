@@ -46,7 +46,7 @@ _server.set_forkserver_preload(
 )
 
 
-def call(work: Callable[..., Any], *arguments: Any, timeout: float = 180) -> Any:
+def call(work: Callable[..., Any], *arguments: Any, timeout: float = 600) -> Any:
     """What `work(*arguments)` returns in a process of its own."""
     with ProcessPoolExecutor(1, _server, initializer=_prepare) as pool:
         started = pool.submit(work, *arguments)
