@@ -123,7 +123,7 @@ def become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
+    except Exception:  # noqa: BLE001 told as Python tells it
         traceback.print_exc()
     finally:
         sys.stdout.flush()
