@@ -49,19 +49,16 @@ def render(
     """
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            comparison=comparison,
-            pictures=inline_pictures(pictures),
-            baseline=baseline,
-            looks=looks_of(comparison),
-            css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_hash=f"sha256-{base64.b64encode(digest).decode('ascii')}",
-            **{part.__name__: part(comparison) for part in _PARTS},
-        )
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        comparison=comparison,
+        pictures=inline_pictures(pictures),
+        baseline=baseline,
+        looks=looks_of(comparison),
+        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(digest).decode('ascii')}",
+        **{part.__name__: part(comparison) for part in _PARTS},
     )
 
 
