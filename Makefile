@@ -31,12 +31,14 @@ compare: install
 	$(BIN)/fusion_bench --config-name compare modelpool=demo taskpool=demo
 
 # One process per core, each with one thread: the models of the tests are too small for more.
+# Each takes whole files, in the order that tests/conftest.py gives them.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST)
 
 # Without the tests that start programs, browsers or pdflatex, or run the documentation.
 unit: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The unit tests and `make wheel` with every set of versions, each in an environment that is
 # thrown away. With uv these cost no download and no room twice.

@@ -1,46 +1,73 @@
-"""Shared by all tests: one thread, and a tiny pool that is trained once per session."""
+"""Shared by all tests: one thread, and a tiny pool that is trained once per session.
 
+Imports nothing slow: the process that only hands out files waits for this one.
+"""
+
+import gc
+import os
 import signal
 import threading
 
 import pytest
-import torch
-
-from fusion_plugins.demo.recipe import DemoRecipe
-
-# Thousands of tiny operations: threads only get in each other's way.
-torch.set_num_threads(1)
 
 # A shell's background jobs, and so their children, ignore Ctrl-C; kill tests need it.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-TINY_RECIPE = DemoRecipe(
-    tasks=("digits", "textures", "colours"),
-    width=48,
-    depth=2,
-    text_width=32,
-    text_depth=1,
-    embedding=48,
-    train_images=600,
-    test_images=120,
-    pretrain_images=200,
-    pretrain_noise=0.1,
-    pretrain_negatives=0.0,
-    pretrain_steps=150,
-    expert_steps=120,
-    batch_size=32,
-    pretrain_lr=2e-3,
-    expert_lr=1.5e-3,
-)
+TINY_RECIPE = {
+    "tasks": ("digits", "textures", "colours"),
+    "width": 48,
+    "depth": 2,
+    "text_width": 32,
+    "text_depth": 1,
+    "embedding": 48,
+    "train_images": 600,
+    "test_images": 120,
+    "pretrain_images": 200,
+    "pretrain_noise": 0.1,
+    "pretrain_negatives": 0.0,
+    "pretrain_steps": 150,
+    "expert_steps": 120,
+    "batch_size": 32,
+    "pretrain_lr": 2e-3,
+    "expert_lr": 1.5e-3,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Thousands of tiny operations: threads only get in each other's way."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Slow files first, where processes share the files: so all end at the same time."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    """What was imported is no garbage: searching it takes half a second each time."""
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
 def tiny_pool_root(tmp_path_factory):
     """The folder of a real, small pool of three tasks; do not write into it."""
-    from fusion_plugins.demo import ensure_pool
+    from fusion_plugins.demo import DemoRecipe, ensure_pool
 
-    return ensure_pool(TINY_RECIPE, tmp_path_factory.mktemp("demo") / "pool")
+    recipe = DemoRecipe(**TINY_RECIPE)
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers; who comes second waits for the first
+    return ensure_pool(recipe, root / "demo" / "pool")
 
 
 @pytest.fixture

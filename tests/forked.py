@@ -1,7 +1,7 @@
 """Processes that start at once: forked from a server that has imported everything.
 
 Tests that kill runs, or that need several processes, call :func:`call`; what it runs forks
-again for every run with :func:`fork`.
+again for every run with :func:`fork`. :func:`run_script` is `subprocess.run` for a script.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ import gc
 import multiprocessing
 import os
 import random
+import runpy
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KILLS = 10
@@ -41,7 +46,7 @@ _server.set_forkserver_preload(
 )
 
 
-def call(work: Callable[..., Any], *arguments: Any, timeout: float = 180) -> Any:
+def call(work: Callable[..., Any], *arguments: Any, timeout: float = 600) -> Any:
     """What `work(*arguments)` returns in a process of its own."""
     with ProcessPoolExecutor(1, _server, initializer=_prepare) as pool:
         started = pool.submit(work, *arguments)
@@ -80,6 +85,51 @@ def fork(work: Callable[..., Any], *arguments: Any) -> int:
         os._exit(status)
 
 
+def run_script(
+    command: Sequence[str | Path], folder: Path, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess:
+    """A Python script, or `-m` and a module, run with its words to its end."""
+    return call(_run_script, list(map(str, command)), folder, dict(environment))
+
+
+def _run_script(
+    command: list[str], folder: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = os.fork()
+        if not process:
+            os.chdir(folder)
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            become(command, environment)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        texts = [stream.seek(0) or stream.read() for stream in (out, err)]
+        return subprocess.CompletedProcess(command, status, *texts)
+
+
+def become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+    """Be from now on the process that a script is; its output is a terminal's."""
+    status = 1
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.stdout, sys.stderr = (open(number, "w", 1) for number in (1, 2))
+    module = command[0] == "-m"
+    sys.argv = list(command[module:])
+    try:
+        if module:
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(command[0], run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception:  # noqa: BLE001 told as Python tells it
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
 def finished(process: int) -> bool:
     """Whether it ended well; waits for it."""
     return os.waitpid(process, 0)[1] == 0
@@ -102,14 +152,17 @@ def kill_often(
         started = time.perf_counter()
         finished(fork(run, folder / name))
         lengths.append(time.perf_counter() - started)
-    length = min(lengths)  # the machine may be busy for a while
+    length = min(lengths)
     for number in SIGNALS:
         for kill in range(KILLS):
             own = folder / f"{number.name}-{kill}"
             process = fork(run, own)
-            time.sleep((kill + chance.random()) / KILLS * length)
+            moment = (kill + chance.random()) / KILLS * length
+            time.sleep(moment)
             os.kill(process, number)
             found = {"signal": number.name, "hit": not finished(process)}
+            if not found["hit"]:
+                length = min(length, moment)  # the machine was busy before
             found["ended"] = finished(fork(run, own))
             found["differs"] = differences(own, folder / "unbroken")
             report.append(found)

@@ -13,9 +13,10 @@ import struct
 import sys
 import tempfile
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.text import Text
@@ -52,7 +53,11 @@ def run(width: int, folder: str, command: str) -> str:
 
 
 def on_terminal(
-    width: int, folder: str | Path, command: Sequence[str], **environment: str
+    width: int,
+    folder: str | Path,
+    command: Sequence[str],
+    execute: Callable[[Sequence[str], Mapping[str, str]], NoReturn] | None = None,
+    **environment: str,
 ) -> tuple[int, str]:
     """Exit status of a command of this environment, and all that it writes.
 
@@ -60,6 +65,7 @@ def on_terminal(
         width: Of the terminal.
         folder: Where it runs.
         command: Its name and its words.
+        execute: Becomes the command, given with its path, in another way than `exec`.
         **environment: Variables that differ from this process's.
     """
     process, terminal = pty.fork()
@@ -67,7 +73,10 @@ def on_terminal(
         os.chdir(folder)
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
         kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-        os.execve(BIN / command[0], command, kept | environment)
+        words = [str(BIN / command[0]), *command[1:]]
+        if execute is not None:
+            execute(words, kept | environment)
+        os.execve(words[0], words, kept | environment)
     written = b""
     try:
         while part := os.read(terminal, 65536):

@@ -148,10 +148,11 @@ class Checkpoints(Callback):
         (partial / META).write_text(json.dumps(meta))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
-        for old in self._saved()[: -self.keep]:
-            shutil.rmtree(old)
-        for stale in self.folder.glob(".partial_*"):
-            shutil.rmtree(stale)
+        kept = self._saved()[-self.keep :]
+        # Also what kills have left: one half removed, or half written.
+        for old in [*self.folder.glob("step_*"), *self.folder.glob(".partial_*")]:
+            if old not in kept:
+                shutil.rmtree(old)
 
     def restore(self, engine: Training, path: Path) -> None:
         """Put the engine where the checkpoint was taken.

@@ -22,7 +22,10 @@ _MIB = 2**20
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a result, and of Python."""
-    return {n: version(n) for n in _PACKAGES} | {"python": platform.python_version()}
+    return {n: _version(n) for n in _PACKAGES} | {"python": platform.python_version()}
+
+
+_version = cache(version)  # which reads and parses a file
 
 
 def git_commit(folder: str | Path = ".") -> str | None:

@@ -11,6 +11,7 @@ from forked import finished, fork
 from lightning import Fabric
 
 from fusion_plugins import AdaMergingAlgorithm
+from fusion_plugins.adaptation import Checkpoints
 from fusion_plugins.demo import demo_modelpool
 
 STEPS, EVERY = 14, 2
@@ -43,6 +44,19 @@ def run(pool: str, checkpoints: Path, result: Path) -> None:
     )
 
 
+def run_until_killed(step: int, *arguments) -> None:
+    """A run that waits for its end at a checkpoint of `step` or later."""
+    save = Checkpoints.save
+
+    def saving(self, engine):
+        save(self, engine)
+        if engine.step >= step:
+            time.sleep(60)
+
+    Checkpoints.save = saving
+    run(*arguments)
+
+
 def newest(checkpoints: Path) -> int:
     names = [path.name for path in checkpoints.glob("*/step_*")]
     return max((int(name.removeprefix("step_")) for name in names), default=0)
@@ -53,7 +67,8 @@ def kill(pool: str, folder: Path) -> list:
     assert finished(fork(run, pool, folder / "first", folder / "unbroken.pt"))
     checkpoints, chance, found = folder / "second", random.Random(1), []
     for wanted in (4, 8):
-        process = fork(run, pool, checkpoints, folder / "resumed.pt")
+        arguments = (pool, checkpoints, folder / "resumed.pt")
+        process = fork(run_until_killed, wanted + EVERY, *arguments)
         while newest(checkpoints) < wanted:
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.02))

@@ -20,17 +20,17 @@ STEPS, EVERY, KILLS = 60, 3, 5
 
 
 class Telltale(Callback):
-    """Writes each step's number into a pipe, and dawdles so that a kill can hit."""
+    """Writes each step's number into a pipe, and waits at a step so that a kill can hit."""
 
-    def __init__(self, pipe: int):
-        self.pipe = pipe
+    def __init__(self, pipe: int, wait_at: int):
+        self.pipe, self.wait_at = pipe, wait_at
 
     def on_start(self, engine) -> None:
         os.write(self.pipe, bytes([engine.step]))
 
     def on_step(self, engine, report) -> None:
         os.write(self.pipe, bytes([engine.step]))
-        time.sleep(0.002)
+        time.sleep(60 if engine.step == self.wait_at else 0.002)
 
 
 def run(folder: Path, watchers: tuple = ()) -> dict:
@@ -82,7 +82,7 @@ def die_while_clearing() -> None:
     checkpoints.shutil.rmtree = half
 
 
-def start(folder: Path, accident=None) -> tuple[int, int]:
+def start(folder: Path, accident=None, wait_at: int = -1) -> tuple[int, int]:
     """Fork a run; gives its process id and the pipe it reports steps to."""
     reader, writer = os.pipe()
     process = os.fork()
@@ -93,7 +93,7 @@ def start(folder: Path, accident=None) -> tuple[int, int]:
     try:
         if accident is not None:
             accident()
-        torch.save(run(folder, (Telltale(writer),)), folder / "ended.pt")
+        torch.save(run(folder, (Telltale(writer, wait_at),)), folder / "ended.pt")
     finally:
         os._exit(0)
 
@@ -107,7 +107,7 @@ def steps_seen(pipe: int, until: int) -> list[int]:
 
 
 def kill_at(folder: Path, step: int, delay: float) -> dict:
-    process, pipe = start(folder)
+    process, pipe = start(folder, wait_at=step + 10)
     seen = steps_seen(pipe, until=step)
     time.sleep(delay)
     os.kill(process, signal.SIGKILL)

@@ -103,6 +103,15 @@ def test_the_last_few_are_kept_until_the_results_are_saved(tmp_path):
     assert not saver.folder.exists()
 
 
+def test_one_that_a_kill_left_half_removed_goes_with_the_next(tmp_path):
+    first, saver = saved_run(tmp_path, every=2, steps=4)
+    first.run()
+    (saver.folder / "step_00000002" / "state.safetensors").unlink()
+    again, _ = saved_run(tmp_path, every=2, steps=8)
+    again.run()
+    assert names(saver) == ["step_00000006", "step_00000008"]
+
+
 def test_a_run_killed_while_saving_its_results_has_nothing_to_learn_again(tmp_path):
     first, _ = saved_run(tmp_path, every=4)
     want, seen = learned(first), []

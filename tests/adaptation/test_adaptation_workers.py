@@ -32,7 +32,7 @@ def test_every_item_is_worked_on_once(threads, count):
 
 def test_workers_run_side_by_side_with_one_core_each_and_no_graph(threads):
     threads(2)
-    together, found = threading.Barrier(2, timeout=20), []
+    together, found = threading.Barrier(2, timeout=120), []
 
     def work(item):
         together.wait()  # breaks unless two run at once

@@ -1,6 +1,7 @@
 """Comparisons of toy methods, killed again and again; for test_compare_killed."""
 
 import json
+import os
 from pathlib import Path
 
 from forked import kill_often
@@ -14,6 +15,7 @@ METHODS = ("pretrained", "experts", "DrawWeights", "Several")
 def run(folder: Path) -> None:
     """A comparison; keeps what it found of an earlier one."""
     folder.mkdir(exist_ok=True)
+    os.chdir(folder)  # in a checkout, every cell would ask git
     cells = read_cells(folder / "results")
     found = {name: cell["finished"] for name, cell in cells.items()}
     program.read_methods = ToyMethods(*METHODS)

@@ -2,11 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from forked import run_script
 from running import make_program, read_cells
 
 from fusion_plugins import load_differences, load_results
@@ -17,22 +15,20 @@ from fusion_plugins.pools.loading import PRETRAINED, load_model
 
 pytestmark = pytest.mark.slow
 
-FUSION_BENCH = Path(sys.executable).with_name("fusion_bench")
+# The command, whose launcher forks: its processes import nothing anew.
+SIDE_BY_SIDE = """
+from fusion_bench.scripts.cli import _hydra_main
+from joblib.externals.loky.backend.context import set_start_method
+
+set_start_method("fork")
+_hydra_main()
+"""
 QUICK = "{adamerging: {steps: 2, guard_every: 1, guard_samples: 8}}"
 
 
 def tiny(root) -> list[str]:
     pools = ("modelpool", "taskpool")
     return [f"{p}=demo" for p in pools] + [f"{p}.root={root}" for p in pools]
-
-
-def command(root, results, *arguments: str) -> list[str]:
-    fixed = [*tiny(root), f"results={results}", "fabric.accelerator=cpu"]
-    return [str(FUSION_BENCH), "--config-name", "compare", *arguments, *fixed]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="module")
@@ -128,21 +124,16 @@ def test_cells_run_side_by_side_into_one_folder(
     launcher, options, tiny_pool_root, tmp_path
 ):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
-    results = tmp_path / "results"
-    jobs = [
-        "--multirun",
+    script, results = tmp_path / "side_by_side.py", tmp_path / "results"
+    script.write_text(SIDE_BY_SIDE)
+    words = [
+        *("--config-name", "compare", "--multirun"),
         f"hydra/launcher={launcher}",
         *options,
         "methods=[pretrained,awd],[pretrained,{awd: {alpha: 0.2}}]",
+        *(*tiny(tiny_pool_root), f"results={results}", "fabric.accelerator=cpu"),
     ]
-    run = subprocess.run(
-        command(tiny_pool_root, results, *jobs),
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=550,
-    )
+    run = run_script([script, *words], tmp_path, os.environ | {"COLUMNS": "200"})
     assert run.returncode == 0, run.stderr[-3000:]
     cells = read_cells(results)
     assert {cell["label"] for cell in cells.values()} == {

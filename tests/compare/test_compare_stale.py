@@ -4,13 +4,13 @@ import csv
 import json
 import os
 import re
-import subprocess
 import sys
 from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import run_script
 from running import run_toy, toy_modelpool
 from sample_results import write_sample
 
@@ -184,14 +184,7 @@ def test_an_error_of_the_command_is_one_line(tmp_path, multirun):
     command = [Path(sys.executable).with_name("fusion_bench"), "--config-name"]
     command += ["compare", *multirun, "modelpool=demo", "taskpool=demo"]
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"}
-    run = subprocess.run(
-        [*command, "methods=[awdd]"],
-        cwd=tmp_path,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    run = run_script([*command, "methods=[awdd]"], tmp_path, environment)
     said = run.stdout + run.stderr
     assert run.returncode == 1 and "Traceback" not in said
     (line,) = [line for line in said.splitlines() if "which is no method" in line]

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from forked import run_script
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FUSION_BENCH = Path(sys.executable).with_name("fusion_bench")
 # What a developer may have set, and what would make a run depend on it.
@@ -16,18 +18,28 @@ def start(
     command: Sequence[str | Path], folder: Path, **variables: str
 ) -> subprocess.CompletedProcess:
     """Run `command` in `folder` to its end and return its status and output."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=clean_environment() | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def start_at_once(
+    script: Sequence[str | Path], folder: Path
+) -> subprocess.CompletedProcess:
+    """As `start`, for a Python script; FusionBench and torch are imported already."""
+    return run_script(script, folder, clean_environment())
+
+
+def clean_environment() -> dict[str, str]:
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(STRAY_PREFIXES)
     }
     # Wide enough that rich never breaks a line that a test looks for.
-    environment |= {"COLUMNS": "400", "CUDA_VISIBLE_DEVICES": ""} | variables
-    return subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return environment | {"COLUMNS": "400", "CUDA_VISIBLE_DEVICES": ""}

@@ -1,19 +1,21 @@
 """The `fusion_bench` command finds our configs from any folder, and fails as upstream."""
 
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from start_program import FUSION_BENCH, REPOSITORY, start
+from start_program import FUSION_BENCH, REPOSITORY, start, start_at_once
 
 pytestmark = pytest.mark.slow
 
 JOB = ["method=awd", "modelpool=clip-vit-b32_TA8", "taskpool=clip-vit-b32_TA8"]
 
 
-def composed(command: list[str | Path], folder: Path) -> dict:
+def composed(
+    command: list[str | Path], folder: Path, start: Callable = start_at_once
+) -> dict:
     """The job that a command composes when it is started in `folder`."""
     run = start([*command, *JOB, "--cfg", "job"], folder)
     assert run.returncode == 0, run.stderr
@@ -22,7 +24,7 @@ def composed(command: list[str | Path], folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def from_empty_folder(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return composed([FUSION_BENCH], tmp_path_factory.mktemp("empty"))
+    return composed([FUSION_BENCH], tmp_path_factory.mktemp("empty"), start)
 
 
 def test_composes_in_an_empty_folder(from_empty_folder: dict) -> None:
@@ -45,7 +47,7 @@ def test_composes_the_same_beside_an_unrelated_config_folder(
 
 
 def test_composes_the_same_as_a_module(tmp_path: Path, from_empty_folder: dict) -> None:
-    command = [sys.executable, "-m", "fusion_bench.scripts.cli"]
+    command = ["-m", "fusion_bench.scripts.cli"]
     assert composed(command, tmp_path) == from_empty_folder
 
 

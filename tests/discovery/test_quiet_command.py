@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from forked import become, call
 
 from tools.terminal_screens import on_terminal
 
@@ -12,15 +13,25 @@ EIGHT = (
     "{adamerging: {steps: 2, guard_every: 0}},{tinting_pp: {rounds: 2, guard_every: 0}}]"
 )
 
+PLAIN = {"TERM": "xterm", "OMP_NUM_THREADS": "1"}
+
 pytestmark = pytest.mark.slow
 
 
-def lines_on_terminal(width: int, folder: Path, *words: str) -> tuple[int, list[str]]:
-    """Exit status of `fusion_bench`, and the lines that a terminal shows in the end."""
-    variables = {"TERM": "xterm", "OMP_NUM_THREADS": "1"}
-    command = ["fusion_bench", *words]
-    status, written = on_terminal(width, folder, command, **variables)
-    return status, shown(written)
+def lines_on_terminal(
+    width: int, folder: Path, *words: str, at_once: bool = True
+) -> tuple[int, list[str]]:
+    """Exit status of `fusion_bench`, and the lines that a terminal shows in the end.
+
+    Not at once: as a user starts it, which imports everything first.
+    """
+    arguments = [width, folder, ["fusion_bench", *words]]
+    found = call(_at_once, *arguments) if at_once else on_terminal(*arguments, **PLAIN)
+    return found[0], shown(found[1])
+
+
+def _at_once(*arguments) -> tuple[int, str]:
+    return on_terminal(*arguments, execute=become, **PLAIN)
 
 
 def shown(text: str) -> list[str]:
@@ -43,11 +54,12 @@ def height(lines: list[str], width: int) -> int:
     return sum(max(-(-len(line) // width), 1) for line in lines)
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_a_merge_prints_a_table_in_percent(tiny_pool_root, tmp_path, width):
+@pytest.mark.parametrize(("width", "at_once"), [(80, False), (120, True)])
+def test_a_merge_prints_a_table_in_percent(tiny_pool_root, tmp_path, width, at_once):
     pools = [f"{p}=demo" for p in ("modelpool", "taskpool")]
     roots = [f"{p}.root={tiny_pool_root}" for p in ("modelpool", "taskpool")]
-    status, lines = lines_on_terminal(width, tmp_path, "method=awd", *pools, *roots)
+    words = ("method=awd", *pools, *roots)
+    status, lines = lines_on_terminal(width, tmp_path, *words, at_once=at_once)
     text = "\n".join(lines)
     assert status == 0 and height(lines, width) <= 25, text
     assert lines[0] == "Merging: method=awd modelpool=demo taskpool=demo"

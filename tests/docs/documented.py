@@ -3,9 +3,10 @@
 A block without a mark is run. `<!-- needs: hub -->` or `<!-- needs: gpu -->` on the line
 before it marks one that cannot be run everywhere: its fusion_bench commands must still
 compose, as must those on pools of which there is no tiny one here; each of these families
-has tests of its own that run it. Commands are run as written, but for four reductions:
+has tests of its own that run it. Commands are run as written, but for five reductions:
 pools are replaced by a tiny one of the same kind, learned methods take two steps,
-comparisons are dry runs, and other programs only parse their arguments. So do commands
+comparisons are dry runs, sweeps take an option's first and last value, and other programs
+only parse their arguments. So do commands
 inside a sentence.
 """
 

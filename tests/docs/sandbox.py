@@ -22,6 +22,9 @@ from fusion_plugins.cli import main
 
 _INCLUDED = re.compile(r'^--8<-- "(.+)"$', re.MULTILINE)
 
+# The first and the last value of an option that a sweep varies.
+_ENDS = re.compile(r"(?<==)([\w.]+)(?:,[\w.]+)+?,([\w.]+)$")
+
 # Options that make a documented run short, by what its method or program is.
 REDUCTIONS = {
     "adamerging": ["method.steps=2"],
@@ -156,6 +159,8 @@ class Sandbox:
             arguments
         ):  # tests/compare runs them; here they must make sense
             arguments = [a for a in arguments if "launcher" not in a] + ["dry_run=true"]
+            if "--multirun" in arguments:
+                arguments = [_ENDS.sub(r"\1,\2", word) for word in arguments]
         elif needs is not None or not self._is_tiny(arguments):
             own = f"hydra.searchpath=[file://{self.folder}/own]"
             arguments = ["--cfg", "job", own, *arguments]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import call
+from forked import call, run_script
 from streamed_merge import killed_merge, merge_pool
 from tiny_llamas import merge, merged_files, shard_files
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -79,14 +79,7 @@ def test_the_command_merges_saves_and_evaluates(llamas, tmp_path):
     command += ["taskpool=dummy", "merged_model_save_path=merged", "method.alpha=0.001"]
     command += ["report_save_path=results/report.json", "method.iterations=30"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "400"}
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = run_script(command, tmp_path, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     want = merge(llamas, tmp_path / "again", alpha=1e-3, iterations=30)

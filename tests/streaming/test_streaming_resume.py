@@ -298,7 +298,7 @@ def test_after_an_error_no_thread_works_on(llamas, tmp_path, monkeypatch):
         seen.append(name)
         if len(seen) == 2:
             raise Interrupted
-        time.sleep(0.05 if len(seen) > 2 else 0)  # room to hear of the error
+        time.sleep(0.2 if len(seen) > 2 else 0)  # room to hear of the error
         return real(self, name, first_row, rows)
 
     monkeypatch.setattr(ShardWriter, "write", failing)
@@ -310,5 +310,5 @@ def test_after_an_error_no_thread_works_on(llamas, tmp_path, monkeypatch):
         torch.set_num_threads(1)
     count = len(seen)
     assert count < 6, "the other thread went on"
-    time.sleep(0.2)
+    time.sleep(0.5)
     assert len(seen) == count

@@ -1,13 +1,12 @@
 """The tinted model: choosing tasks, counting parameters, files."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import call
 from fusion_bench.models.wrappers.switch import SwitchModule, set_active_option
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -250,18 +249,13 @@ def test_parameters_are_counted_once_and_without_the_replaced_layer(kind):
 
 # -- files ----------------------------------------------------------------------------
 
-LOAD = """
-import sys, torch
-from pathlib import Path
-from safetensors.torch import save_file
-sys.path.insert(0, sys.argv[1])
-from test_tinted_model import KINDS, TASKS, TintedModel, logits
-results = {}
-for kind in KINDS:
-    model = TintedModel.from_pretrained(Path(sys.argv[2]) / kind)
-    results |= {f"{kind} {task}": logits(model, task) for task in TASKS}
-save_file(results, sys.argv[3])
-"""
+
+def write_logits(saved: Path, out: Path) -> None:
+    results = {}
+    for kind in KINDS:
+        model = TintedModel.from_pretrained(saved / kind)
+        results |= {f"{kind} {task}": logits(model, task) for task in TASKS}
+    save_file(results, out)
 
 
 @pytest.fixture(scope="module")
@@ -287,9 +281,7 @@ def test_a_reloaded_model_gives_the_same_logits(kind, saved):
 @pytest.mark.slow
 def test_a_fresh_process_gives_the_same_logits(saved, tmp_path):
     out = tmp_path / "logits.safetensors"
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", LOAD, here, str(saved), str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    call(write_logits, saved, out)
     got = load_file(out)
     assert len(got) == len(KINDS) * len(TASKS)
     for kind in KINDS:

@@ -65,6 +65,7 @@ def _with_imports(text: str, inner: tuple[str, ...]) -> str:
 
 
 @cache
+@cache  # methods share most modules
 def formatted(source: str) -> str:
     """Sorted and formatted as FusionBench does: black, and isort's black profile."""
     # In FusionBench's repository its own package is first party, torch is not.

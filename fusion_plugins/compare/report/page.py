@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -46,6 +47,23 @@ def render(
     one file: styles, script and pictures are inside, nothing is loaded. All text from the
     results is escaped, and a content security policy lets only the page's own script run.
     """
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        comparison=comparison,
+        pictures=inline_pictures(pictures),
+        baseline=baseline,
+        looks=looks_of(comparison),
+        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(digest).decode('ascii')}",
+        **{part.__name__: part(comparison) for part in _PARTS},
+    )
+
+
+@cache  # it keeps the compiled templates
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -56,18 +74,7 @@ def render(
     environment.filters |= {"date": date_text, "count": count_text}
     environment.filters |= {"heading": heading_text, "yaml": _yaml}
     environment.filters["breakable"] = _breakable
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return environment.get_template("page.html.j2").render(
-        comparison=comparison,
-        pictures=inline_pictures(pictures),
-        baseline=baseline,
-        looks=looks_of(comparison),
-        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=f"sha256-{base64.b64encode(digest).decode('ascii')}",
-        **{part.__name__: part(comparison) for part in _PARTS},
-    )
+    return environment
 
 
 def _breakable(text: str) -> list[str]:
