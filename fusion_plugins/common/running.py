@@ -6,10 +6,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partialmethod
-from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, InstantiationException
@@ -61,13 +60,6 @@ def _keep_quiet(kind: type[BaseException]) -> None:
     """FusionBench's command would log a traceback of this."""
     log = logging.getLogger("fusion_bench.scripts.cli")
     log.addFilter(lambda record: not isinstance(record.msg, kind))
-
-
-def log_summary(fabric: Any, numbers: Mapping[str, float]) -> None:
-    """Give a run's last numbers to the user's loggers; some wait for more until told."""
-    fabric.log_dict(numbers)
-    for logger in fabric.loggers:
-        logger.save()
 
 
 @contextmanager
