@@ -58,7 +58,7 @@ def prepared(config: DictConfig) -> DictConfig:
 class MergingProgram(FabricModelFusionProgram):
     """Merge, save, evaluate; options and files are FusionBench's."""
 
-    merged_model_save_path: str | None
+    merged_model_save_path: str | Path | None
     merged_model_save_kwargs: Mapping[str, Any] | None
 
     def run(self) -> dict[str, Any]:
@@ -83,8 +83,17 @@ class MergingProgram(FabricModelFusionProgram):
     def save_merged_model(self, merged_model: nn.Module) -> None:
         """As FusionBench does, with a card; of own folders also without a path.
 
+        Learned and streamed merges have saved their model already.
+
         ``merged_model_save_kwargs.whole=true`` saves a CLIP with its text tower.
         """
+        options = dict(self.merged_model_save_kwargs or {})
+        whole = options.pop("whole", False)
+        self.merged_model_save_kwargs = options
+        if self.merged_model_save_path is None and not whole:
+            self.merged_model_save_path = getattr(self.method, "saved_model", None)
+            if self.merged_model_save_path is not None:
+                return
         folder = self.log_dir or (self.path or {}).get("log_dir")
         own = isinstance(self.modelpool, OwnFolders) and folder is not None
         if self.merged_model_save_path is None and own:
@@ -95,9 +104,6 @@ class MergingProgram(FabricModelFusionProgram):
         if "{log_dir}" in path and folder is not None:  # which another run may share
             mine = claimed(Path(folder).absolute(), self.fabric)
             self.merged_model_save_path = path.replace("{log_dir}", str(mine))
-        options = dict(self.merged_model_save_kwargs or {})
-        whole = options.pop("whole", False)
-        self.merged_model_save_kwargs = options
         super().save_merged_model(
             whole_clip(merged_model, self.modelpool) if whole else merged_model
         )

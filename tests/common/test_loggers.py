@@ -27,7 +27,9 @@ def test_tensorboard_has_scalars_settings_and_table(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="", default_hp_metric=False)
     give(logger)
     events = EventAccumulator(str(tmp_path)).Reload()
-    scalars = {n: [e.value for e in events.Scalars(n)] for n in events.Tags()["scalars"]}
+    scalars = {
+        n: [e.value for e in events.Scalars(n)] for n in events.Tags()["scalars"]
+    }
     assert scalars == {name: [value] for name, value in NUMBERS.items()}
     start = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     values = HParamsPluginData.FromString(start).session_start_info.hparams
@@ -63,7 +65,11 @@ def wandb(monkeypatch):
     """A module of the names that Lightning's logger uses; W&B itself is not required."""
     module, run = ModuleType("wandb"), Run()
     module.run, module.Table = run, lambda columns, data, dataframe: dataframe
-    for name, part in {"sdk": "lib", "sdk.lib": "RunDisabled", "wandb_run": "Run"}.items():
+    for name, part in {
+        "sdk": "lib",
+        "sdk.lib": "RunDisabled",
+        "wandb_run": "Run",
+    }.items():
         inner = ModuleType(f"wandb.{name}")
         setattr(inner, part, Run)
         monkeypatch.setitem(sys.modules, inner.__name__, inner)

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
-from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench import BaseAlgorithm, BaseModelPool, BaseTaskPool
+from fusion_bench.programs import fabric_fusion_program
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException
 from hydra.utils import instantiate
+from lightning.fabric.loggers.logger import Logger
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -25,6 +27,37 @@ class Registering(BaseAlgorithm):
         return modelpool.load_model("_pretrained_")
 
 
+class Saving(BaseAlgorithm):
+    """A method that saves its model itself, as learned merges do."""
+
+    def __init__(self, path, **kwargs):
+        self.saved_model = Path(path)
+        super().__init__(**kwargs)
+
+    def run(self, modelpool):
+        self.saved_model.mkdir()
+        return modelpool.load_model("_pretrained_")
+
+
+class Tasks(BaseTaskPool):
+    def evaluate(self, model):
+        return {"digits": {"accuracy": 0.25, "loss": 2.0}, "letters": {"accuracy": 0.5}}
+
+
+class Told(Logger):
+    """A logger that remembers what it was told."""
+
+    name, version, log_dir = "told", 0, "."
+    metrics: dict = {}
+    params: dict = {}
+
+    def log_metrics(self, metrics, step=None):
+        Told.metrics = metrics
+
+    def log_hyperparams(self, params):
+        Told.params = params
+
+
 class Pool(BaseModelPool):
     def __init__(self):
         super().__init__({"_pretrained_": nn.Linear(2, 2)})
@@ -34,10 +67,13 @@ class Pool(BaseModelPool):
         (Path(path) / "weights").write_text("saved")
 
 
-def program(**options) -> MergingProgram:
-    parts = ("Registering", "Pool")
-    configs = [OmegaConf.create({"_target_": f"{__name__}.{part}"}) for part in parts]
-    return MergingProgram(*configs, None, print_config=False, **options)
+def part(name: str, **options):
+    return OmegaConf.create({"_target_": f"{__name__}.{name}", **options})
+
+
+def program(method="Registering", taskpool=None, **options) -> MergingProgram:
+    configs = part(method) if isinstance(method, str) else method, part("Pool")
+    return MergingProgram(*configs, taskpool, print_config=False, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +101,31 @@ def test_a_model_is_not_saved_over_one_of_a_run_that_began_in_the_same_second(
     assert (tmp_path / "run-2" / "model" / "weights").read_text() == "saved"
     said = "".join(capsys.readouterr().out.split())
     assert f"Mergedmodel:{tmp_path}/run-2/model" in said
+
+
+def test_a_model_that_its_method_has_saved_is_not_saved_again(tmp_path, capsys):
+    own = tmp_path / "own"
+    program(part("Saving", path=str(own))).run()
+    assert list(own.iterdir()) == []
+    assert f"Merged model: {own}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_run_tells_the_users_logger_its_options_and_accuracies(tmp_path, monkeypatch):
+    monkeypatch.setattr(fabric_fusion_program, "get_hydra_output_dir", lambda: ".")
+    fabric = {"_target_": "lightning.Fabric", "accelerator": "cpu", "devices": 1}
+    logger = {"_target_": f"{__name__}.Told"}
+    method = part("Saving", path=str(tmp_path / "own"))
+    program(
+        method, part("Tasks"), fabric=OmegaConf.create({**fabric, "loggers": logger})
+    ).run()
+    assert Told.params["options"] == OmegaConf.to_container(method)
+    assert Told.params["seed"] is None
+    assert Told.metrics == {
+        "average/accuracy": 0.375,
+        "digits/accuracy": 0.25,
+        "digits/loss": 2.0,
+        "letters/accuracy": 0.5,
+    }
 
 
 def test_a_place_that_nothing_names_is_refused():
