@@ -14,6 +14,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, InstantiationException
 from tqdm import tqdm
 
+from .upstream import print_profile
+
+_HARMLESS = (
+    "Symbolic link already exists"  # of FusionBench, from a sweep's second job on
+)
 _INTERRUPTED = 130  # as shells say it of Ctrl-C
 
 
@@ -65,8 +70,11 @@ def _keep_quiet(kind: type[BaseException]) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """On the screen our own lines, and only warnings of others; files hold everything."""
+    from fusion_bench.mixins import SimpleProfilerMixin
     from transformers.utils import logging as transformers_logging
 
+    profile = print_profile(SimpleProfilerMixin)
+    print_profile.put(SimpleProfilerMixin, lambda self, title=None: None)
     root, level = logging.getLogger(), transformers_logging.get_verbosity()
     theirs = [h for h in root.handlers if not isinstance(h, logging.FileHandler)]
     ours = logging.StreamHandler()
@@ -82,6 +90,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", "Experiment logs directory")
             yield
     finally:
+        print_profile.put(SimpleProfilerMixin, profile)
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
@@ -117,4 +126,7 @@ class _Plain(logging.Formatter):
 
 
 def _for_people(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or record.name.startswith("fusion_plugins")
+    own = record.name.startswith("fusion_plugins")
+    return own or (
+        record.levelno >= logging.WARNING and not str(record.msg).startswith(_HARMLESS)
+    )

@@ -70,5 +70,5 @@ def sweep_table(hydra: Any, report: Mapping[str, Any]) -> Table:
     )
     for overrides, value in ranked:
         table.add_row(Text(overrides), scale.text(value))
-    table.caption = Text(f"{len(jobs)} jobs so far, in {file}", justify="left")
+    table.caption = Text(f"{len(jobs)} job(s) so far, in {file}", justify="left")
     return table

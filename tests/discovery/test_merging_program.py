@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 from fusion_bench import BaseAlgorithm, BaseModelPool, BaseTaskPool
+from fusion_bench.mixins import SimpleProfilerMixin
 from fusion_bench.programs import fabric_fusion_program
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 from hydra.core.global_hydra import GlobalHydra
@@ -18,11 +19,13 @@ from torch import nn
 from fusion_plugins.cli.merging import MergingProgram
 from fusion_plugins.common.folders import results_folder
 from fusion_plugins.common.running import one_line_errors
+from fusion_plugins.compare.reports import sweep_table
 from fusion_plugins.pools.clip_tasks import register_clip_task
 
 
-class Registering(BaseAlgorithm):
+class Registering(SimpleProfilerMixin, BaseAlgorithm):
     def run(self, modelpool):
+        self.print_profile_summary()
         register_clip_task("wombats", ["young", "old"], ["a {} wombat"])
         return modelpool.load_model("_pretrained_")
 
@@ -86,7 +89,8 @@ def terminal(monkeypatch):
 def test_a_job_of_a_sweep_leaves_no_registered_task(capsys):
     assert program().run()["report"] is None
     assert "wombats" not in CLIPTemplateFactory.get_available_datasets()
-    assert "Nothing was evaluated" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Nothing was evaluated" in said and "Profiler" not in said
 
 
 def test_a_model_is_not_saved_over_one_of_a_run_that_began_in_the_same_second(
@@ -144,3 +148,26 @@ def test_a_missing_logger_package_is_named_in_one_line(monkeypatch):
         with one_line_errors("Again."):
             instantiate(loggers)
     assert "\n" not in str(error.value)
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
+    monkeypatch.setattr(GlobalHydra, "is_initialized", lambda self: True)
+    with pytest.raises(SystemExit) as left, one_line_errors("The command continues."):
+        raise KeyboardInterrupt
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "\nInterrupted. The command continues.\n"
+
+
+def test_jobs_of_a_sweep_share_a_table_the_best_first(tmp_path):
+    shown = []
+    for scaling, accuracy in ((0.2, 0.25), (0.3, 0.75), (0.4, 0.5)):
+        hydra = SimpleNamespace(
+            sweep=SimpleNamespace(dir=str(tmp_path)),
+            overrides=SimpleNamespace(task=["method=x", f"scaling={scaling}"]),
+        )
+        shown.append(sweep_table(hydra, {"digits": {"accuracy": accuracy}}))
+    jobs, values = (list(column.cells) for column in shown[-1].columns)
+    assert [str(job) for job in jobs] == [
+        f"method=x, scaling={s}" for s in (0.3, 0.4, 0.2)
+    ]
+    assert [str(value) for value in values] == ["75.0", "50.0", "25.0"]
