@@ -132,9 +132,11 @@ class MergingProgram(FabricModelFusionProgram):
 
     def _show(self, report: Any) -> bool:
         """Print a report as a table; False if it is of another kind."""
-        table = report_table(report) if isinstance(report, Mapping) else None
-        if table is None:
-            return report is not None and set(report) == {"model_info"}
+        if not isinstance(report, Mapping):
+            return False
+        table = report_table(report)
+        if table is None:  # of FusionBench's dummy task pool
+            return set(report) == {"model_info"}
         self._note_in_card(report)
         Console().print(sweep_table(_job(), report) if _in_sweep() else table)
         return True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.loggers import TensorBoardLogger
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def choices() -> dict[str, str]:

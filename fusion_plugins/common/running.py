@@ -16,9 +16,7 @@ from tqdm import tqdm
 
 from .upstream import print_profile
 
-_HARMLESS = (
-    "Symbolic link already exists"  # of FusionBench, from a sweep's second job on
-)
+_HARMLESS = "Symbolic link already exists"  # from a sweep's second job on
 _INTERRUPTED = 130  # as shells say it of Ctrl-C
 
 

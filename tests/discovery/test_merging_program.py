@@ -132,6 +132,11 @@ def test_a_run_tells_the_users_logger_its_options_and_accuracies(tmp_path, monke
     }
 
 
+def test_reports_of_several_models_are_left_to_fusion_bench():
+    assert not program()._show([{"digits": {"accuracy": 0.5}}, {"model_info": {}}])
+    assert program()._show({"model_info": {"all_params": 2}})
+
+
 def test_a_place_that_nothing_names_is_refused():
     method = SimpleNamespace(
         log_dir=None, _program=program(merged_model_save_path="{log_dir}/model")
