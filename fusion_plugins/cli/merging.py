@@ -23,14 +23,15 @@ from rich.console import Console
 from torch import nn
 
 from ..common.folders import claimed
-from ..common.running import log_summary, one_line_errors, quiet
+from ..common.loggers import choices, log_summary
+from ..common.options import plain
+from ..common.running import one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
 from ..compare.evaluation import read_tasks, score
-from ..compare.reports import report_table, sweep_table
+from ..compare.reports import report_scores, report_table, sweep_table
 from ..compare.saving import note_main_scores
 from ..pools.clip_tasks import registered_tasks
-from ..pools.own_folders import OwnFolders
-from ..pools.saving import whole_clip, write_card
+from ..pools.saving import OwnFolders, add_card, whole_clip
 
 _AGAIN = (
     "Start the same command again: a learned merge continues at its newest checkpoint"
@@ -57,7 +58,7 @@ def prepared(config: DictConfig) -> DictConfig:
 class MergingProgram(FabricModelFusionProgram):
     """Merge, save, evaluate; options and files are FusionBench's."""
 
-    merged_model_save_path: str | None
+    merged_model_save_path: str | Path | None
     merged_model_save_kwargs: Mapping[str, Any] | None
 
     def run(self) -> dict[str, Any]:
@@ -76,13 +77,23 @@ class MergingProgram(FabricModelFusionProgram):
             _say(_announcement())
             result = super().run()
             self._say_what_is_kept()
+            log_summary(self.fabric, _scalars(result["report"]), self._settings())
         return result
 
     def save_merged_model(self, merged_model: nn.Module) -> None:
         """As FusionBench does, with a card; of own folders also without a path.
 
+        Learned and streamed merges have saved their model already.
+
         ``merged_model_save_kwargs.whole=true`` saves a CLIP with its text tower.
         """
+        options = dict(self.merged_model_save_kwargs or {})
+        whole = options.pop("whole", False)
+        self.merged_model_save_kwargs = options
+        if self.merged_model_save_path is None and not whole:
+            self.merged_model_save_path = getattr(self.method, "saved_model", None)
+            if self.merged_model_save_path is not None:
+                return
         folder = self.log_dir or (self.path or {}).get("log_dir")
         own = isinstance(self.modelpool, OwnFolders) and folder is not None
         if self.merged_model_save_path is None and own:
@@ -93,14 +104,10 @@ class MergingProgram(FabricModelFusionProgram):
         if "{log_dir}" in path and folder is not None:  # which another run may share
             mine = claimed(Path(folder).absolute(), self.fabric)
             self.merged_model_save_path = path.replace("{log_dir}", str(mine))
-        options = dict(self.merged_model_save_kwargs or {})
-        whole = options.pop("whole", False)
-        self.merged_model_save_kwargs = options
         super().save_merged_model(
             whole_clip(merged_model, self.modelpool) if whole else merged_model
         )
-        if self._saved.is_dir():
-            write_card(self._saved, merged_model, self.modelpool, self.method)
+        add_card(self._saved, merged_model, self.modelpool, self.method)
 
     @property
     def _saved(self) -> Path:
@@ -124,14 +131,19 @@ class MergingProgram(FabricModelFusionProgram):
             print_report.put(module, theirs)
 
     def _show(self, report: Any) -> bool:
-        """Print and log a report as a table, or say that it has no tasks."""
-        table = report_table(report) if isinstance(report, Mapping) else None
-        if table is None:
+        """Print a report as a table; False if it is of another kind."""
+        if not isinstance(report, Mapping):
             return False
-        log_summary(self.fabric, _scalars(report))
+        table = report_table(report)
+        if table is None:  # of FusionBench's dummy task pool
+            return set(report) == {"model_info"}
         self._note_in_card(report)
         Console().print(sweep_table(_job(), report) if _in_sweep() else table)
         return True
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides the result, for the user's loggers."""
+        return {**choices(), "seed": self.seed, "options": plain(self._method)}
 
     def _note_in_card(self, report: Mapping[str, Any]) -> None:
         if self.merged_model_save_path is not None and self._saved.is_dir():
@@ -148,7 +160,9 @@ class MergingProgram(FabricModelFusionProgram):
             )
         target = str((taskpool_config(self) or {}).get("_target_", "DummyTaskPool"))
         if target.endswith("DummyTaskPool"):
-            _say("Nothing was evaluated; taskpool=NAME does, such as taskpool=demo.")
+            own = isinstance(self.modelpool, OwnFolders)
+            name = "folders with modelpool.data" if own else "NAME, such as demo,"
+            _say(f"Nothing was evaluated; taskpool={name} does that.")
 
 
 def _job() -> Any:
@@ -157,22 +171,21 @@ def _job() -> Any:
 
 
 def _announcement() -> str:
-    if not HydraConfig.initialized():
-        return "Merging."
-    choices = _job().runtime.choices
-    parts = [f"{n}={choices[n]}" for n in ("method", "modelpool", "taskpool")]
-    return f"Merging: {' '.join(parts)}"
+    parts = [f"{group}={name}" for group, name in choices().items()]
+    return f"Merging: {' '.join(parts)}" if parts else "Merging."
 
 
 def _in_sweep() -> bool:
     return HydraConfig.initialized() and _job().mode == RunMode.MULTIRUN
 
 
-def _scalars(report: Mapping[str, Any]) -> dict[str, float]:
-    """Every number of every task, for the user's loggers."""
+def _scalars(report: Any) -> dict[str, float]:
+    """Every number of every task and the means; none where nothing was evaluated."""
+    scores = report_scores(report)
+    tasks = {} if scores is None else {"average": scores.average(), **scores.tasks}
     return {
         f"{task}/{name}": value
-        for task, numbers in read_tasks(report).items()
+        for task, numbers in tasks.items()
         for name, value in numbers.items()
     }
 

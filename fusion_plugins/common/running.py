@@ -6,15 +6,17 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partialmethod
-from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, InstantiationException
 from tqdm import tqdm
 
+from .upstream import print_profile
+
+_HARMLESS = "Symbolic link already exists"  # from a sweep's second job on
 _INTERRUPTED = 130  # as shells say it of Ctrl-C
 
 
@@ -63,18 +65,14 @@ def _keep_quiet(kind: type[BaseException]) -> None:
     log.addFilter(lambda record: not isinstance(record.msg, kind))
 
 
-def log_summary(fabric: Any, numbers: Mapping[str, float]) -> None:
-    """Give a run's last numbers to the user's loggers; some wait for more until told."""
-    fabric.log_dict(numbers)
-    for logger in fabric.loggers:
-        logger.save()
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """On the screen our own lines, and only warnings of others; files hold everything."""
+    from fusion_bench.mixins import SimpleProfilerMixin
     from transformers.utils import logging as transformers_logging
 
+    profile = print_profile(SimpleProfilerMixin)
+    print_profile.put(SimpleProfilerMixin, lambda self, title=None: None)
     root, level = logging.getLogger(), transformers_logging.get_verbosity()
     theirs = [h for h in root.handlers if not isinstance(h, logging.FileHandler)]
     ours = logging.StreamHandler()
@@ -90,6 +88,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", "Experiment logs directory")
             yield
     finally:
+        print_profile.put(SimpleProfilerMixin, profile)
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
@@ -125,4 +124,7 @@ class _Plain(logging.Formatter):
 
 
 def _for_people(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or record.name.startswith("fusion_plugins")
+    own = record.name.startswith("fusion_plugins")
+    return own or (
+        record.levelno >= logging.WARNING and not str(record.msg).startswith(_HARMLESS)
+    )

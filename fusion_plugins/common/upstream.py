@@ -107,6 +107,9 @@ taskpool_config = Private(_PROGRAM, "_taskpool", "compare")
 fabric_config = Private(_PROGRAM, "_fabric", "compare")
 
 print_report = Private("fusion_bench.programs.fabric_fusion_program", "print_json")
+print_profile = Private(
+    "fusion_bench.mixins:SimpleProfilerMixin", "print_profile_summary"
+)
 
 options_of = Private(f"{_SWITCH}:SwitchModule", "_option_modules", "tints")
 active_option_of = Private(f"{_SWITCH}:SwitchModule", "_active_option", "tints")

@@ -47,6 +47,7 @@ class Plan:
         cells: All cells, finished ones too.
         description: What ``compare.json`` will hold.
         identities: Row label -> hashes of everything that decides its cells' results.
+        configs: Row label -> the method's options, all of them.
         shared: What all identities have in common.
         added: Results folders whose cells join the tables.
     """
@@ -78,14 +79,16 @@ class Plan:
         # Folders of the run change each time and decide nothing.
         path = {key: f"<{key}>" for key in surroundings["path"]}
         around = {**surroundings, "path": path}
-        configs = {m.label: as_plain(resolve_method(m, around, None)) for m in methods}
+        self.configs = {
+            m.label: as_plain(resolve_method(m, around, None)) for m in methods
+        }
         self.shared: dict[str, str] = {"pools": self.description["pools"]}
         self.identities = {
             label: {
                 **self.shared,
                 "method": settings_hash([config, settings, *references(config)], 8),
             }
-            for label, config in configs.items()
+            for label, config in self.configs.items()
         }
 
     def note_inputs(self, modelpool: BaseModelPool, taskpool: object) -> None:

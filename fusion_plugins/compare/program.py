@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
+from ..common.loggers import choices, log_summary, log_table
 from ..common.logging import get_logger
-from ..common.running import log_summary, one_line_errors, quiet
+from ..common.running import one_line_errors, quiet
 from ..common.upstream import (
     fabric_config,
     loggers_of,
@@ -27,7 +28,7 @@ from .cells import Cell, read_seeds
 from .chosen import with_choices
 from .evaluation import Scores, task_names
 from .execution import Bench
-from .frames import scalars
+from .frames import rows_frame, scalars
 from .gathering import gather, require_report
 from .methods import as_plain, read_baseline, read_methods
 from .missing import run_missing
@@ -35,7 +36,7 @@ from .plan import Plan, plain_config, resolve_method
 from .results import Comparison
 from .saving import save_merged
 from .store import Results, results_folder
-from .tables import TableOptions
+from .tables import TableOptions, markdown_table
 from .terminal import terminal_tables
 
 log = get_logger(__name__)
@@ -163,8 +164,8 @@ class CompareProgram(FabricModelFusionProgram):
         add_results(results, plan.added, plan.identities, plan.shared)
         self._run_missing(plan)
         comparison = gather(results.folder, self.shown)
-        log_summary(self.fabric, scalars(comparison))
         self.show(comparison, results, console)
+        self._log(comparison, plan)
         failed = plan.failed()
         if len(failed) == len(plan.cells):
             raise RuntimeError(
@@ -178,6 +179,13 @@ class CompareProgram(FabricModelFusionProgram):
         """Print what was found, and where it is."""
         console.print(*terminal_tables(found, console.width, self.shown))
         console.print(f"Results: {results.folder}", soft_wrap=True)
+
+    def _log(self, found: Comparison, plan: Plan) -> None:
+        """Give the summary and what led to it to the user's loggers."""
+        settings = {**choices(), "seeds": as_plain(self.seeds), "methods": plan.configs}
+        log_summary(self.fabric, scalars(found), settings)
+        text = markdown_table(found, self.shown)
+        log_table(self.fabric, "summary", rows_frame(found), text)
 
     def _run_missing(self, plan: Plan) -> None:
         missing = [c for c in plan.cells if not plan.is_finished(c, self.retry_failed)]
@@ -227,6 +235,6 @@ class CompareProgram(FabricModelFusionProgram):
     def _save_model(
         self, plan: Plan, cell: Cell, part: str | None, model: nn.Module, scores: Scores
     ) -> None:
-        if self.save_models:
+        if self.save_models and not cell.method.is_reference:
             folder = plan.work_folder(cell)
-            save_merged(self.modelpool, folder, part, model, scores)
+            save_merged(self.modelpool, self.method, folder, part, model, scores)

@@ -23,7 +23,7 @@ def report_table(report: Mapping[str, Any]) -> Table | None:
 
     The main metric is in percent if it is a share, such as accuracy.
     """
-    scores = _scores(report)
+    scores = report_scores(report)
     if scores is None:
         return None
     average, main = scores.average(), scores.metric
@@ -43,7 +43,8 @@ def _scale(scores: Scores, values: Iterable[float]) -> Scale:
     return Scale(scores.higher_is_better and all(0 <= value <= 1 for value in values))
 
 
-def _scores(report: Mapping[str, Any]) -> Scores | None:
+def report_scores(report: object) -> Scores | None:
+    """What a report says of every task; None if it has no tasks."""
     try:
         return score(read_tasks(report))
     except ValueError:  # nothing to tabulate
@@ -69,5 +70,5 @@ def sweep_table(hydra: Any, report: Mapping[str, Any]) -> Table:
     )
     for overrides, value in ranked:
         table.add_row(Text(overrides), scale.text(value))
-    table.caption = Text(f"{len(jobs)} jobs so far, in {file}", justify="left")
+    table.caption = Text(f"{len(jobs)} job(s) so far, in {file}", justify="left")
     return table

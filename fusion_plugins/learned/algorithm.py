@@ -27,7 +27,7 @@ from ..task_vectors import require_finite
 from .artifacts import SavedCoefficients, load_coefficients
 from .objective import Objective
 from .options import AUTO, INCIDENTAL, LearnedOptions, check_precision
-from .results import save_model, save_results
+from .results import MODEL, save_model, save_results
 from .start import start_notes
 from .training import Experts, Trained, Trainer
 from .transform import Transform
@@ -48,7 +48,7 @@ class LearnedMergeAlgorithm(
         result: The learned coefficients, after a run.
         history, guard_history: What was measured while learning.
         disentanglement: What AWD removed, if it was asked for.
-        card: The merged model's card, Markdown with metadata.
+        card, saved_model: The merged model's card (Markdown), and where it was saved.
         samples_seen: How many samples were learned from, repeats too.
     """
 
@@ -59,6 +59,7 @@ class LearnedMergeAlgorithm(
     guard_history: list[dict[str, Any]] = []
     disentanglement: Disentanglement | None = None
     card: str | None = None
+    saved_model: Path | None = None
     samples_seen: int | None = None
 
     @abstractmethod
@@ -119,11 +120,9 @@ class LearnedMergeAlgorithm(
         """Where results go; whatever cannot be written into is found before any work."""
         if not self.fabric.is_global_zero:
             return None
-        if (
-            self.options.checkpoint_dir is not None
-            and self.options.coefficients is None
-        ):
-            require_folder("checkpoint_dir", self.options.checkpoint_dir)
+        options = self.options
+        if options.checkpoint_dir is not None and options.coefficients is None:
+            require_folder("checkpoint_dir", options.checkpoint_dir)
         return results_folder(self)
 
     def _saved_coefficients(self) -> SavedCoefficients | None:
@@ -238,6 +237,7 @@ class LearnedMergeAlgorithm(
                     trained.search,
                 )
                 if self.options.save_model:
+                    self.saved_model = folder / MODEL
                     folder = save_model(experts.modelpool, merged, folder)
                 (folder / "README.md").write_text(card)
 

@@ -27,6 +27,8 @@ from .artifacts import (
 
 log = get_logger(__name__)
 
+MODEL = "merged_model"  # below a run's log folder
+
 
 def save_results(
     folder: Path,
@@ -69,6 +71,6 @@ def save_model(modelpool: BaseModelPool, module: nn.Module, folder: Path) -> Pat
     Returns:
         The folder for its card.
     """
-    target = folder / "merged_model"
+    target = folder / MODEL
     family_of(modelpool).save_model(modelpool, module, target)
     return target if target.is_dir() else folder

@@ -83,7 +83,9 @@ def register_clip_task(
     if known.get(name) == info:
         return
     if known.pop(name, None) is not None:  # a name still there makes upstream warn
-        log.info(f"Zero-shot task {name!r} gets new class names or templates.")
+        log.info(
+            f"Task {name!r} is known with other class names or prompts; yours are used."
+        )
     # FusionBench 0.2.33 stores templates under a misspelt key unless it is given all
     # three arguments.
     CLIPTemplateFactory.register_dataset(name, dataset_info=info, **info)

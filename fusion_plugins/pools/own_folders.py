@@ -16,33 +16,17 @@ from fusion_bench.modelpool import (
 )
 from omegaconf import OmegaConf
 
-from ..common.upstream import program_of
 from ..modelpool.tsv import TsvDataset
 from ..task_vectors.files import UNREADABLE, one_line, read_config
 from .clip_tasks import register_clip_task
 from .hugging_face import from_pretrained
 from .loading import PRETRAINED
-from .saving import write_card
+from .saving import OwnFolders
 from .text import load_tokenizer
 
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
 _READ = "fusion_plugins.pools.own_folders.read_data"
 _CLASS = "transformers.AutoModelForSequenceClassification"
-
-
-class OwnFolders:
-    """Saves a merged model with all that is needed to load, show and evaluate it."""
-
-    def save_model(self, model: Any, path: str) -> None:
-        """Write a model folder with processor or tokenizer, and card."""
-        model.save_pretrained(path)
-        self._preparation().save_pretrained(path)
-        pool: Any = self
-        write_card(Path(path), model, pool, getattr(program_of(self), "method", None))
-
-    def _preparation(self) -> Any:
-        """The processor or the tokenizer."""
-        raise NotImplementedError
 
 
 class OwnCLIPPool(OwnFolders, CLIPVisionModelPool):

@@ -9,22 +9,46 @@ from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import CLIPVisionModelPool
 from torch import nn
 
+from ..common.upstream import program_of
 from ..merged.cards import CARD, pool_card
 from ..merged.model import TintedModel
 from .loading import PRETRAINED
 
 
-def write_card(
+class OwnFolders:
+    """Saves a merged model with all that is needed to load, show and evaluate it."""
+
+    def save_model(self, model: Any, path: str) -> None:
+        """Write a model folder with processor or tokenizer, and card."""
+        model.save_pretrained(path)
+        self._preparation().save_pretrained(path)
+        pool: Any = self
+        method = getattr(program_of(self), "method", None)
+        _write_card(Path(path), model, pool, method)
+
+    def _preparation(self) -> Any:
+        """The processor or the tokenizer."""
+        raise NotImplementedError
+
+
+def add_card(
     folder: Path, model: nn.Module, modelpool: BaseModelPool, method: Any = None
 ) -> None:
-    """Write a merged model's card into its folder.
+    """Write the card of a merged model that was just saved; own folders have one.
 
     Args:
-        folder: Exists already.
+        folder: Of the model; where it was saved as a file, there is no place for a card.
         model: The merged model; its own card is taken if it has one, or the method's.
         modelpool: Where the models came from.
         method: What merged them; None if that is not known.
     """
+    if folder.is_dir() and not isinstance(modelpool, OwnFolders):
+        _write_card(folder, model, modelpool, method)
+
+
+def _write_card(
+    folder: Path, model: nn.Module, modelpool: BaseModelPool, method: Any
+) -> None:
     card = getattr(model, "card", None) or getattr(method, "card", None)
     name = type(method).__name__ if method is not None else "Merge"
     (folder / CARD).write_text(card or pool_card(name, {}, modelpool))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class DataOptions:
         fraction: Share of each dataset that takes part, chosen by the seed.
         max_samples: At most this many samples per task; None for no limit.
         keep_on: ``cpu``, ``device``, or ``none`` for streaming.
-        workers: Processes that preprocess; None: 4 where there is much to do.
+        workers: Processes that preprocess; None: where there is much to do one per core, 4 at most.
         monitored: Samples per task that the guard looks at.
     """
 
@@ -105,11 +106,17 @@ def chosen_samples(
     return np.sort(order.subset(f"choice of {task}", size, count))
 
 
+def _cores() -> int:
+    """Those that this process may use."""
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+
+
 def _source(
     samples: TaskSamples, draws: Iterable[int], options: DataOptions, fabric: Fabric
 ) -> BatchSource:
     visited = samples.visited(draws, options.monitored)
-    workers = 4 if options.workers is None else options.workers
+    workers = min(4, _cores()) if options.workers is None else options.workers
     if options.keep_on == "none":
         return StreamedSamples(samples, visited, workers)
     place = fabric.device if options.keep_on == "device" else "cpu"

@@ -84,6 +84,7 @@ class StreamingAWDAlgorithm(
 
     Attributes:
         disentanglement: What the last run found; None if it removed nothing.
+        saved_model: The folder of the last run's result.
 
     Raises:
         TypeError: An unknown option.
@@ -96,6 +97,7 @@ class StreamingAWDAlgorithm(
     Options = StreamingOptions
     options: StreamingOptions
     disentanglement: Disentanglement | None = None
+    saved_model: Path | None = None
 
     def run(self, modelpool: BaseModelPool | Mapping) -> nn.Module:
         """Merge a pool of language models on disk.
@@ -119,6 +121,7 @@ class StreamingAWDAlgorithm(
         if self.fabric.is_global_zero:
             self._merge(modelpool, method, folders, output)
         self.fabric.barrier()
+        self.saved_model = output
         log.debug("%s", self.profiler.summary())
         return load_mapped(output, code_options(modelpool))
 

@@ -5,24 +5,60 @@ from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
-from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench import BaseAlgorithm, BaseModelPool, BaseTaskPool
+from fusion_bench.mixins import SimpleProfilerMixin
+from fusion_bench.programs import fabric_fusion_program
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException
 from hydra.utils import instantiate
+from lightning.fabric.loggers.logger import Logger
 from omegaconf import OmegaConf
 from torch import nn
 
 from fusion_plugins.cli.merging import MergingProgram
 from fusion_plugins.common.folders import results_folder
 from fusion_plugins.common.running import one_line_errors
+from fusion_plugins.compare.reports import sweep_table
 from fusion_plugins.pools.clip_tasks import register_clip_task
 
 
-class Registering(BaseAlgorithm):
+class Registering(SimpleProfilerMixin, BaseAlgorithm):
     def run(self, modelpool):
+        self.print_profile_summary()
         register_clip_task("wombats", ["young", "old"], ["a {} wombat"])
         return modelpool.load_model("_pretrained_")
+
+
+class Saving(BaseAlgorithm):
+    """A method that saves its model itself, as learned merges do."""
+
+    def __init__(self, path, **kwargs):
+        self.saved_model = Path(path)
+        super().__init__(**kwargs)
+
+    def run(self, modelpool):
+        self.saved_model.mkdir()
+        return modelpool.load_model("_pretrained_")
+
+
+class Tasks(BaseTaskPool):
+    def evaluate(self, model):
+        return {"digits": {"accuracy": 0.25, "loss": 2.0}, "letters": {"accuracy": 0.5}}
+
+
+class Told(Logger):
+    """A logger that remembers what it was told."""
+
+    name, version, log_dir = "told", 0, "."
+    metrics: dict = {}
+    params: dict = {}
+
+    def log_metrics(self, metrics, step=None):
+        Told.metrics = metrics
+
+    def log_hyperparams(self, params):
+        Told.params = params
 
 
 class Pool(BaseModelPool):
@@ -34,10 +70,13 @@ class Pool(BaseModelPool):
         (Path(path) / "weights").write_text("saved")
 
 
-def program(**options) -> MergingProgram:
-    parts = ("Registering", "Pool")
-    configs = [OmegaConf.create({"_target_": f"{__name__}.{part}"}) for part in parts]
-    return MergingProgram(*configs, None, print_config=False, **options)
+def part(name: str, **options):
+    return OmegaConf.create({"_target_": f"{__name__}.{name}", **options})
+
+
+def program(method="Registering", taskpool=None, **options) -> MergingProgram:
+    configs = part(method) if isinstance(method, str) else method, part("Pool")
+    return MergingProgram(*configs, taskpool, print_config=False, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +89,8 @@ def terminal(monkeypatch):
 def test_a_job_of_a_sweep_leaves_no_registered_task(capsys):
     assert program().run()["report"] is None
     assert "wombats" not in CLIPTemplateFactory.get_available_datasets()
-    assert "Nothing was evaluated" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Nothing was evaluated" in said and "Profiler" not in said
 
 
 def test_a_model_is_not_saved_over_one_of_a_run_that_began_in_the_same_second(
@@ -65,6 +105,36 @@ def test_a_model_is_not_saved_over_one_of_a_run_that_began_in_the_same_second(
     assert (tmp_path / "run-2" / "model" / "weights").read_text() == "saved"
     said = "".join(capsys.readouterr().out.split())
     assert f"Mergedmodel:{tmp_path}/run-2/model" in said
+
+
+def test_a_model_that_its_method_has_saved_is_not_saved_again(tmp_path, capsys):
+    own = tmp_path / "own"
+    program(part("Saving", path=str(own))).run()
+    assert list(own.iterdir()) == []
+    assert f"Merged model: {own}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_run_tells_the_users_logger_its_options_and_accuracies(tmp_path, monkeypatch):
+    monkeypatch.setattr(fabric_fusion_program, "get_hydra_output_dir", lambda: ".")
+    fabric = {"_target_": "lightning.Fabric", "accelerator": "cpu", "devices": 1}
+    logger = {"_target_": f"{__name__}.Told"}
+    method = part("Saving", path=str(tmp_path / "own"))
+    program(
+        method, part("Tasks"), fabric=OmegaConf.create({**fabric, "loggers": logger})
+    ).run()
+    assert Told.params["options"] == OmegaConf.to_container(method)
+    assert Told.params["seed"] is None
+    assert Told.metrics == {
+        "average/accuracy": 0.375,
+        "digits/accuracy": 0.25,
+        "digits/loss": 2.0,
+        "letters/accuracy": 0.5,
+    }
+
+
+def test_reports_of_several_models_are_left_to_fusion_bench():
+    assert not program()._show([{"digits": {"accuracy": 0.5}}, {"model_info": {}}])
+    assert program()._show({"model_info": {"all_params": 2}})
 
 
 def test_a_place_that_nothing_names_is_refused():
@@ -83,3 +153,26 @@ def test_a_missing_logger_package_is_named_in_one_line(monkeypatch):
         with one_line_errors("Again."):
             instantiate(loggers)
     assert "\n" not in str(error.value)
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
+    monkeypatch.setattr(GlobalHydra, "is_initialized", lambda self: True)
+    with pytest.raises(SystemExit) as left, one_line_errors("The command continues."):
+        raise KeyboardInterrupt
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "\nInterrupted. The command continues.\n"
+
+
+def test_jobs_of_a_sweep_share_a_table_the_best_first(tmp_path):
+    shown = []
+    for scaling, accuracy in ((0.2, 0.25), (0.3, 0.75), (0.4, 0.5)):
+        hydra = SimpleNamespace(
+            sweep=SimpleNamespace(dir=str(tmp_path)),
+            overrides=SimpleNamespace(task=["method=x", f"scaling={scaling}"]),
+        )
+        shown.append(sweep_table(hydra, {"digits": {"accuracy": accuracy}}))
+    jobs, values = (list(column.cells) for column in shown[-1].columns)
+    assert [str(job) for job in jobs] == [
+        f"method=x, scaling={s}" for s in (0.3, 0.4, 0.2)
+    ]
+    assert [str(value) for value in values] == ["75.0", "50.0", "25.0"]

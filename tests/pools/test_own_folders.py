@@ -6,6 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fusion_bench.scripts.cli import _hydra_main
@@ -88,9 +89,9 @@ def finished(own):
 
 def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished):
     models, data, _ = own
-    table = (finished / "results.csv").read_text()
-    assert all(name in table for name in ("pretrained", "experts", "awd"))
-    (saved,) = finished.glob("work/awd*/merged_model")
+    table = pd.read_csv(finished / "results.csv").set_index("label")
+    assert list(table.index) == ["pretrained", "experts", "awd"]
+    (saved,) = finished.glob("work/*/merged_model")  # the pretrained model is not kept
     card = ModelCard.load(saved / "README.md")
     assert card.data.base_model == ["pretrained", *TASKS]
     assert card.data.to_dict()["base_model_relation"] == "merge"
@@ -102,6 +103,7 @@ def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished)
     ).tasks
     named = {r.dataset_name: r.metric_value for r in card.data.eval_results}
     assert named == {task: report[task]["accuracy"] for task in TASKS}
+    assert table.loc["awd", list(TASKS)].to_dict() == named
     demo = demo_taskpool(Path(models["_pretrained_"]).parent, tasks=TASKS)
     reference = evaluate_model(CLIPVisionModel.from_pretrained(saved), demo).tasks
     assert named == {task: reference[task]["accuracy"] for task in TASKS}
