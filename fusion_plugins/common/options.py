@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from .paths import require_path
 from .upstream import saved_options
 
 # Keys FusionBench itself puts into a saved config.
@@ -235,16 +235,3 @@ def require_patterns(name: str, value: object) -> tuple[str, ...]:
         f"{name} is {value!r}, expected a list of patterns such as"
         " ['*embeddings*', '*.bias']."
     )
-
-
-def require_path(name: str, value: object) -> str:
-    """A path as a string.
-
-    Raises:
-        ValueError: `value` is no path, or an empty one.
-    """
-    if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
-        raise ValueError(f"{name} is {value!r}, expected a path.")
-    if "\0" in str(value):
-        raise ValueError(f"{name} is {value!r}: a path has no NUL character.")
-    return str(value)

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from ..common.logging import get_logger
+from ..common.options import require_choice
 from ..common.running import log_summary, one_line_errors, quiet
 from ..common.upstream import (
     fabric_config,
@@ -25,17 +26,19 @@ from ..common.upstream import (
 from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds
 from .chosen import with_choices
-from .evaluation import Scores, task_names
+from .evaluation import Scores, check_metric, task_names
 from .execution import Bench
 from .frames import scalars
 from .gathering import gather, require_report
+from .loading import frame_of
 from .methods import as_plain, read_baseline, read_methods
 from .missing import run_missing
 from .plan import Plan, plain_config, resolve_method
+from .records import failed_record
 from .results import Comparison
 from .saving import save_merged
 from .store import Results, results_folder
-from .tables import TableOptions
+from .tables import TableOptions, make_grid
 from .terminal import terminal_tables
 
 log = get_logger(__name__)
@@ -102,6 +105,8 @@ class CompareProgram(FabricModelFusionProgram):
         """What there is to do; every mistake in the config shows up here."""
         require_report()
         _ = self.shown  # which finds what is wrong with it
+        for name in ("retry_failed", "save_models", "dry_run"):
+            require_choice(name, getattr(self, name), (True, False))
         metric, published = plain_config(self.metric), plain_config(self.published)
         precision = (fabric_config(self) or {}).get("precision")
         listed = read_methods(self.methods, self.overrides)
@@ -206,7 +211,19 @@ class CompareProgram(FabricModelFusionProgram):
         names = task_names(self.taskpool)
         check_tasks(plan.added, names)
         plan.results.note_tasks(names or [])
+        if names is not None:
+            check_metric(plain_config(self.metric), names)
+            self._check_tables(plan)
         plan.note_inputs(self.modelpool, self.taskpool)
+
+    def _check_tables(self, plan: Plan) -> None:
+        """Lay the tables out as if all had failed: what they shall show is there."""
+        unknown = Exception()
+        records = [
+            failed_record(cell, unknown, 0.0) | plan.marks(cell)
+            for cell in plan.cells
+        ]
+        make_grid(Comparison(plan.results.described(), frame_of(records)), self.shown)
 
     def _build_method(self, plan: Plan, cell: Cell) -> tuple[BaseAlgorithm, DictConfig]:
         """The algorithm as FusionBench sets it up, with files in the cell's own folder."""

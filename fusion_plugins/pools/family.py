@@ -14,6 +14,7 @@ from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
 from ..common.options import Options, choice, integer
+from ..common.paths import require_paths
 from ..merged.statistics import BatchNorm, RunningStatistics
 from ..modelpool.folders import FolderModelPool
 from ..task_vectors import TaskVectors
@@ -191,8 +192,8 @@ def as_modelpool(models: Any) -> BaseModelPool:
     """A model pool from `models`: a pool, a dict of modules, or a dict of folders.
 
     Raises:
-        TypeError: Something else, or a mixed dict.
-        ValueError: There is no ``_pretrained_`` model.
+        TypeError: Something else, a mixed dict, or a name that is no text.
+        ValueError: There is no ``_pretrained_`` model, or a path cannot be one.
     """
     if isinstance(models, BaseModelPool):
         pool = models
@@ -203,12 +204,18 @@ def as_modelpool(models: Any) -> BaseModelPool:
             f" under '{PRETRAINED}'."
         )
     elif all(isinstance(model, (str, Path)) for model in models.values()):
-        pool = FolderModelPool({name: str(path) for name, path in models.items()})
+        pool = FolderModelPool(require_paths("models", models))
     elif all(isinstance(model, nn.Module) for model in models.values()):
         pool = BaseModelPool(dict(models))
     else:
         kinds = {name: type(model).__name__ for name, model in models.items()}
         raise TypeError(f"A dict pool is all modules or all folders; got {kinds}.")
+    for name in pool.all_model_names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"The model pool calls a model {name!r}, a {type(name).__name__}; names of"
+                f" models are text, such as '{name}'."
+            )
     if not pool.has_pretrained:
         raise ValueError(
             f"The model pool has no '{PRETRAINED}' model, only {pool.all_model_names}."

@@ -5,12 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
+from ..modelpool.folders import source_of
 from .adapter import PoolAdapter
 from .loading import load_base
+from .samples import check_class_order
 from .task_heads import load_own_head
 
 
@@ -55,6 +59,33 @@ class OwnHeadsAdapter(PoolAdapter):
     @abstractmethod
     def outputs(self, module: nn.Module, inputs: Tensor) -> Tensor:
         """The model's logits; its head may be an identity while this is called."""
+
+
+def check_head_order(task: str, raw: Any, head_of: Any) -> None:
+    """Raise if a data set numbers its classes otherwise than the model with their head.
+
+    Args:
+        task: The task.
+        raw: Its data set.
+        head_of: Folder, hub name or config of the model; others do not name classes.
+
+    Raises:
+        ValueError: The model's ``id2label`` gives a class another number.
+    """
+    source = source_of(head_of)
+    if source is None:
+        return
+    try:
+        named = AutoConfig.from_pretrained(source).id2label
+    except (OSError, ValueError):  # an adapter, or a model of another library
+        return
+    check_class_order(
+        task,
+        raw,
+        [named[number] for number in sorted(named)],
+        f"id2label in the config of {source}",
+        "Number the data set's labels as the model does, or correct its config.",
+    )
 
 
 @contextmanager

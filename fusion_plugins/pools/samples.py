@@ -218,7 +218,13 @@ def class_number(label: Any, classes: int) -> int:
     return number
 
 
-def check_class_order(task: str, raw: Any, class_names: Sequence[str]) -> None:
+def check_class_order(
+    task: str,
+    raw: Any,
+    class_names: Sequence[str],
+    by: str = "its class names",
+    advice: str = "Give class names in the data set's order.",
+) -> None:
     """Raise if the data set itself gives a class another number than `class_names`."""
     features = raw.features if isinstance(raw, ArrowDataset) else {}
     columns = label_columns(raw, len(class_names))
@@ -235,9 +241,8 @@ def check_class_order(task: str, raw: Any, class_names: Sequence[str]) -> None:
     if chained or 10 * len(moved) > len(class_names):
         name, place = next(iter(moved.items()))
         raise ValueError(
-            f"Task '{task}': class {place} is '{class_names[place]}' by its class names,"
-            f" but class {theirs[name]} by its data set. Give class names in the data"
-            " set's order."
+            f"Task '{task}': class {place} is '{class_names[place]}' by {by}, but class"
+            f" {theirs[name]} by its data set. {advice}"
         )
 
 

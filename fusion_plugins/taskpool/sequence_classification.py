@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from ..common.logging import get_logger
 from ..common.options import reject_unknown, require_integer
-from ..common.upstream import program_of, saved_options
+from ..common.upstream import models_of, program_of, saved_options
 from ..merged.model import TintedModel
 from ..merged.sites import replace
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
+from ..pools.own_heads import check_head_order
 from ..pools.samples import opened
 from ..pools.task_heads import load_own_head
 from ..pools.text import load_tokenizer
@@ -145,9 +146,12 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
     # -- numbers ------------------------------------------------------------------
 
     def check_samples(self) -> None:
-        """Raise a ValueError if texts or labels are missing."""
+        """Raise a ValueError if texts or labels are missing, or classes in disorder."""
+        experts = models_of(self._program_modelpool(), {})
         for task in self._test_datasets:
             check_texts(task, self._raw(task), self._info(task).get("fields"))
+            head_of = (self.heads or {}).get(task, experts.get(task))
+            check_head_order(task, self._raw(task), head_of)
 
     def _raw(self, task: str) -> Any:
         if task not in self._opened:
