@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from typing import Any, ClassVar, TypeVar
@@ -22,6 +22,7 @@ from .upstream import saved_options
 
 # Keys FusionBench itself puts into a saved config.
 METADATA = {"_usage_", "_version_", "_recursive_"}
+_TOO_MANY = 2**32  # of anything that is counted; NumPy takes no larger seed
 
 # (name, value) -> the checked value, or an error that names the option.
 Check = Callable[[str, Any], Any]
@@ -202,7 +203,7 @@ def require_number(
 ) -> None:
     """Raise unless `value` is a finite number in [low, high] (or (low, high])."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        inside = math.isfinite(value) and low <= value <= high
+        inside = -math.inf < value < math.inf and low <= value <= high
         if inside and not (open_low and value == low):
             return
     left, right = "(" if open_low else "[", ")" if math.isinf(high) else "]"
@@ -212,9 +213,13 @@ def require_number(
 
 
 def require_integer(name: str, value: object, low: int = 0) -> None:
-    """Raise unless `value` is a whole number of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{name} is {value!r}, expected a whole number >= {low}.")
+    """Raise unless `value` is a whole number of at least `low`, below 2^32."""
+    below = ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if low <= value < _TOO_MANY:
+            return
+        below = " and < 2^32" if value >= low else ""
+    raise ValueError(f"{name} is {value!r}, expected a whole number >= {low}{below}.")
 
 
 def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -227,7 +232,7 @@ def require_patterns(name: str, value: object) -> tuple[str, ...]:
     """A list of shell-style patterns as a tuple, or ValueError."""
     if value is None:
         return ()
-    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
+    if isinstance(value, (Sequence, Set)) and not isinstance(value, (str, bytes)):
         found = tuple(value)
         if all(isinstance(v, str) and v for v in found):
             return found

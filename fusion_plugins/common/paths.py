@@ -18,6 +18,8 @@ def require_path(name: str, value: object) -> str:
     """
     if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
         raise ValueError(f"{name} is {value!r}, expected a path.")
+    if str(value) == "None":
+        raise ValueError(f"{name} is the text 'None'; no path is null, in Python None.")
     if "\0" in str(value):
         raise ValueError(f"{name} is {value!r}: a path has no NUL character.")
     for part in Path(value).parts:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from ..common.options import require_integer
 from .methods import Method, as_plain
 
-_SEEDS = 2**32  # that NumPy takes
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -32,8 +30,6 @@ def read_seeds(seeds: object) -> list[int]:
         )
     for seed in plain:
         require_integer("seeds: an entry", seed)
-        if seed >= _SEEDS:
-            raise ValueError(f"seeds: an entry is {seed}, expected less than {_SEEDS}.")
     if len(set(plain)) < len(plain):
         raise ValueError(f"seeds is {plain}, where some are listed more than once.")
     return plain

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
+from ..common.folders import check_end
 from ..common.logging import get_logger
 from ..common.options import require_choice
 from ..common.running import log_summary, one_line_errors, quiet
@@ -208,6 +209,7 @@ class CompareProgram(FabricModelFusionProgram):
         self.taskpool = set_up(self)(
             taskpool_config(self), f"{compat}.taskpool.load_taskpool_from_config"
         )
+        check_end(self, None)
         names = task_names(self.taskpool)
         check_tasks(plan.added, names)
         plan.results.note_tasks(names or [])
@@ -220,8 +222,7 @@ class CompareProgram(FabricModelFusionProgram):
         """Lay the tables out as if all had failed: what they shall show is there."""
         unknown = Exception()
         records = [
-            failed_record(cell, unknown, 0.0) | plan.marks(cell)
-            for cell in plan.cells
+            failed_record(cell, unknown, 0.0) | plan.marks(cell) for cell in plan.cells
         ]
         make_grid(Comparison(plan.results.described(), frame_of(records)), self.shown)
 

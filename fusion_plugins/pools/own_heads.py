@@ -61,30 +61,37 @@ class OwnHeadsAdapter(PoolAdapter):
         """The model's logits; its head may be an identity while this is called."""
 
 
-def check_head_order(task: str, raw: Any, head_of: Any) -> None:
+def head_config(head_of: Any) -> Any:
+    """The config of the model whose head a task has, if one says.
+
+    Args:
+        head_of: Folder, hub name or config of the model.
+    """
+    source = source_of(head_of)
+    try:
+        return None if source is None else AutoConfig.from_pretrained(source)
+    except (OSError, ValueError):  # an adapter, or a model of another library
+        return None
+
+
+def check_head_order(task: str, raw: Any, config: Any) -> None:
     """Raise if a data set numbers its classes otherwise than the model with their head.
 
     Args:
         task: The task.
         raw: Its data set.
-        head_of: Folder, hub name or config of the model; others do not name classes.
+        config: Of the model; None tells nothing.
 
     Raises:
-        ValueError: The model's ``id2label`` gives a class another number.
+        ValueError: Its ``id2label`` gives a class another number.
     """
-    source = source_of(head_of)
-    if source is None:
-        return
-    try:
-        named = AutoConfig.from_pretrained(source).id2label
-    except (OSError, ValueError):  # an adapter, or a model of another library
-        return
+    named = {} if config is None else config.id2label
     check_class_order(
         task,
         raw,
         [named[number] for number in sorted(named)],
-        f"id2label in the config of {source}",
-        "Number the data set's labels as the model does, or correct its config.",
+        "id2label in the config of the expert",
+        "Number the data set's labels as the expert does, or correct its config.",
     )
 
 

@@ -24,7 +24,11 @@ def require_own_memory(module: nn.Module, label: str) -> None:
         if 0 in tensor.stride() and tensor.numel() > 1:
             variable.data = tensor = tensor.clone(memory_format=torch.contiguous_format)
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and not tensor.is_meta and seen.setdefault(place, name) == name:
+        if (
+            tensor.numel()
+            and not tensor.is_meta
+            and seen.setdefault(place, name) == name
+        ):
             held = by_storage.setdefault(tensor.untyped_storage().data_ptr(), {})
             held[name] = tensor
     for shared in by_storage.values():

@@ -25,7 +25,7 @@ from ..common.upstream import (
 from ..merged.model import TintedModel
 from ..pools.clip_tasks import registered_tasks, require_class_names
 from ..pools.image_processing import labelled_images
-from ..pools.own_heads import check_head_order
+from ..pools.own_heads import check_head_order, head_config
 from ..pools.samples import Samples, opened
 
 _Upstream: Any = import_upstream(
@@ -165,7 +165,13 @@ class ImageTaskPool(OwnTasks, _Upstream):
         modelpool = getattr(program_of(self), "modelpool", None)
         experts = models_of(modelpool, {})
         for task, samples in checked.items():
-            check_head_order(task, samples.raw, experts.get(task))
+            config, count = head_config(experts.get(task)), len(self.classes(task))
+            check_head_order(task, samples.raw, config)
+            if config is not None and config.num_labels != count:
+                raise ValueError(
+                    f"Task '{task}' has {count} class names, but the head of its expert"
+                    f" {config.num_labels} classes. Give a name for each."
+                )
         return checked
 
     def load_test_dataset(
