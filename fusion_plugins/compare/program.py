@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
+from ..awd.base_method import check_numbers
 from ..common.folders import check_end
 from ..common.logging import get_logger
 from ..common.options import require_choice
@@ -132,8 +133,8 @@ class CompareProgram(FabricModelFusionProgram):
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
         for row in plan.methods:  # ours refuse wrong values before anything is slow
-            if row.is_own:
-                set_up(self)(resolve_method(row, plan.surroundings, None))
+            config = resolve_method(row, plan.surroundings, None)
+            (set_up(self) if row.is_own else check_numbers)(config)
         return plan
 
     def run(self) -> dict:

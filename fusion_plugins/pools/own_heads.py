@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from ..modelpool.folders import source_of
 from .adapter import PoolAdapter
+from .hugging_face import is_from_pretrained
 from .loading import load_base
 from .samples import check_class_order
 from .task_heads import load_own_head
@@ -65,9 +66,12 @@ def head_config(head_of: Any) -> Any:
     """The config of the model whose head a task has, if one says.
 
     Args:
-        head_of: Folder, hub name or config of the model.
+        head_of: The model, or its folder, hub name or config.
     """
-    source = source_of(head_of)
+    if isinstance(head_of, PreTrainedModel):
+        return head_of.config
+    known = isinstance(head_of, str) or is_from_pretrained(head_of)
+    source = source_of(head_of) if known else None
     try:
         return None if source is None else AutoConfig.from_pretrained(source)
     except (OSError, ValueError):  # an adapter, or a model of another library
@@ -80,12 +84,12 @@ def check_head_order(task: str, raw: Any, config: Any) -> None:
     Args:
         task: The task.
         raw: Its data set.
-        config: Of the model; None tells nothing.
+        config: Of the model.
 
     Raises:
         ValueError: Its ``id2label`` gives a class another number.
     """
-    named = {} if config is None else config.id2label
+    named = config.id2label
     check_class_order(
         task,
         raw,

@@ -162,17 +162,21 @@ class ImageTaskPool(OwnTasks, _Upstream):
 
     def check_samples(self) -> dict[str, Samples]:
         checked = super().check_samples()
-        modelpool = getattr(program_of(self), "modelpool", None)
-        experts = models_of(modelpool, {})
+        experts = models_of(getattr(program_of(self), "modelpool", None), {})
         for task, samples in checked.items():
-            config, count = head_config(experts.get(task)), len(self.classes(task))
-            check_head_order(task, samples.raw, config)
-            if config is not None and config.num_labels != count:
-                raise ValueError(
-                    f"Task '{task}' has {count} class names, but the head of its expert"
-                    f" {config.num_labels} classes. Give a name for each."
-                )
+            if (config := head_config(experts.get(task))) is not None:
+                check_head_order(task, samples.raw, config)
+                self._check_count(task, config.num_labels)
         return checked
+
+    def _check_count(self, task: str, outputs: int) -> None:
+        with self._registered():
+            count = len(self.classes(task))
+        if count != outputs:
+            raise ValueError(
+                f"Task '{task}' has {count} class names, but the head of its expert has"
+                f" {outputs} outputs. Give a name for each."
+            )
 
     def load_test_dataset(
         self, dataset_name: str, *args: Any, **kwargs: Any

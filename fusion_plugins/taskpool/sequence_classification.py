@@ -152,9 +152,10 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
             raw = self._raw(task)
             labels = check_texts(task, raw, self._info(task).get("fields"))
             config = head_config((self.heads or {}).get(task, experts.get(task)))
-            check_head_order(task, raw, config)
-            if config is not None and config.num_labels > 1:
-                class_numbers(task, torch.tensor(labels), config.num_labels)
+            if config is not None:
+                check_head_order(task, raw, config)
+                if config.num_labels > 1:
+                    class_numbers(task, torch.tensor(labels), config.num_labels)
 
     def _raw(self, task: str) -> Any:
         if task not in self._opened:

@@ -225,6 +225,15 @@ def test_wrong_table_options_are_named(options, message):
         make_grid(summary(), TableOptions(**options))
 
 
+def test_an_average_over_fewer_tasks_is_said():
+    alone = record("experts", 0, (0.8, 0.9))
+    alone |= {"tasks": {"y": {"accuracy": 0.9}}, "average": {"accuracy": 0.9}}
+    text = markdown_table(summary([*RECORDS[:3], alone]))
+    assert "The average is over 2 tasks." in text
+    assert "That of experts is over 1 of them." in text
+    assert "That of" not in markdown_table(summary())
+
+
 def test_a_long_latex_table_goes_on_below():
     table = latex_table(summary(), TableOptions(split=3, names={"x_1": "X", "y": "Y"}))
     assert table.count(r"\begin{tabular}{lrrr}") == 2  # 7 columns: 3 + 3 + 1
