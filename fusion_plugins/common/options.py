@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
@@ -203,7 +204,7 @@ def require_number(
 ) -> None:
     """Raise unless `value` is a finite number in [low, high] (or (low, high])."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        inside = -math.inf < value < math.inf and low <= value <= high
+        inside = abs(value) <= sys.float_info.max and low <= value <= high
         if inside and not (open_low and value == low):
             return
     left, right = "(" if open_low else "[", ")" if math.isinf(high) else "]"

@@ -1,9 +1,9 @@
-"""Paths that users give: checked before anything is looked up on the disk."""
+"""Names and paths of models that users give: checked before anything is looked up on the disk."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,16 @@ def require_path(name: str, value: object) -> str:
                 " bytes, which no file or folder can be named."
             )
     return str(value)
+
+
+def require_names(names: Iterable[object]) -> None:
+    """Raise TypeError unless a pool's `names` of models are text."""
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"The model pool calls a model {name!r}, a {type(name).__name__}; names of"
+                f" models are text, such as '{name}'."
+            )
 
 
 def require_paths(option: str, given: Any) -> dict[str, str]:

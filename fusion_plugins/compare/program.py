@@ -221,9 +221,9 @@ class CompareProgram(FabricModelFusionProgram):
 
     def _check_tables(self, plan: Plan) -> None:
         """Lay the tables out as if all had failed: what they shall show is there."""
-        unknown = Exception()
         records = [
-            failed_record(cell, unknown, 0.0) | plan.marks(cell) for cell in plan.cells
+            failed_record(cell, ValueError(), 0.0) | plan.marks(cell)
+            for cell in plan.cells
         ]
         make_grid(Comparison(plan.results.described(), frame_of(records)), self.shown)
 

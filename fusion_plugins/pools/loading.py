@@ -51,8 +51,7 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
     """A model of the pool as a module of the caller's own.
 
     Raises:
-        ValueError: As :func:`load_model`; the pool gives a lazy state dict that knows
-            no module class; or tensors share memory in part.
+        ValueError: As :func:`load_model`, or the module cannot be built or changed.
     """
     model = load_model(modelpool, name)
     if isinstance(model, LazyStateDict):

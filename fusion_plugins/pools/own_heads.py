@@ -18,6 +18,11 @@ from .loading import load_base
 from .samples import check_class_order
 from .task_heads import load_own_head
 
+_BY_HEAD = (
+    "id2label in the config of the expert",
+    "Number the data set's labels as the expert does, or correct its config.",
+)
+
 
 class OwnHeadsAdapter(PoolAdapter):
     """Pools such as ``*ForImageClassification`` and ``*ForSequenceClassification``.
@@ -94,8 +99,7 @@ def check_head_order(task: str, raw: Any, config: Any) -> None:
         task,
         raw,
         [named[number] for number in sorted(named)],
-        "id2label in the config of the expert",
-        "Number the data set's labels as the expert does, or correct its config.",
+        _BY_HEAD,
     )
 
 

@@ -22,6 +22,7 @@ from .contents import stored_contents
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 _LOOKED_AT = 6  # samples beside the first two
+_BY_NAMES = "its class names", "Give class names in the data set's order."
 
 
 class SampleError(ValueError):
@@ -219,11 +220,7 @@ def class_number(label: Any, classes: int) -> int:
 
 
 def check_class_order(
-    task: str,
-    raw: Any,
-    class_names: Sequence[str],
-    by: str = "its class names",
-    advice: str = "Give class names in the data set's order.",
+    task: str, raw: Any, class_names: Sequence[str], said: Sequence[str] = _BY_NAMES
 ) -> None:
     """Raise if the data set itself gives a class another number than `class_names`."""
     features = raw.features if isinstance(raw, ArrowDataset) else {}
@@ -241,8 +238,8 @@ def check_class_order(
     if chained or 10 * len(moved) > len(class_names):
         name, place = next(iter(moved.items()))
         raise ValueError(
-            f"Task '{task}': class {place} is '{class_names[place]}' by {by}, but class"
-            f" {theirs[name]} by its data set. {advice}"
+            f"Task '{task}': class {place} is '{class_names[place]}' by {said[0]}, but"
+            f" class {theirs[name]} by its data set. {said[1]}"
         )
 
 

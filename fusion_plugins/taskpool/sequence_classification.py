@@ -147,6 +147,7 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
 
     def check_samples(self) -> None:
         """Raise a ValueError if texts are missing, or labels are not those of the heads."""
+        _ = self._loaded_tokenizer  # which says so if there is none
         experts = models_of(self._program_modelpool(), {})
         for task in self._test_datasets:
             raw = self._raw(task)

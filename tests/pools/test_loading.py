@@ -274,12 +274,12 @@ def linear(size=3) -> nn.Module:
 
 
 class Shared(nn.Module):
-    """A decoder that is its encoder's transpose."""
+    """A decoder that is its encoder's transpose; copies of buffers share memory too."""
 
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Parameter(torch.ones(2, 3))
-        self.decoder = nn.Parameter(self.encoder.data.t())
+        self.register_buffer("encoder", torch.ones(2, 3))
+        self.register_buffer("decoder", self.encoder.t())
 
 
 class Repeated(nn.Module):

@@ -193,6 +193,19 @@ def test_without_models_the_form_is_shown():
         folder_modelpool(None)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": None}, "data is None, expected paths by the names of models"),
+        ({"batch_size": 0}, "batch_size is 0, expected a whole number >= 1"),
+    ],
+)
+def test_an_evaluation_without_data_or_samples_is_refused(own, options, message):
+    models, data, _ = own
+    with pytest.raises(ValueError, match=message):
+        folder_taskpool(models, **{"data": data} | options)
+
+
 def test_class_names_may_repeat_in_a_file(tmp_path, caplog):
     file = npz(tmp_path, class_names=np.array(["crane", "crane"]))
     found = read_data(str(file))
