@@ -95,12 +95,7 @@ def check_head_order(task: str, raw: Any, config: Any) -> None:
         ValueError: Its ``id2label`` gives a class another number.
     """
     named = config.id2label
-    check_class_order(
-        task,
-        raw,
-        [named[number] for number in sorted(named)],
-        _BY_HEAD,
-    )
+    check_class_order(task, raw, [named[n] for n in sorted(named)], _BY_HEAD)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import module_checkpoint
+
 
 def require_own_memory(module: nn.Module, label: str) -> None:
     """Give a module's tensors memory of their own, to be written into tensor by tensor.
@@ -15,8 +17,10 @@ def require_own_memory(module: nn.Module, label: str) -> None:
     same tensor are tied, and stay so.
 
     Raises:
-        ValueError: Two tensors share memory only in part, as a tensor and its transpose.
+        ValueError: Two tensors share memory only in part, as a tensor and its transpose,
+            or one is no plain tensor.
     """
+    module_checkpoint(module, label)  # which refuses what is no plain tensor
     seen: dict[tuple, str] = {}
     by_storage: dict[int, dict[str, Tensor]] = {}
     for name, variable in module.state_dict(keep_vars=True).items():
@@ -24,11 +28,7 @@ def require_own_memory(module: nn.Module, label: str) -> None:
         if 0 in tensor.stride() and tensor.numel() > 1:
             variable.data = tensor = tensor.clone(memory_format=torch.contiguous_format)
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        if (
-            tensor.numel()
-            and not tensor.is_meta
-            and seen.setdefault(place, name) == name
-        ):
+        if tensor.numel() and seen.setdefault(place, name) == name:
             held = by_storage.setdefault(tensor.untyped_storage().data_ptr(), {})
             held[name] = tensor
     for shared in by_storage.values():

@@ -377,7 +377,9 @@ def test_classes_are_those_of_the_experts_head(names, message):
     size = {"embedding_size": 2, "hidden_sizes": [2], "depths": [1]}
     expert = ResNetForImageClassification(ResNetConfig(**size))
     expert.config.id2label = dict(enumerate(names))
-    taskpool = ImageTaskPool({"light": rows}, tasks={"light": {"classnames": classes}})
+    options = {"processor": to_tensor, "dataloader_kwargs": {}}
+    options["tasks"] = {"light": {"classnames": classes}}
+    taskpool = ImageTaskPool({"light": rows}, **options)
     modelpool = BaseModelPool({"light": expert})
     taskpool._program = SimpleNamespace(modelpool=modelpool)
     with pytest.raises(ValueError, match=message):
