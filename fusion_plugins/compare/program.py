@@ -221,11 +221,9 @@ class CompareProgram(FabricModelFusionProgram):
 
     def _check_tables(self, plan: Plan) -> None:
         """Lay the tables out as if all had failed: what they shall show is there."""
-        records = [
-            failed_record(cell, ValueError(), 0.0) | plan.marks(cell)
-            for cell in plan.cells
-        ]
-        make_grid(Comparison(plan.results.described(), frame_of(records)), self.shown)
+        cells = plan.cells
+        failed = [failed_record(c, ValueError(), 0.0) | plan.marks(c) for c in cells]
+        make_grid(Comparison(plan.results.described(), frame_of(failed)), self.shown)
 
     def _build_method(self, plan: Plan, cell: Cell) -> tuple[BaseAlgorithm, DictConfig]:
         """The algorithm as FusionBench sets it up, with files in the cell's own folder."""
