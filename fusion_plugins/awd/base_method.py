@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from importlib import import_module
+from typing import Any, get_args, get_type_hints
 
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
@@ -51,9 +53,36 @@ def base_config(base: Any) -> dict[str, Any]:
     return dict(base if isinstance(base, Mapping) else plain(base.config))
 
 
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """Look at the options of a FusionBench method, which checks none itself.
+
+    Args:
+        config: Of the method; one without ``_target_`` is not looked at.
+
+    Raises:
+        ValueError: An option that its class declares as a number is text, NaN or Inf.
+    """
+    if "_target_" not in config:
+        return
+    module, _, owner = str(config["_target_"]).rpartition(".")
+    try:
+        kind = getattr(import_module(module), owner)
+        hints = get_type_hints(getattr(kind, "__init__", kind))
+    except (AttributeError, ImportError, NameError, ValueError):
+        return  # said when the method is built; or a type for type checkers alone
+    for name, hint in hints.items():
+        kinds = {hint, *get_args(hint)}
+        value = config.get(name)
+        odd = isinstance(value, float) and not math.isfinite(value)
+        number = bool(kinds & {int, float}) and kinds <= {int, float, type(None), hint}
+        if number and (odd or type(value) is str):
+            raise ValueError(f"{owner}: {name} is {value!r}, expected a number.")
+
+
 def _from_config(config: DictConfig) -> BaseAlgorithm:
     if "_target_" not in config:
         return load_algorithm_from_config(config)
+    check_numbers(config)
     with set_print_function_call(False):
         return instantiate(config, _recursive_=config.get("_recursive_", False))
 

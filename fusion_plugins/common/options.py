@@ -10,18 +10,20 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from typing import Any, ClassVar, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from .paths import require_path
 from .upstream import saved_options
 
 # Keys FusionBench itself puts into a saved config.
 METADATA = {"_usage_", "_version_", "_recursive_"}
+_TOO_MANY = 2**32  # of anything that is counted; NumPy takes no larger seed
 
 # (name, value) -> the checked value, or an error that names the option.
 Check = Callable[[str, Any], Any]
@@ -202,7 +204,7 @@ def require_number(
 ) -> None:
     """Raise unless `value` is a finite number in [low, high] (or (low, high])."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        inside = math.isfinite(value) and low <= value <= high
+        inside = abs(value) <= sys.float_info.max and low <= value <= high
         if inside and not (open_low and value == low):
             return
     left, right = "(" if open_low else "[", ")" if math.isinf(high) else "]"
@@ -212,9 +214,13 @@ def require_number(
 
 
 def require_integer(name: str, value: object, low: int = 0) -> None:
-    """Raise unless `value` is a whole number of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{name} is {value!r}, expected a whole number >= {low}.")
+    """Raise unless `value` is a whole number of at least `low`, below 2^32."""
+    below = ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if low <= value < _TOO_MANY:
+            return
+        below = " and < 2^32" if value >= low else ""
+    raise ValueError(f"{name} is {value!r}, expected a whole number >= {low}{below}.")
 
 
 def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -227,7 +233,7 @@ def require_patterns(name: str, value: object) -> tuple[str, ...]:
     """A list of shell-style patterns as a tuple, or ValueError."""
     if value is None:
         return ()
-    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)):
+    if isinstance(value, (Sequence, Set)) and not isinstance(value, (str, bytes)):
         found = tuple(value)
         if all(isinstance(v, str) and v for v in found):
             return found
@@ -235,16 +241,3 @@ def require_patterns(name: str, value: object) -> tuple[str, ...]:
         f"{name} is {value!r}, expected a list of patterns such as"
         " ['*embeddings*', '*.bias']."
     )
-
-
-def require_path(name: str, value: object) -> str:
-    """A path as a string.
-
-    Raises:
-        ValueError: `value` is no path, or an empty one.
-    """
-    if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
-        raise ValueError(f"{name} is {value!r}, expected a path.")
-    if "\0" in str(value):
-        raise ValueError(f"{name} is {value!r}: a path has no NUL character.")
-    return str(value)

@@ -70,6 +70,17 @@ def _numbers(result: object) -> dict[str, float]:
     return {n: float(v) for n, v in real.items() if not isinstance(v, bool)}
 
 
+class UnknownMetric(ValueError):
+    """The wanted metric is none that the task pool reports, of any model."""
+
+
+def check_metric(metric: Any, tasks: Sequence[str]) -> None:
+    """Raise ValueError if `metric` names what is no task."""
+    unknown = set(metric) - {*tasks} if isinstance(metric, Mapping) else ()
+    if unknown:
+        raise ValueError(f"metric names {sorted(unknown)}; the tasks are {[*tasks]}.")
+
+
 def score(tasks: Tasks, metric: str | Mapping | None = None) -> Scores:
     """Choose the main metric of every task.
 
@@ -101,7 +112,7 @@ def _main_metric(task: str, numbers: Mapping, metric: str | Mapping | None) -> s
         found = [name for name in _MAIN if name in numbers]
         return next(iter(found + sorted(numbers, key=_higher_is_better, reverse=True)))
     if wanted not in numbers:
-        raise ValueError(f"metric={wanted}: {task} reports only {list(numbers)}.")
+        raise UnknownMetric(f"metric={wanted}: {task} reports only {list(numbers)}.")
     return wanted
 
 

@@ -28,7 +28,13 @@ from ..pools.task_heads import with_task_heads
 from .cells import Cell
 from .costs import Meter, count_samples, experts_parameters, numel, parameters
 from .environment import memory, peak_memory, restart_peak_memory, uses_cuda
-from .evaluation import Scores, evaluate_experts, evaluate_model, score
+from .evaluation import (
+    Scores,
+    UnknownMetric,
+    evaluate_experts,
+    evaluate_model,
+    score,
+)
 from .loading import EXPERTS, PRETRAINED
 from .records import artifacts, failed_record, measured, new_record
 
@@ -96,6 +102,8 @@ def run_cell(cell: Cell, bench: Bench) -> list[dict]:
         # Whatever an earlier method left switched, and what this one leaves registered.
         with torch.enable_grad(), registered_tasks():
             records = list(_measure(cell, bench))
+    except UnknownMetric:  # which every other cell would fail with, too
+        raise
     except (Exception, SystemExit) as error:
         log.error("%s failed: %s", cell.id, error, exc_info=full_errors())
         records = [failed_record(cell, error, time.perf_counter() - start)]

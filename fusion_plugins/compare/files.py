@@ -64,16 +64,16 @@ def read_json(path: Path) -> dict:
         version = content["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not a file of a comparison: {error!r}. {_FIX}"
+            f"{path} is not a file of a comparison: {error!r}. {FIX}"
         ) from error
     if version != FORMAT:
         raise ValueError(
-            f"{path} has format {version}, this release reads {FORMAT}. {_FIX}"
+            f"{path} has format {version}, this release reads {FORMAT}. {FIX}"
         )
     return content
 
 
-_FIX = "Move it away and run the comparison again."
+FIX = "Move it away and run the comparison again."
 _FIELDS = {
     str: ("cell", "method", "label"),
     int: ("seed", "order"),
@@ -102,7 +102,7 @@ def checked_record(path: Path, record: dict) -> dict:
         wrong.append(f"id is {str(record.get('id'))[:80]!r}, not the file's name")
     wrong += _wrong_results(record) if not wrong else ()
     if wrong:
-        raise ValueError(f"{path} is damaged or of another version: {wrong[0]}. {_FIX}")
+        raise ValueError(f"{path} is damaged or of another version: {wrong[0]}. {FIX}")
     return record
 
 

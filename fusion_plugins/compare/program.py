@@ -13,8 +13,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
+from ..awd.base_method import check_numbers
+from ..common.folders import check_end
 from ..common.loggers import choices, log_summary, log_table
 from ..common.logging import get_logger
+from ..common.options import require_choice
 from ..common.running import one_line_errors, quiet
 from ..common.upstream import (
     fabric_config,
@@ -26,17 +29,19 @@ from ..common.upstream import (
 from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds
 from .chosen import with_choices
-from .evaluation import Scores, task_names
+from .evaluation import Scores, check_metric, task_names
 from .execution import Bench
 from .frames import rows_frame, scalars
 from .gathering import gather, require_report
+from .loading import frame_of
 from .methods import as_plain, read_baseline, read_methods
 from .missing import run_missing
 from .plan import Plan, plain_config, resolve_method
+from .records import failed_record
 from .results import Comparison
 from .saving import save_merged
 from .store import Results, results_folder
-from .tables import TableOptions, markdown_table
+from .tables import TableOptions, make_grid, markdown_table
 from .terminal import terminal_tables
 
 log = get_logger(__name__)
@@ -103,6 +108,8 @@ class CompareProgram(FabricModelFusionProgram):
         """What there is to do; every mistake in the config shows up here."""
         require_report()
         _ = self.shown  # which finds what is wrong with it
+        for name in ("retry_failed", "save_models", "dry_run"):
+            require_choice(name, getattr(self, name), (True, False))
         metric, published = plain_config(self.metric), plain_config(self.published)
         precision = (fabric_config(self) or {}).get("precision")
         listed = read_methods(self.methods, self.overrides)
@@ -127,8 +134,8 @@ class CompareProgram(FabricModelFusionProgram):
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
         for row in plan.methods:  # ours refuse wrong values before anything is slow
-            if row.is_own:
-                set_up(self)(resolve_method(row, plan.surroundings, None))
+            config = resolve_method(row, plan.surroundings, None)
+            (set_up(self) if row.is_own else check_numbers)(config)
         return plan
 
     def run(self) -> dict:
@@ -211,10 +218,20 @@ class CompareProgram(FabricModelFusionProgram):
         self.taskpool = set_up(self)(
             taskpool_config(self), f"{compat}.taskpool.load_taskpool_from_config"
         )
+        check_end(self, None)
         names = task_names(self.taskpool)
         check_tasks(plan.added, names)
         plan.results.note_tasks(names or [])
+        if names is not None:
+            check_metric(plain_config(self.metric), names)
+            self._check_tables(plan)
         plan.note_inputs(self.modelpool, self.taskpool)
+
+    def _check_tables(self, plan: Plan) -> None:
+        """Lay the tables out as if all had failed: what they shall show is there."""
+        cells = plan.cells
+        failed = [failed_record(c, ValueError(), 0.0) | plan.marks(c) for c in cells]
+        make_grid(Comparison(plan.results.described(), frame_of(failed)), self.shown)
 
     def _build_method(self, plan: Plan, cell: Cell) -> tuple[BaseAlgorithm, DictConfig]:
         """The algorithm as FusionBench sets it up, with files in the cell's own folder."""

@@ -33,6 +33,7 @@ def new_record(cell: Cell, part: str | None = None, **known: object) -> dict:
         "normalised_average": None,
         "answers": {},
         "seconds": {"merge": None, "evaluate": None},
+        "peak_memory_mib": {},
         "energy_joules": {"merge": None, "evaluate": None},
         "samples": {"evaluated": None, "adapted": None},
         "parameters": {"model": None, "added": None, "per_task": None},

@@ -192,3 +192,17 @@ class Comparison:
         merged = (row for row in self.finished if not row.is_reference)
         averages = ((row, self.average(row)) for row in merged)
         return next((row for row, mean in averages if mean and mean.finite), None)
+
+
+def shorter_averages(comparison: Comparison) -> list[str]:
+    """A sentence for every row whose average is not over all tasks."""
+    sources = [f"{task}/{comparison.metric}" for task in comparison.tasks]
+    counts = {
+        row.label: sum(row.over_seeds(source) is not None for source in sources)
+        for row in comparison.finished
+    }
+    return [
+        f"That of {label} is over {count} of them."
+        for label, count in counts.items()
+        if count < len(sources)
+    ]

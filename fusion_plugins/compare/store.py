@@ -11,7 +11,7 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 from ..common.folders import obstacle
-from .files import FORMAT, checked_record, flatten, read_json, slug, write_json
+from .files import FIX, FORMAT, checked_record, flatten, read_json, slug, write_json
 
 
 class Cell(Protocol):
@@ -46,7 +46,10 @@ class Results:
 
     def described(self) -> dict:
         """What ``compare.json`` says; it must be there."""
-        return read_json(self.summary)
+        about = read_json(self.summary)
+        if not isinstance(about.get("tasks"), list) or "title" not in about:
+            raise ValueError(f"{self.summary} is damaged: no title or no tasks. {FIX}")
+        return about
 
     def check(self, description: Mapping) -> None:
         """Raise unless this folder is free or holds results on the same pools."""

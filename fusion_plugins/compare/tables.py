@@ -14,7 +14,7 @@ from .columns import ADDED, SAME, Column
 from .frames import columns_of, rows_frame
 from .methods import did_you_mean
 from .numbers import MISSING
-from .results import Comparison, Row
+from .results import Comparison, Row, shorter_averages
 from .verdicts import verdicts
 
 FAILED = "failed"
@@ -180,6 +180,7 @@ def protocol(comparison: Comparison) -> list[str]:
     sentences = [f"{metric}{unit}{direction}."]
     if len(comparison.tasks) > 1:
         sentences.append(f"The average is over {len(comparison.tasks)} tasks.")
+    sentences += shorter_averages(comparison)
     seeds = {
         seed for row in comparison.rows if len(row.cells) > 1 for seed in row.seeds
     }

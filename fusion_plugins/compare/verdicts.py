@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..common.charts import described
+from .loading import REFERENCES
 from .numbers import Scale
 from .paired import LEVEL
 from .results import Comparison, Row
@@ -44,6 +45,7 @@ def verdicts(comparison: Comparison) -> Iterator[str]:
         )
     yield from _reasons(merged)
     yield from _choices(comparison)
+    yield from _doubts(comparison)
 
 
 def _verdict(difference: dict, scale: Scale) -> tuple[str, str]:
@@ -80,3 +82,22 @@ def _choices(comparison: Comparison) -> Iterator[str]:
         yield f"Chosen for {row.label}: {', or '.join(sorted(found))}."
     if any(row.is_reference for row in rows):
         yield "Rows of select=oracle are chosen by test labels: upper bounds, no methods."
+
+
+def _doubts(comparison: Comparison) -> Iterator[str]:
+    """Experts that know less of their own task than the model that they began as."""
+    rows = {row.method: row for row in comparison.finished if row.is_reference}
+    if not rows.keys() >= {*REFERENCES}:
+        return
+    doubtful = []
+    for task in comparison.tasks:
+        source = f"{task}/{comparison.metric}"
+        base, expert = (rows[name].over_seeds(source) for name in REFERENCES)
+        gain = expert.mean - base.mean if base and expert else 0.0
+        if gain and (gain < 0) == comparison.higher_is_better:
+            doubtful.append(task)
+    if doubtful:
+        yield (
+            f"Worse than the pretrained model are the experts on {', '.join(doubtful)}: do"
+            " the classes have the order, and texts or images the form, of their training?"
+        )

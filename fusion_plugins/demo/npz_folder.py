@@ -13,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..common.logging import get_logger
 from .builtin import TaskData, builtin_tasks, resize
 from .recipe import DemoRecipe, ResNetRecipe
+
+log = get_logger(__name__)
 
 KEYS = ("x_train", "y_train", "x_test", "y_test", "class_names")
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
@@ -144,10 +147,13 @@ def _class_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
         )
     found = tuple(str(name) for name in names)
     lower = [" ".join(name.lower().split()) for name in found]
-    bad = sorted({name for name in lower if lower.count(name) > 1 or not name})
-    if bad:
-        raise ValueError(
-            f"{path}: class_names are empty or repeat: {bad} (CLIP ignores case)"
+    if not all(lower):
+        raise ValueError(f"{path}: class {lower.index('')} has an empty name")
+    repeated = sorted({name for name in lower if lower.count(name) > 1})
+    if repeated:  # as in the usual list of ImageNet's classes
+        log.warning(
+            f"{path}: class names repeat (CLIP ignores case): {repeated}. Zero-shot heads"
+            " cannot tell classes of one name apart."
         )
     return found
 

@@ -204,6 +204,8 @@ def open_pool(
     known = read_description(folder, wanted)["tasks"]
     if isinstance(tasks, str):
         tasks = [name.strip() for name in tasks.split(",")]
+    if not isinstance(tasks, Sequence | None):
+        raise ValueError(f"tasks is {tasks!r}, expected a list of names or null.")
     chosen = list(known if tasks is None else tasks)
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:

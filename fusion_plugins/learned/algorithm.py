@@ -87,10 +87,10 @@ class LearnedMergeAlgorithm(
             AdaptationDiverged: A loss became NaN or Inf.
         """
         modelpool, objective = as_modelpool(modelpool), self.make_objective()
-        folder = self._folder()
         saved = self._saved_coefficients()
         if adapter is None and (saved is None or self.options.tasks):
             adapter = adapter_for(modelpool, self.options.tasks)
+        folder = self._folder()  # where test sets are checked with their own classes
         settings = self._settings(objective)
         if saved is None and adapter is not None:
             adapter.check_datasets(self.options.data)

@@ -21,8 +21,8 @@ from ..common.options import (
     path,
     patterns,
     require_number,
-    require_path,
 )
+from ..common.paths import require_path
 from ..common.upstream import precision_of
 from ..pools.family import FinishOptions
 from ..pools.tasks import KEEP_ON, DataOptions

@@ -14,6 +14,7 @@ from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
 from ..common.options import Options, choice, integer
+from ..common.paths import require_names, require_paths
 from ..merged.statistics import BatchNorm, RunningStatistics
 from ..modelpool.folders import FolderModelPool
 from ..task_vectors import TaskVectors
@@ -125,11 +126,7 @@ class ModelFamily:
 
     @classmethod
     def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
-        """Safetensors that hold what loading the model gives, if there are such.
-
-        Returns:
-            A file or folder that may be read in place of loading, or None.
-        """
+        """Safetensors file or folder that holds what loading gives, if there is one."""
         return None
 
     @classmethod
@@ -191,8 +188,8 @@ def as_modelpool(models: Any) -> BaseModelPool:
     """A model pool from `models`: a pool, a dict of modules, or a dict of folders.
 
     Raises:
-        TypeError: Something else, or a mixed dict.
-        ValueError: There is no ``_pretrained_`` model.
+        TypeError: Something else, a mixed dict, or a name is no text.
+        ValueError: There is no ``_pretrained_`` model, or a path is none.
     """
     if isinstance(models, BaseModelPool):
         pool = models
@@ -203,12 +200,13 @@ def as_modelpool(models: Any) -> BaseModelPool:
             f" under '{PRETRAINED}'."
         )
     elif all(isinstance(model, (str, Path)) for model in models.values()):
-        pool = FolderModelPool({name: str(path) for name, path in models.items()})
+        pool = FolderModelPool(require_paths("models", models))
     elif all(isinstance(model, nn.Module) for model in models.values()):
         pool = BaseModelPool(dict(models))
     else:
         kinds = {name: type(model).__name__ for name, model in models.items()}
         raise TypeError(f"A dict pool is all modules or all folders; got {kinds}.")
+    require_names(pool.all_model_names)
     if not pool.has_pretrained:
         raise ValueError(
             f"The model pool has no '{PRETRAINED}' model, only {pool.all_model_names}."

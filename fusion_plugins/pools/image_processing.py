@@ -76,6 +76,11 @@ def labelled_images(task: str, raw: Any, classes: Sequence[str] | int) -> Sample
             or the data set has the classes in another order.
     """
     count = classes if isinstance(classes, int) else len(classes)
+    if count < 2:
+        raise ValueError(
+            f"Task '{task}' has {count} class, of which every model is right. Give all"
+            " classes that the model tells apart."
+        )
     columns, number = label_columns(raw, count), partial(class_number, classes=count)
     if not isinstance(classes, int):
         check_class_order(task, raw, classes)

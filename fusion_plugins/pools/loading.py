@@ -36,6 +36,7 @@ from ..task_vectors import names as known
 from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
 from ..task_vectors.checks import say_other_config
 from ..task_vectors.files import one_line, require_plain_weights
+from ..task_vectors.sharing import require_own_memory
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
@@ -50,13 +51,13 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
     """A model of the pool as a module of the caller's own.
 
     Raises:
-        ValueError: As :func:`load_model`; or the pool gives a lazy state dict that knows
-            no module class.
+        ValueError: As :func:`load_model`, or the module cannot be built or changed.
     """
     model = load_model(modelpool, name)
     if isinstance(model, LazyStateDict):
         return _materialise(model, label_of(name))
     model = deepcopy(model) if is_instance(modelpool, name) else model
+    require_own_memory(model, label_of(name))
     return family_of(modelpool).adopt(model)
 
 

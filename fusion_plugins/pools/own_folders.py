@@ -16,6 +16,7 @@ from fusion_bench.modelpool import (
 )
 from omegaconf import OmegaConf
 
+from ..common.paths import require_paths
 from ..modelpool.tsv import TsvDataset
 from ..task_vectors.files import UNREADABLE, one_line, read_config
 from .clip_tasks import register_clip_task
@@ -60,11 +61,15 @@ def folder_modelpool(
         ValueError: There is no ``_pretrained_``, it is of another kind, or `data` names
             what is no expert.
     """
-    models, data = dict(models), dict(data or {})
+    models = require_paths("models", models)
+    data = require_paths("data", data or {})
     base = models.get(PRETRAINED, "")
-    unknown = [name for name in data if name not in models]
-    if unknown:
-        raise ValueError(f"data: there is no model for {unknown}, only {list(models)}.")
+    for option, given in (("data", data), ("templates", templates or {})):
+        unknown = [name for name in given if name not in models]
+        if unknown:
+            raise ValueError(
+                f"{option}: there is no model for {unknown}, only {list(models)}."
+            )
     if is_clip(base):
         register_data(data, templates)
         build = partial(OwnCLIPPool, OmegaConf.create(models), processor=base)
@@ -114,7 +119,7 @@ def register_data(
 ) -> None:
     """Make the classes of image data sets known, so that CLIP can tell them apart."""
     for task, path in data.items():
-        prompts = list((templates or {}).get(task, TEMPLATES))
+        prompts = (templates or {}).get(task, TEMPLATES)
         register_clip_task(task, class_names(read_data(path), path), prompts)
 
 
@@ -195,10 +200,14 @@ def _read_npz(file: Path) -> Any:
         missing = {"x_test", "y_test", "class_names"} - set(arrays)
         if missing:
             raise ValueError(f"{file} lacks {sorted(missing)}.")
-        labels = datasets.ClassLabel(names=[str(n) for n in arrays["class_names"]])
+        names = [str(name) for name in arrays["class_names"]]
         columns = {"image": list(arrays["x_test"]), "label": arrays["y_test"].tolist()}
+    unique = len(set(names)) == len(names)  # or not, as in the usual list of ImageNet's
+    labels = datasets.ClassLabel(names=names) if unique else datasets.Value("int64")
     features = datasets.Features({"image": datasets.Image(), "label": labels})
-    return datasets.Dataset.from_dict(columns, features)
+    found = datasets.Dataset.from_dict(columns, features)
+    found.class_names = names
+    return found
 
 
 def class_names(data: Any, path: str) -> Sequence[str]:
@@ -208,6 +217,7 @@ def class_names(data: Any, path: str) -> Sequence[str]:
         ValueError: It does not name them.
     """
     names = getattr(getattr(data, "features", {}).get("label"), "names", None)
+    names = names or getattr(data, "class_names", None)
     if names is None:
         raise ValueError(
             f"{path} names no classes, from which CLIP makes its heads: it needs a column"

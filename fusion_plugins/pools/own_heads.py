@@ -5,13 +5,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
 
+from ..modelpool.folders import source_of
 from .adapter import PoolAdapter
+from .hugging_face import is_from_pretrained
 from .loading import load_base
+from .samples import check_class_order
 from .task_heads import load_own_head
+
+_BY_HEAD = (
+    "id2label in the config of the expert",
+    "Number the data set's labels as the expert does, or correct its config.",
+)
 
 
 class OwnHeadsAdapter(PoolAdapter):
@@ -55,6 +65,37 @@ class OwnHeadsAdapter(PoolAdapter):
     @abstractmethod
     def outputs(self, module: nn.Module, inputs: Tensor) -> Tensor:
         """The model's logits; its head may be an identity while this is called."""
+
+
+def head_config(head_of: Any) -> Any:
+    """The config of the model whose head a task has, if one says.
+
+    Args:
+        head_of: The model, or its folder, hub name or config.
+    """
+    if isinstance(head_of, PreTrainedModel):
+        return head_of.config
+    known = isinstance(head_of, str) or is_from_pretrained(head_of)
+    source = source_of(head_of) if known else None
+    try:
+        return None if source is None else AutoConfig.from_pretrained(source)
+    except (OSError, ValueError):  # an adapter, or a model of another library
+        return None
+
+
+def check_head_order(task: str, raw: Any, config: Any) -> None:
+    """Raise if a data set numbers its classes otherwise than the model with their head.
+
+    Args:
+        task: The task.
+        raw: Its data set.
+        config: Of the model.
+
+    Raises:
+        ValueError: Its ``id2label`` gives a class another number.
+    """
+    named = config.id2label
+    check_class_order(task, raw, [named[n] for n in sorted(named)], _BY_HEAD)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from .contents import stored_contents
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 _LOOKED_AT = 6  # samples beside the first two
+_BY_NAMES = "its class names", "Give class names in the data set's order."
 
 
 class SampleError(ValueError):
@@ -218,7 +219,9 @@ def class_number(label: Any, classes: int) -> int:
     return number
 
 
-def check_class_order(task: str, raw: Any, class_names: Sequence[str]) -> None:
+def check_class_order(
+    task: str, raw: Any, class_names: Sequence[str], said: Sequence[str] = _BY_NAMES
+) -> None:
     """Raise if the data set itself gives a class another number than `class_names`."""
     features = raw.features if isinstance(raw, ArrowDataset) else {}
     columns = label_columns(raw, len(class_names))
@@ -235,9 +238,8 @@ def check_class_order(task: str, raw: Any, class_names: Sequence[str]) -> None:
     if chained or 10 * len(moved) > len(class_names):
         name, place = next(iter(moved.items()))
         raise ValueError(
-            f"Task '{task}': class {place} is '{class_names[place]}' by its class names,"
-            f" but class {theirs[name]} by its data set. Give class names in the data"
-            " set's order."
+            f"Task '{task}': class {place} is '{class_names[place]}' by {said[0]}, but"
+            f" class {theirs[name]} by its data set. {said[1]}"
         )
 
 

@@ -16,10 +16,16 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from ..common.compat import import_upstream
 from ..common.options import plain, reject_unknown
-from ..common.upstream import saved_options, test_datasets_of
+from ..common.upstream import (
+    models_of,
+    program_of,
+    saved_options,
+    test_datasets_of,
+)
 from ..merged.model import TintedModel
 from ..pools.clip_tasks import registered_tasks, require_class_names
 from ..pools.image_processing import labelled_images
+from ..pools.own_heads import check_head_order, head_config
 from ..pools.samples import Samples, opened
 
 _Upstream: Any = import_upstream(
@@ -153,6 +159,24 @@ class ImageTaskPool(OwnTasks, _Upstream):
 
     _config_mapping = saved_options(_Upstream) | {"tasks": "tasks"}
     _prompts = False
+
+    def check_samples(self) -> dict[str, Samples]:
+        checked = super().check_samples()
+        experts = models_of(getattr(program_of(self), "modelpool", None), {})
+        for task, samples in checked.items():
+            if (config := head_config(experts.get(task))) is not None:
+                check_head_order(task, samples.raw, config)
+                self._check_count(task, config.num_labels)
+        return checked
+
+    def _check_count(self, task: str, outputs: int) -> None:
+        with self._registered():
+            count = len(self.classes(task))
+        if count != outputs:
+            raise ValueError(
+                f"Task '{task}' has {count} class names, but the head of its expert has"
+                f" {outputs} outputs. Give a name for each."
+            )
 
     def load_test_dataset(
         self, dataset_name: str, *args: Any, **kwargs: Any

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..common.options import require_integer
+from ..common.paths import require_paths
 from ..pools.hugging_face import from_pretrained
 from ..pools.loading import PRETRAINED
 from ..pools.own_folders import data_configs, is_clip, register_data
@@ -31,6 +33,8 @@ def folder_taskpool(
     Raises:
         ValueError: As for the model pool, or there is no data.
     """
+    models, data = require_paths("models", models), require_paths("data", data)
+    require_integer("batch_size", batch_size, 1)
     base, tests = models.get(PRETRAINED, ""), data_configs(data)
     if is_clip(base):
         register_data(data, templates)

@@ -18,16 +18,17 @@ from tqdm.auto import tqdm
 
 from ..common.logging import get_logger
 from ..common.options import reject_unknown, require_integer
-from ..common.upstream import program_of, saved_options
+from ..common.upstream import models_of, program_of, saved_options
 from ..merged.model import TintedModel
 from ..merged.sites import replace
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
+from ..pools.own_heads import check_head_order, head_config
 from ..pools.samples import opened
 from ..pools.task_heads import load_own_head
 from ..pools.text import load_tokenizer
 from ..pools.tokens import TextEncoder, choose_length, position_limit
 from .text_inputs import check_task, check_texts, encoded, labelled_texts, load_head
-from .text_metrics import averages, measure
+from .text_metrics import averages, class_numbers, measure
 
 log = get_logger(__name__)
 
@@ -145,9 +146,17 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
     # -- numbers ------------------------------------------------------------------
 
     def check_samples(self) -> None:
-        """Raise a ValueError if texts or labels are missing."""
+        """Raise a ValueError if texts are missing, or labels are not those of the heads."""
+        _ = self._loaded_tokenizer  # which says so if there is none
+        experts = models_of(self._program_modelpool(), {})
         for task in self._test_datasets:
-            check_texts(task, self._raw(task), self._info(task).get("fields"))
+            raw = self._raw(task)
+            labels = check_texts(task, raw, self._info(task).get("fields"))
+            config = head_config((self.heads or {}).get(task, experts.get(task)))
+            if config is not None:
+                check_head_order(task, raw, config)
+                if config.num_labels > 1:
+                    class_numbers(task, torch.tensor(labels), config.num_labels)
 
     def _raw(self, task: str) -> Any:
         if task not in self._opened:

@@ -58,18 +58,23 @@ def _number(label: Any) -> float:
     return number
 
 
-def check_texts(task: str, raw: Any, fields: Sequence[str] | None) -> None:
+def check_texts(task: str, raw: Any, fields: Sequence[str] | None) -> list[float]:
     """Look at a few samples of a test set, and at all labels where that is cheap.
+
+    Returns:
+        The labels, where all were looked at.
 
     Raises:
         ValueError: It is empty, or a sample has no known text or no label.
     """
     labelled_texts(task, raw, partial(texts_of, fields=fields)).check()
-    if set(check_labels(task, raw, LABEL_COLUMNS, _number)) == {-1.0}:
+    labels = check_labels(task, raw, LABEL_COLUMNS, _number)
+    if set(labels) == {-1.0}:
         raise ValueError(
             f"Task '{task}' has the label -1 (hidden test labels? use the validation"
             " split) for every sample."
         )
+    return labels
 
 
 def encoded(samples: Samples) -> tuple[Tensor, Tensor]:

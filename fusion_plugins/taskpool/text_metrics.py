@@ -86,13 +86,18 @@ def measure(
         extra, labels = tuple(dict.fromkeys([*extra, *known])), labels.float()
     else:
         values = logits
-        labels = _classes(task, labels, logits.shape[1])
+        labels = class_numbers(task, labels, logits.shape[1])
         scores = _class_scores(logits, labels)
     scores |= {name: known[name](values, labels) for name in extra}
     return {name: float(value) for name, value in scores.items()}
 
 
-def _classes(task: str, labels: Tensor, classes: int) -> Tensor:
+def class_numbers(task: str, labels: Tensor, classes: int) -> Tensor:
+    """Labels as whole numbers.
+
+    Raises:
+        ValueError: One is none of the classes.
+    """
     wrong = labels[(labels < 0) | (labels >= classes) | (labels != labels.floor())]
     if len(wrong):
         hint = " (hidden test labels? use the validation split)" if wrong[0] < 0 else ""

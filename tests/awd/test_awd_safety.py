@@ -1,5 +1,6 @@
 """A merge that is not finite is refused, by name, and leaves nothing behind."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 from fusion_bench.method import SimpleAverageAlgorithm, TaskArithmeticAlgorithm
 from lightning import Fabric
 from test_awd_algorithm import OPTIONS, GenericTaskArithmetic, make_pool
+from torch import nn
 
 from fusion_plugins import AWDAlgorithm
 from fusion_plugins.task_vectors import require_finite
@@ -97,3 +99,14 @@ def test_large_finite_numbers_are_finite(dtype):
     layer.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="'weight' holds NaN or Inf in torch"):
         require_finite(layer, "")
+
+
+@pytest.mark.parametrize("value", ["0.3", math.nan, math.inf])
+def test_text_for_a_number_of_the_base_method_is_refused_before_the_walk(value):
+    target = "fusion_bench.method.TaskArithmeticAlgorithm"
+    method = AWDAlgorithm(base={"_target_": target, "scaling_factor": value})
+    models = {"_pretrained_": nn.Linear(2, 2), "a": nn.Linear(2, 2)}
+    with pytest.raises(
+        ValueError, match=f"scaling_factor is {value!r}, expected a num"
+    ):
+        method.run(models)

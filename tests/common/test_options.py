@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import pytest
+import torch
 from fusion_bench import BaseAlgorithm
 from omegaconf import OmegaConf
 
@@ -128,6 +129,24 @@ def test_configs_become_plain_values_and_enums_members():
     assert options.keep == ("a",) and options.tasks == {"b": {"c": 1}}
     assert type(options.tasks["b"]) is dict and options.kind is Kind.LARGE
     assert Owner(kind=Kind.LARGE).options.kind is Kind.LARGE
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"count": 2**32}, "count is 4294967296, expected a whole .* >= 1 and < 2.32"),
+        ({"limit": 10**400}, r"limit is 10+, expected a number in \[0, inf\)"),
+        ({"keep": torch.tensor(1.0)}, r"keep is tensor\(1.\), expected a list of"),
+        ({"folder": "None"}, "folder is the text 'None'; no path is null"),
+        (
+            {"folder": "a/" + "b" * 256},
+            "folder: 'b+...' in its path is longer than 255",
+        ),
+    ],
+)
+def test_what_no_machine_can_do_is_refused_by_name(given, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Owner(**given)
 
 
 def test_the_saved_config_is_what_was_given(tmp_path):

@@ -5,7 +5,7 @@ import math
 import pytest
 import running
 import torch
-from running import ToyTaskPool, run_toy, toy_modelpool
+from running import ToyTaskPool, read_cells, run_toy, toy_modelpool
 
 from fusion_plugins.compare.evaluation import evaluate_experts, read_tasks, score
 
@@ -44,6 +44,28 @@ def test_references_and_shares(monkeypatch, tmp_path):
         base["peak_memory_mib"]["cpu"] > 50 and base["peak_memory_mib"]["cuda"] is None
     )
     assert base["versions"]["fusion-bench"] and base["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": {"lft": "loss"}}, r"metric names \['lft'\]; the tasks are .'left'"),
+        ({"tables": {"sort": "lft"}}, "sort: there is no 'lft', only .*'left'"),
+        ({"tables": {"columns": ["lft"]}}, "columns: there is no 'lft', only tasks, l"),
+    ],
+)
+def test_names_that_no_table_can_show_are_refused_before_a_cell_runs(
+    monkeypatch, tmp_path, options, message
+):
+    monkeypatch.setattr(ToyTaskPool, "evaluate", None)
+    with pytest.raises(ValueError, match=f"^{message}"):
+        run_toy(monkeypatch, tmp_path, "pretrained", "DrawWeights", **options)
+
+
+def test_an_unknown_metric_stops_the_comparison_at_once(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=r"^metric=f1: left reports only \['accuracy'"):
+        run_toy(monkeypatch, tmp_path, "pretrained", "DrawWeights", metric="f1")
+    assert read_cells(tmp_path) == {}
 
 
 def test_a_failing_method_is_recorded_and_loses_no_other(monkeypatch, tmp_path, capsys):

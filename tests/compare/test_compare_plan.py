@@ -180,6 +180,7 @@ def test_mistakes_in_overrides_are_explained(common, message):
         (["one"], "seeds: an entry is 'one', expected a whole number >= 0"),
         ([-1], "expected a whole number >= 0"),
         ([0, 0], "listed more than once"),
+        ([2**32], "expected a whole number >= 0 and < 2^32"),
     ],
 )
 def test_mistakes_in_seeds_are_explained(seeds, message):
@@ -197,6 +198,8 @@ def test_mistakes_in_seeds_are_explained(seeds, message):
         ("seeds=[a]", "seeds: an entry is 'a'"),
         ("add=somewhere", "add is 'somewhere', expected a list"),
         ("add=[nowhere]", "add: nowhere is not a results folder"),
+        ("dry_run=maybe", "dry_run is 'maybe', expected one of [True, False]"),
+        ("save_models=1", "save_models is 1, expected one of [True, False]"),
         ("results=''", "results is '', expected the name of a folder"),
         ("results=/dev/null/x", "but /dev/null is a file, not a folder"),
     ],

@@ -176,6 +176,12 @@ def test_damaged_and_foreign_files_are_named(monkeypatch, tmp_path):
         gather(tmp_path)
 
 
+def test_a_description_without_tasks_is_named(tmp_path):
+    (tmp_path / "compare.json").write_text('{"format": 1, "title": "x"}')
+    with pytest.raises(ValueError, match="compare.json is damaged: no title or no t"):
+        Results(tmp_path).described()
+
+
 def test_gathering_nothing_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="holds no results of a comparison"):
         gather(tmp_path)

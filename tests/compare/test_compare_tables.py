@@ -225,6 +225,34 @@ def test_wrong_table_options_are_named(options, message):
         make_grid(summary(), TableOptions(**options))
 
 
+def test_an_average_over_fewer_tasks_is_said():
+    alone = record("experts", 0, (0.8, 0.9))
+    alone |= {"tasks": {"y": {"accuracy": 0.9}}, "average": {"accuracy": 0.9}}
+    text = markdown_table(summary([*RECORDS[:3], alone]))
+    assert "The average is over 2 tasks." in text
+    assert "That of experts is over 1 of them." in text
+    assert "That of" not in markdown_table(summary())
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "doubtful"),
+    [
+        ((0.1, 0.9), "accuracy", True),
+        ((0.6, 0.95), "accuracy", False),
+        ((0.6, 0.9), "loss", True),
+        ((0.4, 0.9), "loss", False),
+    ],
+)
+def test_experts_that_know_less_than_the_pretrained_are_named(values, metric, doubtful):
+    rows = [
+        record("pretrained", 0, (0.5, 0.9), metric=metric),
+        record("experts", 0, values, metric=metric),
+    ]
+    said = "Worse than the pretrained model are the experts on x_1: do the classes"
+    notes = markdown_table(summary(rows)).replace("\\", "")
+    assert (said in notes) == doubtful
+
+
 def test_a_long_latex_table_goes_on_below():
     table = latex_table(summary(), TableOptions(split=3, names={"x_1": "X", "y": "Y"}))
     assert table.count(r"\begin{tabular}{lrrr}") == 2  # 7 columns: 3 + 3 + 1

@@ -273,6 +273,35 @@ def linear(size=3) -> nn.Module:
     return nn.Linear(size, 2)
 
 
+class Shared(nn.Module):
+    """A decoder that is its encoder's transpose; copies of buffers share memory too."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("encoder", torch.ones(2, 3))
+        self.register_buffer("decoder", self.encoder.t())
+
+
+class Repeated(nn.Module):
+    """A buffer that holds one number many times, and two that lie side by side."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor([[value]]).expand(2, 3))
+        both = torch.tensor([1.0, 2.0, 3.0, 4.0]) * value
+        self.register_buffer("left", both[:2])
+        self.register_buffer("right", both[2:])
+
+
+def test_repeated_numbers_are_merged_as_whole_tensors():
+    models = {"_pretrained_": Repeated(1.0), "a": Repeated(2.0), "b": Repeated(3.0)}
+    merged = merge(models)  # 1 + 0.3 * (2 - 1) + 0.6 * (3 - 1)
+    torch.testing.assert_close(merged["scale"], torch.full((2, 3), 2.5))
+    torch.testing.assert_close(merged["left"], torch.tensor([2.5, 5.0]))
+    torch.testing.assert_close(merged["right"], torch.tensor([7.5, 10.0]))
+    assert models["_pretrained_"].scale.stride() == (0, 0)
+
+
 BAD_POOLS = {
     "a list": (
         [linear(), linear()],
@@ -295,6 +324,26 @@ BAD_POOLS = {
         {"a": linear(), "b": linear()},
         ValueError,
         r"no '_pretrained_' model, only \['a', 'b'\].*add the model that all experts",
+    ),
+    "numbers for names": (
+        {"_pretrained_": linear(), 1: linear()},
+        TypeError,
+        "calls a model 1, a int; names of models are text, such as '1'",
+    ),
+    "a reference": (
+        {"_pretrained_": "a", "b": "x${y}"},
+        ValueError,
+        r"models.b is 'x\${y}', in which \${...} would mean another value",
+    ),
+    "a long name": (
+        {"_pretrained_": "a", "b": "c" * 256},
+        ValueError,
+        "models.b: 'c+...' in its path is longer than 255 bytes",
+    ),
+    "a transpose": (
+        {"_pretrained_": Shared(), "a": Shared()},
+        ValueError,
+        r"the base \('_pretrained_'\): '.*' and '.*' share a part of their memory",
     ),
     "empty": ({}, ValueError, r"no '_pretrained_' model, only \[\]"),
     "no expert": (

@@ -28,7 +28,12 @@ from fusion_plugins.compare.evaluation import evaluate_model
 from fusion_plugins.demo import demo_taskpool
 from fusion_plugins.demo.datasets import load_dataset
 from fusion_plugins.merged.heads import ClassificationHead
-from fusion_plugins.pools.own_folders import folder_modelpool, read_data
+from fusion_plugins.pools.clip_tasks import registered_tasks
+from fusion_plugins.pools.own_folders import (
+    folder_modelpool,
+    read_data,
+    register_data,
+)
 from fusion_plugins.pools.saving import whole_clip
 from fusion_plugins.task_vectors.names import TOWER, towerless
 from fusion_plugins.taskpool.own_folders import folder_taskpool
@@ -167,15 +172,49 @@ def test_licences_of_the_inputs_are_named(own, tmp_path):
     ("change", "message"),
     [
         ({"_pretrained_": "nowhere"}, "models._pretrained_ is 'nowhere', expected"),
-        ({"data": {"x": "images"}}, "there is no model for .'x'., only"),
+        ({"data": {"x": "images"}}, "data: there is no model for .'x'., only"),
+        ({"data": {"digits": None}}, "data.digits is None, expected a path"),
+        ({"digits": 3}, "models.digits is 3, expected a path"),
+        (
+            {"templates": {"digit": ["{}"]}},
+            "templates: there is no model for .'digit'.",
+        ),
+        ({"templates": {"digits": "a {}."}}, "templates are the single string 'a {}.'"),
     ],
 )
 def test_what_does_not_fit_is_named(own, change, message):
     models, data, _ = own
-    data = change.get("data", data)
-    models = models | {k: v for k, v in change.items() if k != "data"}
+    data, templates = change.get("data", data), change.get("templates")
+    models = models | {k: v for k, v in change.items() if k in models}
     with pytest.raises(ValueError, match=message):
-        folder_modelpool(models, data)
+        folder_modelpool(models, data, templates)
+
+
+def test_without_models_the_form_is_shown():
+    with pytest.raises(ValueError, match="models is None, expected paths by the names"):
+        folder_modelpool(None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": None}, "data is None, expected paths by the names of models"),
+        ({"batch_size": 0}, "batch_size is 0, expected a whole number >= 1"),
+    ],
+)
+def test_an_evaluation_without_data_or_samples_is_refused(own, options, message):
+    models, data, _ = own
+    with pytest.raises(ValueError, match=message):
+        folder_taskpool(models, **{"data": data} | options)
+
+
+def test_class_names_may_repeat_in_a_file(tmp_path, caplog):
+    file = npz(tmp_path, class_names=np.array(["crane", "crane"]))
+    found = read_data(str(file))
+    assert found["label"] == [0, 1] and found.class_names == ["crane", "crane"]
+    with registered_tasks():
+        register_data({"birds": str(file)})
+    assert "class names repeat: ['crane']" in caplog.text
 
 
 def test_files_are_read_as_images_and_texts(own, tmp_path):

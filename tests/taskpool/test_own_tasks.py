@@ -5,10 +5,12 @@ import logging
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import fusion_bench
 import numpy as np
 import pytest
 import torch
+from fusion_bench import BaseModelPool
 from fusion_bench.mixins import CLIPClassificationMixin
 from fusion_bench.tasks.clip_classification import (
     CLIPTemplateFactory,
@@ -18,6 +20,7 @@ from fusion_bench.utils import instantiate
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm
 from fusion_plugins.demo import demo_modelpool
@@ -342,7 +345,44 @@ def test_classifiers_of_images_have_own_tasks_and_checked_labels(depth):
         ValueError, match="^Task 'light', sample 3: its label is 3, but"
     ):
         ImageTaskPool({"light": rows}, **options).evaluate(Brightness())
+    one = {"light": {"classnames": ["light"]}}
+    with pytest.raises(ValueError, match="Task 'light' has 1 class, of which every"):
+        ImageTaskPool({"light": rows}, **options | {"tasks": one}).check_samples()
     with pytest.raises(
         ValueError, match=r"task\(s\) \['dim'\].*{classnames: \[...\]}}"
     ):
         ImageTaskPool({"dim": rows}, **options).evaluate(Brightness())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["a", "b", "c"],
+            "^Task 'light' has 2 class names, but the head .* has 3 outp",
+        ),
+        (
+            ["light", "dark"],
+            "class 0 is 'light' by id2label in the config of the expert",
+        ),
+    ],
+)
+def test_classes_are_those_of_the_experts_head(names, message):
+    classes = ["dark", "light"]
+    labels = datasets.ClassLabel(names=classes)
+    rows = datasets.Dataset.from_dict(
+        {"image": [Image.new("RGB", (4, 4))] * 2, "label": [0, 1]},
+        datasets.Features({"image": datasets.Image(), "label": labels}),
+    )
+    size = {"embedding_size": 2, "hidden_sizes": [2], "depths": [1]}
+    expert = ResNetForImageClassification(ResNetConfig(**size))
+    expert.config.id2label = dict(enumerate(names))
+    options = {"processor": to_tensor, "dataloader_kwargs": {}}
+    options["tasks"] = {"light": {"classnames": classes}}
+    taskpool = ImageTaskPool({"light": rows}, **options)
+    modelpool = BaseModelPool({"light": expert})
+    taskpool._program = SimpleNamespace(modelpool=modelpool)
+    with pytest.raises(ValueError, match=message):
+        taskpool.check_samples()
+    expert.config.id2label = dict(enumerate(classes))
+    taskpool.check_samples()

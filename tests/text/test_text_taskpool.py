@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from fusion_bench.method import SimpleAverageAlgorithm
 from fusion_bench.taskpool import GPT2TextClassificationTaskPool
 from omegaconf import OmegaConf
@@ -273,6 +274,32 @@ def test_data_that_does_not_fit(rows, message):
     taskpool = make_taskpool(test_datasets={"aa": rows})
     with pytest.raises(ValueError, match=message):
         taskpool.evaluate(classification_pool().load_model("aa"))
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "message"),
+    [
+        (
+            ["bad", "good"],
+            [1, 0],
+            "class 0 is 'bad' by id2label .*, but class 1 by its",
+        ),
+        (["x", "y"], [1, 2], " has the label 2, but its head knows the classes 0 to 1"),
+    ],
+)
+def test_labels_are_those_of_the_experts_head(names, labels, message):
+    expert = make_bert(2, 0)
+    expert.config.id2label = dict(enumerate(names))
+    pool = SimpleNamespace(_models={"aa": expert})
+    kind = ClassLabel(names=["good", "bad", "ugly"][: max(labels) + 1])
+    rows = Dataset.from_dict(
+        {"text": ["good", "bad"], "label": labels},
+        Features({"text": Value("string"), "label": kind}),
+    )
+    with pytest.raises(ValueError, match=f"^Task 'aa'.*{message}"):
+        make_taskpool(pool, test_datasets={"aa": rows}).check_samples()
+    expert.config.id2label = {0: "GOOD", 1: "bad", 2: "ugly"}
+    make_taskpool(pool, test_datasets={"aa": rows}).check_samples()
 
 
 def test_test_sets_are_checked_before_anything_is_learned(monkeypatch):

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ..looks import looks_of
 from ..numbers import count_text, date_text, heading_text
 from ..pictures import Picture
-from ..results import Comparison, Row
+from ..results import Comparison, Row, shorter_averages
 from .pictures import coefficient_values, inline_pictures
 from .published import published
 from .summary import failures, summary
@@ -27,6 +27,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 _PARTS: tuple[Callable, ...] = (
     summary,
     failures,
+    shorter_averages,
     results_table,
     share_table,
     cost_table,
