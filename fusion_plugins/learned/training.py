@@ -29,6 +29,7 @@ from ..pools.adapter import PoolAdapter
 from ..pools.family import Finish
 from ..pools.tasks import build_tasks
 from ..selection.search import Search
+from .batch_norm import learning_forward
 from .identity import run_identity
 from .objective import Learner, Objective
 from .options import AUTO, LearnedOptions
@@ -119,7 +120,7 @@ class Trainer:
         checkpoints = self._checkpoints(
             lambda: run_identity(weights, tasks, adapter), learner, progress, guard
         )
-        forward = experts.finish.statistics.learning_forward(adapter.features)
+        forward = learning_forward(experts.finish.statistics, adapter.features)
         engine = Engine(
             Predictor(weights, learner.tasks, forward, self.fabric),
             experts.coefficients,

@@ -6,9 +6,8 @@ negative. By default a merged model has the plain average of the experts' statis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +73,7 @@ class RunningStatistics:
 
     Attributes:
         names: Names of the statistics; empty for models without batch normalisation.
+        average: Name -> the plain average of the experts' values.
     """
 
     def __init__(self, choice: BatchNorm, module: nn.Module, task_vectors: TaskVectors):
@@ -81,7 +81,7 @@ class RunningStatistics:
         known = set(task_vectors.keys)
         self.names = [name for name in statistic_names(module) if name in known]
         self._base = {name: task_vectors.base(name).clone() for name in self.names}
-        self._average = _average(task_vectors, self.names)
+        self.average = _average(task_vectors, self.names)
 
     @property
     def recalibrates(self) -> bool:
@@ -104,7 +104,7 @@ class RunningStatistics:
         if self.choice is BatchNorm.MERGED:
             self.repair(module)
             return
-        values = self._base if self.choice is BatchNorm.PRETRAINED else self._average
+        values = self._base if self.choice is BatchNorm.PRETRAINED else self.average
         state = module.state_dict(keep_vars=True)
         for name in self.names:
             if name in state:  # some methods return another kind of module
@@ -120,7 +120,7 @@ class RunningStatistics:
             bad = state[name] <= 0
             if name.endswith(_STATISTICS[1]) and bad.any():
                 repaired[name] = int(bad.sum())
-                average = self._average[name].to(state[name])
+                average = self.average[name].to(state[name])
                 state[name].copy_(torch.where(bad, average, state[name]))
         if repaired:
             log.warning(
@@ -132,57 +132,6 @@ class RunningStatistics:
                 next(iter(repaired)),
             )
 
-    def learning_forward(self, forward: Callable) -> Callable:
-        """The forward function to learn with.
-
-        With ``merged`` statistics every variance is made positive first; with those of
-        each task, a batch is normalised by its own, as it will be in the end.
-
-        Args:
-            forward: (module, inputs) -> features.
-        """
-        if self.recalibrates and self.choice.per_task:
-            return with_batch_statistics(forward)
-        if self.choice is not BatchNorm.MERGED or not self.names:
-            return forward
-        found: list[tuple[Tensor, Tensor]] = []
-
-        def run(module: nn.Module, inputs: Tensor) -> Tensor:
-            if not found:  # the merge writes into these tensors, it makes no new ones
-                found.extend(self._variances(module))
-            for variance, average in found:
-                torch.where(variance > 0, variance, average, out=variance)
-            return forward(module, inputs)
-
-        return run
-
-    def _variances(self, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        owners = batch_norms(module)
-        found = []
-        for name in self.names:
-            owner, _, kind = name.rpartition(".")
-            if kind == _STATISTICS[1] and owner in owners:  # else a task's own layer
-                # .data: what is written must not look like a change of the merge.
-                value = cast(Tensor, owners[owner].running_var).data
-                found.append((value, self._average[name].to(value)))
-        return found
-
-
-def with_batch_statistics(forward: Callable) -> Callable:
-    """A forward function in which batch norm uses and keeps no running statistics."""
-
-    def run(module: nn.Module, inputs: Tensor) -> Tensor:
-        layers = list(batch_norms(module).values())
-        try:
-            for layer in layers:
-                layer.training, layer.track_running_stats = True, False
-            return forward(module, inputs)
-        finally:
-            for layer in layers:
-                layer.training, layer.track_running_stats = False, True
-
-    return run
-
 
 def _average(task_vectors: TaskVectors, names: Sequence[str]) -> dict[str, Tensor]:
     """Plain averages of the experts' tensors."""
@@ -192,41 +141,3 @@ def _average(task_vectors: TaskVectors, names: Sequence[str]) -> dict[str, Tenso
         dtype = task_vectors.dtype(block.key)
         averages[block.key] = mean.flatten().to(dtype)
     return averages
-
-
-@torch.no_grad()
-def estimate(
-    layers: Mapping[str, _BatchNorm], run: Callable[[], None], what: str = "the pool"
-) -> None:
-    """Replace the statistics of some layers by those of the inputs they meet in `run`.
-
-    Running mean and variance become the plain averages over the batches of each batch's
-    mean and (unbiased) variance; meanwhile these layers normalise by the batch's own.
-
-    Args:
-        layers: By name, as from :func:`batch_norms`.
-        run: Runs forward passes.
-        what: For the message.
-
-    Raises:
-        ValueError: A layer met no inputs, or statistics that are not finite.
-    """
-    before = [(layer, layer.training, layer.momentum) for layer in layers.values()]
-    try:
-        for layer in layers.values():
-            layer.reset_running_stats()
-            layer.train()
-            layer.momentum = None  # a cumulative average
-        run()
-    finally:
-        for layer, training, momentum in before:
-            layer.train(training)
-            layer.momentum = momentum
-    for name, layer in layers.items():
-        idle = not layer.num_batches_tracked
-        if idle or not torch.isfinite(cast(Tensor, layer.running_var)).all():
-            raise ValueError(
-                f"batch_norm: layer '{name}' got "
-                + ("no inputs" if idle else "statistics that are not finite")
-                + f" from the samples of {what}. Use more samples, or batch_norm=average."
-            )

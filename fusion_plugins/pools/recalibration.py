@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from fusion_bench import BaseModelPool
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ..common.order import SampleOrder
 from ..merged import sites
 from ..merged.model import TintedModel
-from ..merged.statistics import batch_norms, estimate
+from ..merged.statistics import batch_norms
 from .family import adapter_for
 
 
@@ -192,3 +192,41 @@ def _inside_switches(trunk: nn.Module, task: str) -> dict[str, _BatchNorm]:
         for name, switch in _switches(trunk).items()
         for inner, layer in batch_norms(sites.option(switch, task)).items()
     }
+
+
+@torch.no_grad()
+def estimate(
+    layers: Mapping[str, _BatchNorm], run: Callable[[], None], what: str = "the pool"
+) -> None:
+    """Replace the statistics of some layers by those of the inputs they meet in `run`.
+
+    Running mean and variance become the plain averages over the batches of each batch's
+    mean and (unbiased) variance; meanwhile these layers normalise by the batch's own.
+
+    Args:
+        layers: By name, as from :func:`batch_norms`.
+        run: Runs forward passes.
+        what: For the message.
+
+    Raises:
+        ValueError: A layer met no inputs, or statistics that are not finite.
+    """
+    before = [(layer, layer.training, layer.momentum) for layer in layers.values()]
+    try:
+        for layer in layers.values():
+            layer.reset_running_stats()
+            layer.train()
+            layer.momentum = None  # a cumulative average
+        run()
+    finally:
+        for layer, training, momentum in before:
+            layer.train(training)
+            layer.momentum = momentum
+    for name, layer in layers.items():
+        idle = not layer.num_batches_tracked
+        if idle or not torch.isfinite(cast(Tensor, layer.running_var)).all():
+            raise ValueError(
+                f"batch_norm: layer '{name}' got "
+                + ("no inputs" if idle else "statistics that are not finite")
+                + f" from the samples of {what}. Use more samples, or batch_norm=average."
+            )

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from literal import Run
+from packaging.version import Version
 from torch import Tensor, nn
 
 from fusion_plugins.adaptation import AdaptationTask, Batch
@@ -18,6 +19,8 @@ from fusion_plugins.task_vectors import TaskVectors
 SHIPPED = Path(__file__).parent / "data"
 FOLDER = Path(os.environ.get("FUSION_PLUGINS_GOLDEN") or SHIPPED)
 TOLERANCE = 2e-5  # of values that were learned in float32
+# torch 2.5 rounds float32 sums otherwise than the releases that recordings come from.
+OLD_SUMS = Version(torch.__version__) < Version("2.6")
 
 
 def load(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:

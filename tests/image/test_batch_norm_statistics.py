@@ -14,17 +14,16 @@ from fusion_plugins import (
     TintedModel,
     TintingAlgorithm,
 )
+from fusion_plugins.learned.batch_norm import with_batch_statistics
 from fusion_plugins.merged.statistics import (
     BatchNorm,
     RunningStatistics,
     batch_norms,
-    estimate,
     statistic_names,
-    with_batch_statistics,
 )
 from fusion_plugins.pools import adapter_for, load_base
 from fusion_plugins.pools.loading import load_module
-from fusion_plugins.pools.recalibration import recalibrate
+from fusion_plugins.pools.recalibration import estimate, recalibrate
 
 QUIET = {"guard_every": 0, "num_workers": 0, "save_model": False, "seed": 0}
 QUIET |= {"checkpoint_dir": None, "batch_size": 4}

@@ -428,7 +428,8 @@ def test_another_shape_is_one_line(bert):
 
 def test_methods_of_fusion_bench_get_accounted_models_from_a_view(bert, tmp_path):
     root, pool = bert
-    want = SimpleAverageAlgorithm().run(pool).state_dict()
+    # Copies: older transformers map tensors from the files that are written over here.
+    want = deepcopy(SimpleAverageAlgorithm().run(pool).state_dict())
     file = root / "_pretrained_" / "model.safetensors"
     base = deepcopy(pool.load_model("_pretrained_")).state_dict()
     save_file(prefixed("module.")(load_file(file)), file, {"format": "pt"})

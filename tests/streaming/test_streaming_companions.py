@@ -17,7 +17,7 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils.sentencepiece_model_pb2_new import ModelProto, TrainerSpec
+from transformers.convert_slow_tokenizer import import_protobuf
 
 from fusion_plugins import AWDAlgorithm
 
@@ -157,7 +157,9 @@ def slow(folder: str, words: int) -> None:
 
 
 def sentence_pieces(folder: str, words: int) -> None:
-    model = ModelProto(trainer_spec=TrainerSpec(model_type=TrainerSpec.BPE))
+    described = import_protobuf()
+    bpe = described.TrainerSpec(model_type=described.TrainerSpec.BPE)
+    model = described.ModelProto(trainer_spec=bpe)
     for number, piece in enumerate(["<unk>", "<s>", "</s>"]):
         model.pieces.add(piece=piece, score=0.0, type=2 if number == 0 else 3)
     for number in range(words - 3):

@@ -63,8 +63,8 @@ class OpenCLIPImageEncoder(ImageEncoder):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights and configs.
 
-        :meth:`from_pretrained` and the pools read them, and so does open_clip, as
-        ``local-dir:FOLDER``: its model embeds images. Encoders have no text tower, so
+        :meth:`from_pretrained` and the pools read them, and so does open_clip, from 3.0
+        on, as ``local-dir:FOLDER``: its model embeds images. Encoders have no text tower, so
         a layer of zeros stands there.
         """
         folder = Path(folder)
