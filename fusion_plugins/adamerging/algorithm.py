@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..learned.algorithm import LearnedMergeAlgorithm
 from .objective import AdaMergingObjective
 from .options import AdaMergingOptions

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..common import get_logger
 from ..common.hashing import settings_hash
-from ..common.logging import get_logger
 from .identity import FORMAT, META, check_resume, read_meta
 from .interfaces import Callback, StepReport, Training
 

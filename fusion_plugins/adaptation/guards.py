@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from .interfaces import Callback, StepReport, Training
 from .predictor import Predictor
 

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..common import get_logger
 from ..common.identity import fingerprint
-from ..common.logging import get_logger
 from ..common.workers import Workers
 from ..task_vectors import TaskVectors
 from .layers import Layer, read_layers, storage_error

@@ -13,8 +13,8 @@ from fusion_bench import BaseAlgorithm, BaseModelPool
 from fusion_bench.mixins import LightningFabricMixin, SimpleProfilerMixin
 from torch import Tensor, nn
 
+from ..common import get_logger
 from ..common.folders import results_folder
-from ..common.logging import get_logger
 from ..common.options import WithOptions, choice, patterns, plain
 from ..common.upstream import program_of
 from ..pools.family import FinishOptions, family_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..task_vectors import GramMatrices, TaskVectors, cosine_matrix, gram_matrices
 from . import functional
 from .functional import Descent, Solution

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..common import DIVERGING, PAGE, new_figure, save_pictures
-from ..common.logging import get_logger
+from ..common import DIVERGING, PAGE, get_logger, new_figure, save_pictures
 
 if TYPE_CHECKING:
     from lightning import Fabric

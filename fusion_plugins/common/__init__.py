@@ -6,6 +6,7 @@ It is imported on use, which takes its time.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,21 @@ EXTRAS = {
     "sklearn": "demo",
     "torchvision": "torchvision",
 }
+
+
+class _RankZeroFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        from lightning_utilities.core.rank_zero import rank_zero_only
+
+        return getattr(rank_zero_only, "rank", 0) in (None, 0)
+
+
+def get_logger(name: str) -> logging.Logger:
+    """A standard logger that is silent on every process but the first."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(f, _RankZeroFilter) for f in logger.filters):
+        logger.addFilter(_RankZeroFilter())
+    return logger
 
 
 def how_to_get(module: str) -> str | None:
@@ -162,7 +178,7 @@ def save_pictures(
     """
     command = how_to_get("matplotlib")
     if command is not None:
-        from .logging import get_logger
+        from . import get_logger
 
         get_logger(__name__).warning("There is no picture of %s: %s", what, command)
         return []

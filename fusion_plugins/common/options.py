@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from .paths import require_path
+from .folders import require_path
 from .upstream import saved_options
 
 # Keys FusionBench itself puts into a saved config.

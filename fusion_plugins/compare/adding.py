@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from .files import read_json, slug, write_json
 from .methods import as_plain
 from .store import Results, applies

@@ -16,7 +16,7 @@ from fusion_bench import BaseAlgorithm, BaseModelPool
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..common.running import full_errors
 from ..common.upstream import models_of
 from ..pools import with_shared_heads

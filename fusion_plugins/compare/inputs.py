@@ -13,13 +13,13 @@ from fusion_bench.tasks.clip_classification import (
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch import nn
 
+from ..common import get_logger
 from ..common.identity import (
     data_fingerprint,
     file_fingerprint,
     fingerprint,
     folder_fingerprint,
 )
-from ..common.logging import get_logger
 from ..common.upstream import (
     models_of,
     test_datasets_of,

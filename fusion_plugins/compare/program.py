@@ -14,9 +14,9 @@ from rich.console import Console
 from torch import nn
 
 from ..awd.base_method import check_numbers
+from ..common import get_logger
 from ..common.folders import check_end
 from ..common.loggers import choices, log_summary, log_table
-from ..common.logging import get_logger
 from ..common.options import require_choice
 from ..common.running import one_line_errors, quiet
 from ..common.upstream import (

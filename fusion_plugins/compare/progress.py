@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from .cells import Cell
 from .numbers import duration_text
 

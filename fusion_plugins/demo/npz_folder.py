@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from .builtin import TaskData, builtin_tasks, resize
 from .recipe import DemoRecipe, ResNetRecipe
 

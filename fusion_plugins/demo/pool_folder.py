@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from .recipe import Recipe
 
 log = get_logger(__name__)

@@ -11,7 +11,6 @@ from ..common.options import require_choice, require_integer, require_number
 BUILTIN_TASKS = ("digits", "shapes", "textures", "letters", "counting", "colours")
 # Those of the built-in tasks that a small ResNet learns well.
 RESNET_TASKS = BUILTIN_TASKS[:4]
-_LARGEST_SEED = 2**32 - 1  # that every generator takes
 
 
 def option(default: Any, meaning: str, zero: bool = False) -> Any:
@@ -54,8 +53,6 @@ def _check(entry: Field, value: Any) -> None:
         require_integer(entry.name, value, 0 if zero else 1)
     else:
         require_number(entry.name, value, open_low=not zero)
-    if entry.name == "seed" and value > _LARGEST_SEED:
-        raise ValueError(f"seed is {value}, expected at most {_LARGEST_SEED}.")
 
 
 def _check_tasks(tasks: tuple[str, ...]) -> None:

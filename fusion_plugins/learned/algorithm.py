@@ -14,8 +14,8 @@ from torch import nn
 
 from ..adaptation import Coefficients, MergedWeights, check_resume
 from ..awd.disentangle import Disentanglement
+from ..common import get_logger
 from ..common.folders import require_folder, results_folder
-from ..common.logging import get_logger
 from ..common.options import WithOptions, plain
 from ..merged.cards import pool_card
 from ..merged.model import TintedModel

@@ -11,6 +11,7 @@ from lightning import Fabric
 from ..adaptation import QUANTISED, STORAGE_DTYPES
 from ..adaptation.coefficients import GRANULARITIES
 from ..awd.options import DisentangleOptions
+from ..common.folders import require_path
 from ..common.options import (
     choice,
     flag,
@@ -22,7 +23,6 @@ from ..common.options import (
     patterns,
     require_number,
 )
-from ..common.paths import require_path
 from ..common.upstream import precision_of
 from ..pools.family import FinishOptions
 from ..pools.tasks import KEEP_ON, DataOptions

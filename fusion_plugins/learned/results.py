@@ -13,8 +13,7 @@ from torch import nn
 
 from ..awd import report as awd_report
 from ..awd.disentangle import Disentanglement
-from ..common import save_pictures
-from ..common.logging import get_logger
+from ..common import get_logger, save_pictures
 from ..pools.family import family_of
 from ..selection import response
 from ..selection.search import Search

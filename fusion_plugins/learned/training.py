@@ -24,7 +24,7 @@ from ..adaptation import (
     expert_predictions,
     visited_draws,
 )
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..pools.adapter import PoolAdapter
 from ..pools.family import Finish
 from ..pools.tasks import build_tasks

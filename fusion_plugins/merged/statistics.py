@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..task_vectors import TaskVectors
 
 log = get_logger(__name__)

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common import require
-from ..common.logging import get_logger
+from ..common import get_logger, require
 from ..task_vectors.checks import shown
 from ..task_vectors.files import UNREADABLE, one_line
 from ..task_vectors.names import base_prefix, respelled_path, unplaced_names

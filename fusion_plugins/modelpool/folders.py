@@ -14,7 +14,7 @@ from fusion_bench.modelpool import BaseModelPool
 from hydra.errors import InstantiationException
 from torch import Tensor, nn
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..common.upstream import models_of
 from ..task_vectors import files
 from ..task_vectors.checks import shown

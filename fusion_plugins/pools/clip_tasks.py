@@ -8,7 +8,7 @@ from typing import Any
 
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..common.upstream import keep_no_clip_heads, known_clip_tasks
 
 log = get_logger(__name__)

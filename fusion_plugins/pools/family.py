@@ -13,8 +13,8 @@ import torch
 from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
+from ..common.folders import require_names, require_paths
 from ..common.options import Options, choice, integer
-from ..common.paths import require_names, require_paths
 from ..merged.statistics import BatchNorm, RunningStatistics
 from ..modelpool.folders import FolderModelPool
 from ..task_vectors import TaskVectors

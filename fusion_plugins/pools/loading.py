@@ -16,7 +16,7 @@ from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..common.upstream import models_of
 from ..modelpool.folders import (
     ADAPTER_CONFIG,

@@ -16,7 +16,7 @@ from fusion_bench.modelpool import (
 )
 from omegaconf import OmegaConf
 
-from ..common.paths import require_paths
+from ..common.folders import require_paths
 from ..modelpool.tsv import TsvDataset
 from ..task_vectors.files import UNREADABLE, one_line, read_config
 from .clip_tasks import register_clip_task

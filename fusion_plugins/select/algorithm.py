@@ -11,8 +11,8 @@ from lightning import Fabric
 from torch import nn
 
 from ..awd.base_method import build_base_method
+from ..common import get_logger
 from ..common.folders import results_folder
-from ..common.logging import get_logger
 from ..common.options import WithOptions
 from ..common.upstream import program_of
 from ..pools.family import as_modelpool

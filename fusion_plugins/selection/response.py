@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common import COLUMN, new_figure, save_pictures
+from ..common import COLUMN, get_logger, new_figure, save_pictures
 from ..common.charts import described, draw_response
-from ..common.logging import get_logger
 from .search import Candidate, Search
 
 if TYPE_CHECKING:

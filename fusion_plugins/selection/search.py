@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from .scoring import Logits, Scorer, Scores
 
 log = get_logger(__name__)

@@ -18,8 +18,8 @@ from ..awd import report
 from ..awd.base_method import build_base_method
 from ..awd.disentangle import Disentanglement, disentangle_gram
 from ..awd.options import DisentangleOptions, base_method
+from ..common import get_logger
 from ..common.folders import check_end
-from ..common.logging import get_logger
 from ..common.options import WithOptions, choice, flag, number, path, patterns, plain
 from ..common.upstream import program_of
 from ..merged.cards import pool_card

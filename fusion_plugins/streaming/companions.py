@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.convert_slow_tokenizer import import_protobuf
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..merged.cards import CARD
 from .output import OutputFolder
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..modelpool.folders import ADAPTER_CONFIG
 from ..task_vectors.checks import shown
 from ..task_vectors.files import UNREADABLE, TensorSpec, require_plain_weights

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..task_vectors import Block, TaskVectors
 from ..task_vectors.checks import is_mergeable, row_slices
 from ..task_vectors.files import TensorSpec

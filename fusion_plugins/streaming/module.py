@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..common.upstream import with_methods
 from ..task_vectors import SafetensorsCheckpoint
 from ..task_vectors.checks import row_slices

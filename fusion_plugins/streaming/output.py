@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..common import get_logger
 from ..common.hashing import settings_hash
 from ..common.identity import file_digest
-from ..common.logging import get_logger
 from .shards import Shard, index_of
 
 log = get_logger(__name__)

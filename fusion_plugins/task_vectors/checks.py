@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from .checkpoint import Checkpoint, TensorSpec
 from .names import respelled
 

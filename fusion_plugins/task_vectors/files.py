@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..common.logging import get_logger
+from ..common import get_logger
 
 log = get_logger(__name__)
 

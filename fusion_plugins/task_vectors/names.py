@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from .checkpoint import Checkpoint, Reader
 
 log = get_logger(__name__)

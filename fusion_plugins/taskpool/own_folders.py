@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..common.folders import require_paths
 from ..common.options import require_integer
-from ..common.paths import require_paths
 from ..pools.hugging_face import from_pretrained
 from ..pools.loading import PRETRAINED
 from ..pools.own_folders import data_configs, is_clip, register_data

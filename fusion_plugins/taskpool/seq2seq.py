@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..common.options import reject_unknown, require_integer
 from ..common.upstream import saved_options
 from ..merged.model import TintedModel

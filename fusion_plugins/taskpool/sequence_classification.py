@@ -16,7 +16,7 @@ from fusion_bench.utils import count_parameters
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..common.options import reject_unknown, require_integer
 from ..common.upstream import models_of, program_of, saved_options
 from ..merged.model import TintedModel

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..adaptation import Batch, Callback, Losses, StepReport, TeacherLabels, Training
-from ..common.logging import get_logger
+from ..common import get_logger
 from ..learned.functional import pseudo_label_loss
 from . import functional
 from .options import TintingOptions

@@ -18,6 +18,8 @@ OWN = {
     ("_tokenizer", "streaming/companions.py"),
     ("_test_datasets", "taskpool/sequence_classification.py"),
     ("_tokenizer", "taskpool/sequence_classification.py"),
+    ("_test_datasets", "taskpool/seq2seq.py"),
+    ("_tokenizer", "taskpool/seq2seq.py"),
 }
 
 

@@ -9,7 +9,7 @@ from fusion_bench.models.open_clip import ImageEncoder
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...common.logging import get_logger
+from ...common import get_logger
 from ...task_vectors.files import read_tensors
 from ...task_vectors.names import bare_name, fitted_names
 from .architecture import CONFIG_FILES, Architecture
