@@ -52,7 +52,8 @@ class AdaMergingOptions(PresetOptions):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "default": _DEFAULT,
-        "fast": _DEFAULT | {"steps": 100, "guard_every": 10, "guard_patience": 5},
+        "fast": _DEFAULT
+        | {"steps": 100, "lr": 2e-2, "guard_every": 10, "guard_patience": 5},
         "official": _DEFAULT | _PUBLISHED,
         "fusion_bench": _DEFAULT
         | _PUBLISHED
