@@ -134,8 +134,10 @@ class CompareProgram(FabricModelFusionProgram):
         plan.added = read_added(self.add, plan.results)
         check_tasks(plan.added, (plan.results.description() or {}).get("tasks"))
         for row in plan.methods:  # ours refuse wrong values before anything is slow
-            config = resolve_method(row, plan.surroundings, None)
-            (set_up(self) if row.is_own else check_numbers)(config)
+            if row.is_own:
+                set_up(self)(resolve_method(row, plan.surroundings, None))
+            else:
+                check_numbers(plan.configs[row.label])
         return plan
 
     def run(self) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -84,6 +85,10 @@ class Seq2SeqTaskPool(LightningFabricMixin, BaseTaskPool):
                     " FusionBench's load_glue_dataset gives all three."
                 )
 
+    @cached_property
+    def _loaded_tokenizer(self) -> Any:
+        return load_tokenizer(self)
+
     def _raw(self, task: str) -> Any:
         if task not in self._opened:
             self._opened[task] = opened(self._test_datasets[task])
@@ -117,7 +122,7 @@ class Seq2SeqTaskPool(LightningFabricMixin, BaseTaskPool):
         return report
 
     def _evaluate_task(self, task: str, model: nn.Module) -> dict[str, float]:
-        data, tokenizer = self._raw(task), load_tokenizer(self)
+        data, tokenizer = self._raw(task), self._loaded_tokenizer
         if RuntimeConstants.debug:
             data = Subset(data, range(min(self.batch_size, len(data))))
         loader = self.fabric.setup_dataloaders(
