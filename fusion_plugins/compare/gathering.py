@@ -14,7 +14,7 @@ from .latex import latex_table
 from .loading import EXPERTS, frame_of
 from .results import Comparison
 from .store import Results
-from .tables import TableOptions, markdown_table
+from .tables import TableOptions, make_grid, markdown_table
 
 
 def gather(
@@ -54,6 +54,13 @@ def gather(
             write_text(results.folder / name, text)
         _write_report(results, comparison)
     return comparison
+
+
+def check_tables(
+    about: Mapping, records: Sequence[dict], options: TableOptions
+) -> None:
+    """Lay out the tables of these records, to see that what `options` name is there."""
+    make_grid(Comparison(about, frame_of(records)), options)
 
 
 def require_report() -> None:

@@ -19,6 +19,7 @@ from .files import FORMAT
 from .inputs import inputs_identity, references
 from .methods import Method, as_plain
 from .published import published_for
+from .records import failed_record
 from .store import Results
 
 
@@ -108,6 +109,10 @@ class Plan:
         label = cell.method.label
         order = list(self.identities).index(label)
         return {"identity": self.identities[label], "order": order}
+
+    def as_failed(self) -> list[dict]:
+        """Records as if no cell had come to its end."""
+        return [failed_record(c, ValueError(), 0) | self.marks(c) for c in self.cells]
 
     def failed(self) -> list[str]:
         """One line for each of the cells that failed."""

@@ -32,16 +32,14 @@ from .chosen import with_choices
 from .evaluation import Scores, check_metric, task_names
 from .execution import Bench
 from .frames import rows_frame, scalars
-from .gathering import gather, require_report
-from .loading import frame_of
+from .gathering import check_tables, gather, require_report
 from .methods import as_plain, read_baseline, read_methods
 from .missing import run_missing
 from .plan import Plan, plain_config, resolve_method
-from .records import failed_record
 from .results import Comparison
 from .saving import save_merged
 from .store import Results, results_folder
-from .tables import TableOptions, make_grid, markdown_table
+from .tables import TableOptions, markdown_table
 from .terminal import terminal_tables
 
 log = get_logger(__name__)
@@ -156,8 +154,7 @@ class CompareProgram(FabricModelFusionProgram):
 
     def _compare(self) -> dict:
         plan, console = self.plan(), Console()
-        results = plan.results
-        done = {"results": str(results.folder), "cells": len(plan.cells)}
+        done = {"results": str(plan.results.folder), "cells": len(plan.cells)}
         if self.dry_run:
             console.print(plan.table(self.retry_failed))
             return done
@@ -166,14 +163,14 @@ class CompareProgram(FabricModelFusionProgram):
                 f"fabric runs {self.fabric.world_size} processes, but cells run in one"
                 " each. Use fabric.devices=1 and --multirun for cells side by side."
             )
-        results.describe(plan.description)
+        plan.results.describe(plan.description)
         self._load_pools(plan)
-        for moved in results.retire_changed(plan.identities, plan.shared):
+        for moved in plan.results.retire_changed(plan.identities, plan.shared):
             log.warning("%s: what decides its result has changed; see stale/", moved)
-        add_results(results, plan.added, plan.identities, plan.shared)
+        add_results(plan.results, plan.added, plan.identities, plan.shared)
         self._run_missing(plan)
-        comparison = gather(results.folder, self.shown)
-        self.show(comparison, results, console)
+        comparison = gather(plan.results.folder, self.shown)
+        self.show(comparison, plan.results, console)
         self._log(comparison, plan)
         failed = plan.failed()
         if len(failed) == len(plan.cells):
@@ -226,14 +223,8 @@ class CompareProgram(FabricModelFusionProgram):
         plan.results.note_tasks(names or [])
         if names is not None:
             check_metric(plain_config(self.metric), names)
-            self._check_tables(plan)
+            check_tables(plan.results.described(), plan.as_failed(), self.shown)
         plan.note_inputs(self.modelpool, self.taskpool)
-
-    def _check_tables(self, plan: Plan) -> None:
-        """Lay the tables out as if all had failed: what they shall show is there."""
-        cells = plan.cells
-        failed = [failed_record(c, ValueError(), 0.0) | plan.marks(c) for c in cells]
-        make_grid(Comparison(plan.results.described(), frame_of(failed)), self.shown)
 
     def _build_method(self, plan: Plan, cell: Cell) -> tuple[BaseAlgorithm, DictConfig]:
         """The algorithm as FusionBench sets it up, with files in the cell's own folder."""

@@ -101,7 +101,7 @@ class _FileCheckpoint(Checkpoint):
     def __init__(self, label: str, specs: dict[str, TensorSpec], places: Places):
         super().__init__(label, specs)
         self._place_of = places
-        self._own = threading.local()
+        self._own = _Own()
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         shape, dtype = self.specs[name]
@@ -114,10 +114,9 @@ class _FileCheckpoint(Checkpoint):
 
     def reader(self, name: str) -> Reader:
         file, start = self._place_of[name]
-        if not hasattr(self._own, "scratch"):
-            self._own.scratch = _Scratch()
-        opened, scratch = self._opened(file), self._own.scratch
-        return _TensorReader(opened, start, self.specs[name], name, scratch)
+        return _TensorReader(
+            self._opened(file), start, self.specs[name], name, self._own
+        )
 
     def _opened(self, file: Any) -> _OpenFile:
         raise NotImplementedError
@@ -151,7 +150,7 @@ class SafetensorsCheckpoint(_FileCheckpoint):
         super().__init__(label, specs, places)
 
     def _opened(self, file: Path) -> _OpenFile:
-        held = getattr(self._own, "file", None)
+        held = self._own.file
         if held is None or held.path != file:
             stream = file.open("rb", buffering=0)
             held = self._own.file = _OpenFile(file, stream, self.label)
@@ -187,37 +186,29 @@ class SpilledCheckpoint(_FileCheckpoint):
         return self._file
 
 
-class _Scratch:
-    """Bytes to read into, a thread's own; new memory would cost page faults."""
+class _Own(threading.local):
+    """A thread's own: its open file, and bytes to read into (new ones cost page faults)."""
 
-    def __init__(self) -> None:
-        self._reserve(2**18)
-
-    def _reserve(self, size: int) -> None:
-        self._tensor = torch.empty(size, dtype=torch.uint8)
-        self._view = self._tensor.numpy().data
+    file: _OpenFile | None = None
+    _bytes = torch.empty(0, dtype=torch.uint8)
 
     def take(self, size: int) -> tuple[Tensor, memoryview]:
         """The first `size` bytes, as a tensor and as what a file reads into."""
-        if size > len(self._view):
-            self._reserve(size)
-        return self._tensor[:size], self._view[:size]
+        if size > self._bytes.numel():
+            self._bytes = torch.empty(max(size, 2**18), dtype=torch.uint8)
+        taken = self._bytes[:size]
+        return taken, taken.numpy().data
 
 
 class _TensorReader:
     """Reads rows of one tensor; what they have in common is looked up once."""
 
     def __init__(
-        self,
-        file: _OpenFile,
-        start: int,
-        spec: TensorSpec,
-        name: str,
-        scratch: _Scratch,
+        self, file: _OpenFile, start: int, spec: TensorSpec, name: str, own: _Own
     ):
         self._file, self._start, self._dtype, self._name = file, start, spec.dtype, name
         self._row_bytes = files.spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
-        self._scratch = scratch
+        self._own = own
 
     def __call__(self, out: Tensor, rows: slice | None) -> None:
         # No mapping: it costs page faults, and its pages count as this process's memory.
@@ -226,7 +217,7 @@ class _TensorReader:
             content = out.view(-1).view(torch.uint8).numpy().data
             self._file.read_into(content, start, self._name)
             return
-        stored, content = self._scratch.take(out.numel() * self._dtype.itemsize)
+        stored, content = self._own.take(out.numel() * self._dtype.itemsize)
         self._file.read_into(content, start, self._name)
         out.copy_(stored.view(self._dtype).view(out.shape))
 
