@@ -87,10 +87,15 @@ def _of_path(path: str) -> str | None:
         return folder_fingerprint(path)
     if os.path.isfile(path):
         return file_fingerprint(path)
-    name = path.replace("/", "--")  # of a repository in the hub's cache
-    kinds = ("models", "datasets")
-    heads = [os.path.join(HF_HUB_CACHE, f"{k}--{name}", "refs", "main") for k in kinds]
-    return next((file_fingerprint(h) for h in heads if os.path.isfile(h)), None)
+    head = cached_repository(path)
+    return None if head is None else file_fingerprint(head)
+
+
+def cached_repository(name: str) -> str | None:
+    """The file that says which revision of a hub repository is in the cache."""
+    folders = [f"{kind}--{name.replace('/', '--')}" for kind in ("models", "datasets")]
+    heads = [os.path.join(HF_HUB_CACHE, folder, "refs", "main") for folder in folders]
+    return next((head for head in heads if os.path.isfile(head)), None)
 
 
 def _classes(task: str) -> list[list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.text import Text
 from ..common.hashing import settings_hash
 from .cells import Cell, make_cells
 from .files import FORMAT
+from .forecast import downloads, totals
 from .inputs import inputs_identity, references
 from .methods import Method, as_plain
 from .published import published_for
@@ -127,13 +128,18 @@ class Plan:
         """Where the files of a cell's own go."""
         return self.results.folder / "work" / cell.id
 
-    def table(self, retry_failed: bool) -> Table:
-        """The cells for the terminal."""
+    def forecast(self, retry_failed: bool) -> Iterator[Table | Text]:
+        """For the terminal: the cells, and what those take that are to run."""
         table = Table("cell", "method", "status", title=Text(self.description["title"]))
+        missing = [c for c in self.cells if not self.is_finished(c, retry_failed)]
         for cell in self.cells:
-            status = "finished" if self.is_finished(cell, retry_failed) else "to run"
+            status = "to run" if cell in missing else "finished"
             table.add_row(Text(cell.id), Text(cell.method.label), status)
-        return table
+        yield table
+        if missing:
+            known = [r for of in (self.results, *self.added) for r in of.records()]
+            pools = (self.description[name] for name in ("modelpool", "taskpool"))
+            yield Text("\n".join([*totals(missing, known), downloads(*pools)]))
 
 
 def _description(surroundings: Mapping, about: Mapping) -> dict:

@@ -156,7 +156,7 @@ class CompareProgram(FabricModelFusionProgram):
         plan, console = self.plan(), Console()
         done = {"results": str(plan.results.folder), "cells": len(plan.cells)}
         if self.dry_run:
-            console.print(plan.table(self.retry_failed))
+            console.print(*plan.forecast(self.retry_failed))
             return done
         if self.fabric.world_size > 1:
             raise ValueError(
