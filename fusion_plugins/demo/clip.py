@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -31,6 +31,7 @@ def make_tokenizer() -> CLIPTokenizerFast:
     with TemporaryDirectory() as folder:
         Path(folder, "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
         Path(folder, "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+        Path(folder, "config.json").write_text('{"model_type": "clip"}')
         return CLIPTokenizerFast.from_pretrained(folder, model_max_length=CONTEXT)
 
 
@@ -47,7 +48,7 @@ def make_processor(recipe: DemoRecipe) -> CLIPProcessor:
 
 
 def make_model(recipe: DemoRecipe, tokenizer: CLIPTokenizerFast) -> CLIPModel:
-    """An untrained CLIP from torch's global generator."""
+    """An untrained CLIP from torch's global generator; the same in all releases."""
     vision = {
         "hidden_size": recipe.width,
         "intermediate_size": 4 * recipe.width,
@@ -71,7 +72,42 @@ def make_model(recipe: DemoRecipe, tokenizer: CLIPTokenizerFast) -> CLIPModel:
     config = CLIPConfig(
         vision_config=vision, text_config=text, projection_dim=recipe.embedding
     )
-    return CLIPModel(config)
+    with torch.random.fork_rng(devices=[]):  # what it draws is drawn anew
+        model = CLIPModel(config)
+    for tower in (model.text_model, model.vision_model):
+        _draw_tower(tower, tower.config.hidden_size, tower.config.num_hidden_layers)
+    for projection in (model.visual_projection, model.text_projection):
+        projection.reset_parameters()
+    for projection in (model.text_projection, model.visual_projection):
+        nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+    return model
+
+
+@torch.no_grad()
+def _draw_tower(tower: nn.Module, width: int, depth: int) -> None:
+    """Draw what transformers 4 drew, in its order; newer releases take another one."""
+    for module in tower.modules():
+        if hasattr(module, "class_embedding"):
+            module.class_embedding.normal_()
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    small = (2 * depth * width) ** -0.5
+    deviations = {
+        "class_embedding": width**-0.5,
+        **dict.fromkeys(("token_embedding", "patch_embedding"), 0.02),
+        "position_embedding": 0.02,
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj"), small),
+        "out_proj": width**-0.5,
+        "fc1": (2 * width) ** -0.5,
+        "fc2": small,
+    }
+    for module in tower.modules():
+        for name, deviation in deviations.items():
+            part = getattr(module, name, None)
+            if part is not None:
+                nn.init.normal_(getattr(part, "weight", part), std=deviation)
+        if isinstance(module, nn.Linear):
+            module.bias.zero_()
 
 
 def prompt_tokens(task: TaskData, tokenizer: CLIPTokenizerFast) -> Tensor:
@@ -93,17 +129,17 @@ def prompt_tokens(task: TaskData, tokenizer: CLIPTokenizerFast) -> Tensor:
 def text_features(model: CLIPModel, tokens: Tensor) -> Tensor:
     """Unit text features (prompts, embedding) of token ids (prompts, length)."""
     features = model.text_projection(model.text_model(input_ids=tokens)[1])
-    return torch.nn.functional.normalize(features, dim=-1)
+    return nn.functional.normalize(features, dim=-1)
 
 
 def image_features(model: CLIPModel, pixels: Tensor) -> Tensor:
     """Unit image features (N, embedding) of normalised pixels (N, 3, H, W)."""
     features = model.visual_projection(model.vision_model(pixel_values=pixels)[1])
-    return torch.nn.functional.normalize(features, dim=-1)
+    return nn.functional.normalize(features, dim=-1)
 
 
 @torch.no_grad()
 def zero_shot_head(model: CLIPModel, tokens: Tensor) -> Tensor:
     """FusionBench's head (classes, embedding): mean over templates, length 1."""
     features = torch.stack([text_features(model, prompts) for prompts in tokens])
-    return torch.nn.functional.normalize(features.mean(dim=0), dim=-1)
+    return nn.functional.normalize(features.mean(dim=0), dim=-1)

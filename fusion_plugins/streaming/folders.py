@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from ..common import get_logger
 from ..modelpool.folders import ADAPTER_CONFIG
 from ..task_vectors.checks import shown
-from ..task_vectors.files import UNREADABLE, TensorSpec, require_plain_weights
+from ..task_vectors.files import UNREADABLE, TensorSpec, one_line, require_plain_weights
 from ..task_vectors.names import (
     base_prefix,
     fitted_names,
@@ -149,9 +149,9 @@ def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> Mode
         with torch.device("meta"):  # shapes and names only
             module = AutoModelForCausalLM.from_config(config, **code_options)
     except UNREADABLE as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"{label}: {file} cannot be used ({reason}). Download or save it again."
+            f"{label}: {file} cannot be used ({one_line(error)}). Download or save it"
+            " again."
         ) from error
     module.tie_weights()
     return ModelFolder(path, label, config, module)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import errors
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -31,11 +32,11 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_HEADER_BYTES = 2**16  # of most models; more is read as needed
-# What reading a damaged file may raise.
+# What reading a damaged file may raise; not every huggingface_hub checks configs.
 UNREADABLE: tuple[type[Exception], ...] = (
     *(EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
     *(SafetensorError, pickle.UnpicklingError),
+    getattr(errors, "StrictDataclassError", ValueError),
 )
 DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -113,7 +114,7 @@ def read_header(file: Path, label: str) -> dict[str, TensorSpec]:
     """
     specs = {}
     with file.open("rb") as stream:  # a mapping would read megabytes behind the header
-        stream.read(_HEADER_BYTES)
+        stream.read(2**16)  # of most models; more is read as needed
     try:
         opened = safe_open(str(file), framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
@@ -183,9 +184,7 @@ def read_tensors(file: Path, label: str) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
-        raise ValueError(
-            f"{label}: {file} holds a {type(content).__name__}, not tensors."
-        )
+        raise ValueError(f"{label}: {file} is a {type(content).__name__}, not tensors.")
     return {name: t for name, t in content.items() if isinstance(t, Tensor)}
 
 

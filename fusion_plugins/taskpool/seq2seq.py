@@ -13,7 +13,7 @@ from fusion_bench.tasks.flan_t5_text_generation.glue_evaluation import (
     evaluate_accuracy,
     evaluate_spearman_rho,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import default_data_collator
@@ -27,6 +27,24 @@ from ..pools.text import load_tokenizer
 
 log = get_logger(__name__)
 _COLUMNS = ("input_ids", "attention_mask", "labels")
+
+
+class _Writer:
+    """A model that sees no padding, which transformers 5 shows it unless there is a mask.
+
+    FusionBench gives none; transformers 4 made one itself.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+
+    def eval(self) -> _Writer:
+        self._model.eval()
+        return self
+
+    def generate(self, input_ids: Tensor, **options: Any) -> Tensor:
+        mask = input_ids.ne(self._model.config.pad_token_id)
+        return self._model.generate(input_ids, attention_mask=mask.long(), **options)
 
 
 class Seq2SeqTaskPool(LightningFabricMixin, BaseTaskPool):
@@ -128,8 +146,9 @@ class Seq2SeqTaskPool(LightningFabricMixin, BaseTaskPool):
         loader = self.fabric.setup_dataloaders(
             DataLoader(data, self.batch_size, collate_fn=default_data_collator)
         )
+        writer: Any = _Writer(model)
         if task not in self.regressions:
-            return {"accuracy": evaluate_accuracy(model, loader, tokenizer)}
-        found = float(evaluate_spearman_rho(model, loader, tokenizer))
+            return {"accuracy": evaluate_accuracy(writer, loader, tokenizer)}
+        found = float(evaluate_spearman_rho(writer, loader, tokenizer))
         # Answers that are all equal have no rank, and no use.
         return {"spearman_rho": 0.0 if math.isnan(found) else found}

@@ -135,6 +135,37 @@ def test_a_corruption_chooses_images_and_published_numbers(
     assert job["results"] == f"out/compare/corrupted_b32_{corruption}/{pool}"
 
 
+def unquoted(value: object) -> str:
+    """As Hydra's command line has it."""
+    return str(value).replace("'", "")
+
+
+SHORT = {"adamerging": {"steps": 1}, "tinting": {"rounds": 1}}
+
+
+@pytest.mark.slow
+def test_every_row_of_every_recipe_of_images_is_measured(tiny_pool_root, tmp_path):
+    """On a stand-in pool, by one step each: recipes share most of their rows."""
+    jobs = [composed(name) for name in RECIPES if not name.startswith("glue")]
+    listed = [entry for job in jobs for entry in job["methods"]]
+    rows = [entry for at, entry in enumerate(listed) if entry not in listed[:at]]
+    names = [name for entry in rows if isinstance(entry, dict) for name in entry]
+    short = {name: SHORT[name.split("_")[0]] for name in names}
+    program = make_program(
+        tmp_path,
+        "modelpool=demo",
+        "taskpool=demo",
+        f"modelpool.root={tiny_pool_root}",
+        f"taskpool.root={tiny_pool_root}",
+        f"methods={unquoted(rows)}",
+        f"+overrides={unquoted(short)}",
+    )
+    program.run()
+    cells = read_cells(tmp_path / "results")
+    assert len(cells) == len(rows) == 13
+    assert {c["status"] for c in cells.values()} == {"done"}, cells
+
+
 @pytest.mark.slow
 def test_a_recipe_on_another_pool_shows_no_published_numbers(tiny_pool_root, tmp_path):
     program = make_program(

@@ -20,6 +20,30 @@ def test_the_same_recipe_gives_the_same_bytes(tmp_path):
     assert all(first[name] != other[name] for name in weights)
 
 
+def test_a_pool_starts_from_the_same_weights_with_every_release_of_transformers():
+    """Releases draw in orders of their own; these are what transformers 4 drew."""
+    import torch
+
+    from fusion_plugins.demo import DemoRecipe
+    from fusion_plugins.demo.clip import make_model, make_tokenizer
+
+    torch.manual_seed(0)
+    model = make_model(DemoRecipe(), make_tokenizer())
+    vision, text = model.vision_model, model.text_model
+    drawn = [
+        (text.embeddings.token_embedding.weight, [0.018235, 0.029056, -0.03138]),
+        (text.encoder.layers[1].mlp.fc2.weight, [-0.112146, -0.056143, -0.009273]),
+        (vision.embeddings.class_embedding, [-0.0265, -0.027679, -0.141509]),
+        (model.visual_projection.weight, [0.19604, 0.020582, -0.059334]),
+    ]
+    for tensor, first in drawn:
+        assert tensor.flatten()[:3].tolist() == pytest.approx(first, abs=1e-6)
+    layer = vision.encoder.layers[0]
+    assert not layer.mlp.fc1.bias.any() and (layer.layer_norm1.weight == 1).all()
+    # Where training goes on from.
+    assert torch.rand(1).item() == pytest.approx(0.870230, abs=1e-6)
+
+
 def test_building_leaves_the_callers_random_state_and_threads(tmp_path):
     import torch
 

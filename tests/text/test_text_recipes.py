@@ -4,7 +4,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_text import family, make_roberta, make_t5, make_tokenizer, sentences
+from toy_text import (
+    family,
+    make_gpt2,
+    make_roberta,
+    make_t5,
+    make_tokenizer,
+    sentences,
+    tokenised,
+)
 
 sys.path.append(str(Path(__file__).parents[1] / "compare"))
 from running import make_program, read_cells  # noqa: E402
@@ -23,6 +31,14 @@ def glue(name: str, **options) -> list[dict]:
     return rows
 
 
+def gpt2_glue(name: str, **options) -> list[dict]:
+    """In the place of FusionBench's `load_gpt2_dataset`."""
+    rows = tokenised(name)
+    for place, row in enumerate(rows):
+        row["labels"] = place % GLUE[name]
+    return rows
+
+
 def flan_glue(name: str, **options) -> list[dict]:
     """In the place of FusionBench's `load_glue_dataset`."""
     length = {"padding": "max_length", "truncation": True}
@@ -34,14 +50,23 @@ def flan_glue(name: str, **options) -> list[dict]:
 RECIPES = {
     "glue_roberta": (make_roberta, {task: task for task in GLUE}, glue, "score"),
     "glue_flan_t5": (make_t5, {t: f"glue-{t}" for t in GLUE}, flan_glue, "score"),
+    "glue_gpt2": (
+        make_gpt2,
+        {t: t for t in GLUE if t != "stsb"},
+        gpt2_glue,
+        "accuracy",
+    ),
 }
+
+
+SHORT = "{adamerging: {steps: 1}, tinting: {rounds: 1}, tinting_pp: {rounds: 1}}"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_cell_of_a_recipe_is_measured(recipe, tmp_path):
     make, names, loader, metric = RECIPES[recipe]
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    models = family(make, {names[task]: classes for task, classes in GLUE.items()})
+    models = family(make, {name: GLUE[task] for task, name in names.items()})
     base = next(n for n in models if n.startswith("_"))
     changes = []
     for name, model in models.items():
@@ -57,11 +82,16 @@ def test_every_cell_of_a_recipe_is_measured(recipe, tmp_path):
             changes.append(f"{target}={__name__}.{loader.__name__}")
     words = f"pretrained_model_name_or_path={tmp_path / 'tokenizer'}"
     changes.append(f"modelpool.tokenizer.{words}")
-    if recipe == "glue_flan_t5":
+    if recipe != "glue_roberta":
         changes.append(f"taskpool.tokenizer.{words}")
-    make_program(tmp_path, f"recipe={recipe}", *changes).run()
+    if recipe == "glue_gpt2":  # its loader takes GPT-2's vocabulary only
+        read = "tokenizer._target_=transformers.AutoTokenizer.from_pretrained"
+        changes += [f"{pool}.{read}" for pool in ("modelpool", "taskpool")]
+        changes.append(f"+overrides={SHORT}")
+    program = make_program(tmp_path, f"recipe={recipe}", *changes)
+    program.run()
     cells = read_cells(tmp_path / "results")
-    assert len(cells) == 6
+    assert len(cells) == len(program.methods) >= 6
     for cell in cells.values():
         assert cell["status"] == "done", cell
         assert set(cell["tasks"]) == set(names.values())
