@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Re-install only when what is installed could have changed.
 STAMP := $(VENV)/.installed
-# Tested versions. constraints-transformers5.txt has today's, constraints-lowest.txt the oldest;
-# constraints-newest.txt takes the newest.
-CONSTRAINTS ?= constraints-transformers4.txt
+# Tested versions. constraints-transformers4.txt has transformers 4.57, constraints-lowest.txt
+# the oldest that work; constraints-newest.txt takes the newest.
+CONSTRAINTS ?= constraints-transformers5.txt
 # Into the environment of the given Python; by uv where it is installed.
 UV := $(shell command -v uv)
 INSTALL = $(if $(UV),$(UV) pip install --python $(1),$(1) -m pip install) --quiet -c $(CONSTRAINTS)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
@@ -86,7 +87,8 @@ def make_model(recipe: DemoRecipe, tokenizer: CLIPTokenizerFast) -> CLIPModel:
 @torch.no_grad()
 def _draw_tower(tower: nn.Module, width: int, depth: int) -> None:
     """Draw what transformers 4 drew, in its order; newer releases take another one."""
-    for module in tower.modules():
+    modules: list[Any] = list(tower.modules())
+    for module in modules:
         if hasattr(module, "class_embedding"):
             module.class_embedding.normal_()
         if hasattr(module, "reset_parameters"):
@@ -101,7 +103,7 @@ def _draw_tower(tower: nn.Module, width: int, depth: int) -> None:
         "fc1": (2 * width) ** -0.5,
         "fc2": small,
     }
-    for module in tower.modules():
+    for module in modules:
         for name, deviation in deviations.items():
             part = getattr(module, name, None)
             if part is not None:
