@@ -23,13 +23,14 @@ from ..common.folders import check_end
 from ..common.options import WithOptions, choice, flag, number, path, patterns, plain
 from ..common.upstream import program_of
 from ..merged.cards import pool_card
-from ..pools.causal_lm_files import (
+from ..pools.loading import PRETRAINED, as_modelpool, label_of
+from ..pools.model_files import (
     code_options,
-    language_model_folders,
+    is_causal,
+    model_folders,
     pool_dtype,
     tokenizer_source,
 )
-from ..pools.loading import PRETRAINED, as_modelpool, label_of
 from ..task_vectors import GramMatrices, TaskVectors, gram_matrices
 from .checkpoints import VOCABULARIES, open_task_vectors
 from .companions import Companions
@@ -77,7 +78,7 @@ class StreamingOptions(DisentangleOptions):
 class StreamingAWDAlgorithm(
     WithOptions, LightningFabricMixin, SimpleProfilerMixin, BaseAlgorithm
 ):
-    """AWD for language models larger than memory: shards in, shards out.
+    """AWD for models larger than memory: shards in, shards out.
 
     Args:
         **options: Those of :class:`StreamingOptions`.
@@ -100,10 +101,10 @@ class StreamingAWDAlgorithm(
     saved_model: Path | None = None
 
     def run(self, modelpool: BaseModelPool | Mapping) -> nn.Module:
-        """Merge a pool of language models on disk.
+        """Merge a pool of models on disk.
 
         Args:
-            modelpool: A CausalLMPool, or a dict of model folders.
+            modelpool: A CausalLMPool, a Seq2SeqLMPool, or a dict of model folders.
 
         Returns:
             The merged model, its weights mapped from the files.
@@ -117,13 +118,14 @@ class StreamingAWDAlgorithm(
         output = output_path(self.options.output, program, self.log_dir)
         method = build_base_method(self.options.base, program, self.fabric)
         check_base_method(method)
-        folders = language_model_folders(modelpool)
+        folders = model_folders(modelpool)
         if self.fabric.is_global_zero:
             self._merge(modelpool, method, folders, output)
         self.fabric.barrier()
         self.saved_model = output
         log.debug("%s", self.profiler.summary())
-        return load_mapped(output, code_options(modelpool))
+        options = code_options(modelpool)
+        return load_mapped(output, options, is_causal(modelpool))
 
     @torch.no_grad()
     def _merge(
@@ -136,8 +138,9 @@ class StreamingAWDAlgorithm(
         dtype = parse_dtype(self.options.dtype) or pool_dtype(modelpool)
         options = self._determining_options(method, dtype)
         with self.profile("open files"):
+            how = code_options(modelpool), is_causal(modelpool)
             models = {
-                name: read_folder(folder, label_of(name), code_options(modelpool))
+                name: read_folder(folder, label_of(name), *how)
                 for name, folder in folders.items()
             }
             files = input_files(models)

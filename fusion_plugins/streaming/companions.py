@@ -30,7 +30,7 @@ _TOKENIZER = (
     "chat_template*",
     "additional_chat_templates/*",
 )
-_MODEL = ("config.json", "generation_config.json", "*.py")
+_MODEL = ("config.json", "generation_config.json", "*processor_config.json", "*.py")
 
 
 class Companions:

@@ -1,4 +1,4 @@
-"""What the config and the class of a language model say of the tensors in its folder."""
+"""What a model's config and class say of the tensors in its folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -120,13 +121,27 @@ class ModelFolder:
             )
 
 
-def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> ModelFolder:
+def model_class(config: PretrainedConfig, causal: bool) -> Any:
+    """The class of transformers that a config names.
+
+    That is the Auto class of language models where it names none of transformers', as with
+    code on the hub, and where the model is to be one (`causal`).
+    """
+    known = (getattr(transformers, n, None) for n in config.architectures or ())
+    named = next((found for found in known if found is not None), None)
+    return AutoModelForCausalLM if causal or named is None else named
+
+
+def read_folder(
+    path: Path, label: str, code_options: Mapping[str, Any], causal: bool = False
+) -> ModelFolder:
     """A model's config and class; no tensor is read.
 
     Args:
         path: The folder.
         label: What error messages call the model.
         code_options: Options of ``from_pretrained`` that say what code it is loaded with.
+        causal: As for :func:`model_class`.
 
     Raises:
         ValueError: There is no config, it is damaged, or its weights are quantised.
@@ -146,12 +161,16 @@ def read_folder(path: Path, label: str, code_options: Mapping[str, Any]) -> Mode
     require_plain_weights(path, label)
     try:
         config = AutoConfig.from_pretrained(str(path), **code_options)
+        loaded = model_class(config, causal)
         with torch.device("meta"):  # shapes and names only
-            module = AutoModelForCausalLM.from_config(config, **code_options)
+            if loaded is AutoModelForCausalLM:
+                module = loaded.from_config(config, **code_options)
+            else:
+                module = loaded(config)
     except UNREADABLE as error:
         raise ValueError(
-            f"{label}: {file} cannot be used ({one_line(error)}). Download or save it"
-            " again."
+            f"{label}: {file} cannot be used ({one_line(error)[:200]}). Download or save"
+            " it again."
         ) from error
     module.tie_weights()
     return ModelFolder(path, label, config, module)

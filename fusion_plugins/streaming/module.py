@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from ..common import get_logger
 from ..common.upstream import with_methods
 from ..task_vectors import SafetensorsCheckpoint
 from ..task_vectors.checks import row_slices
+from .folders import model_class
 
 log = get_logger(__name__)
 
 
-def load_mapped(folder: Path, options: Mapping) -> PreTrainedModel:
-    """The language model in a folder, its weights mapped from the files.
+def load_mapped(
+    folder: Path, options: Mapping, causal: bool = False
+) -> PreTrainedModel:
+    """The model in a folder, its weights mapped from the files.
 
     A weight takes memory once it is touched, and the system may take that back. Saving
     the model into the same folder does nothing: writing into the files would pull the
@@ -27,10 +30,10 @@ def load_mapped(folder: Path, options: Mapping) -> PreTrainedModel:
     Args:
         folder: Config and safetensors.
         options: Further ones of ``from_pretrained``.
+        causal: As for :func:`~.folders.model_class`.
     """
-    module = AutoModelForCausalLM.from_pretrained(
-        str(folder), torch_dtype="auto", **options
-    )
+    loaded = model_class(AutoConfig.from_pretrained(str(folder), **options), causal)
+    module = loaded.from_pretrained(str(folder), torch_dtype="auto", **options)
     save = type(module).save_pretrained
 
     def save_elsewhere(

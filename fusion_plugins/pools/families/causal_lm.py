@@ -11,9 +11,9 @@ import torch
 from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 
-from ..causal_lm_files import local_folder, tokenizer_of
 from ..family import family
 from ..loading import load_base
+from ..model_files import local_folder, tokenizer_of
 from ..text import TextAdapter
 from ..tokens import LONGEST
 

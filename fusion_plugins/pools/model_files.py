@@ -1,4 +1,4 @@
-"""FusionBench's pools of causal language models: where their files are."""
+"""Pools of model folders: where their files are, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fusion_bench.modelpool import BaseModelPool, CausalLMPool
+from fusion_bench.modelpool import BaseModelPool, CausalLMPool, Seq2SeqLMPool
 from fusion_bench.modelpool.causal_lm import CausalLMBackbonePool
 from fusion_bench.utils import parse_dtype
 from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
@@ -20,7 +20,7 @@ from .loading import PRETRAINED
 _CODE_OPTIONS = ("trust_remote_code", "attn_implementation")
 
 
-def language_model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
+def model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
     """Model name -> folder of its files, the pretrained model included.
 
     Models named on a hub are downloaded.
@@ -28,16 +28,22 @@ def language_model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
     Raises:
         ValueError: The pool is of another family, or a model is no folder of files.
     """
-    known = isinstance(modelpool, (CausalLMPool, FolderModelPool))
+    known = isinstance(modelpool, (CausalLMPool, FolderModelPool, Seq2SeqLMPool))
     if not known or isinstance(modelpool, CausalLMBackbonePool):
         raise ValueError(
-            f"Merging from files to files needs a CausalLMPool or a dict of folders, got a"
-            f" {type(modelpool).__name__}. For other pools use method=awd."
+            "Merging from files to files needs a CausalLMPool, a Seq2SeqLMPool, a"
+            f" FolderModelPool or a dict of folders, got a {type(modelpool).__name__}. For"
+            " other pools use method=awd."
         )
     return {
         name: _folder(name, models_of(modelpool)[name])
         for name in (PRETRAINED, *modelpool.model_names)
     }
+
+
+def is_causal(modelpool: BaseModelPool) -> bool:
+    """Whether the pool loads its folders as causal language models, whatever they say."""
+    return isinstance(modelpool, CausalLMPool)
 
 
 def _folder(name: str, config: Any) -> Path:
