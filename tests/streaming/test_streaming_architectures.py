@@ -27,7 +27,9 @@ def clip_vision():
 
 def clip():
     text, vision = {**TOWER, **WORDS}, {**TOWER, **IMAGES}
-    config = transformers.CLIPConfig(text, vision, projection_dim=8)
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config=vision, projection_dim=8
+    )
     return transformers.CLIPModel(config)
 
 
@@ -49,7 +51,9 @@ def bert():
 
 def llava():
     vision = transformers.CLIPVisionConfig(**TOWER, **IMAGES)
-    config = transformers.LlavaConfig(vision, transformers.LlamaConfig(**LLAMA))
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=transformers.LlamaConfig(**LLAMA)
+    )
     return transformers.LlavaForConditionalGeneration(config)
 
 
@@ -91,7 +95,8 @@ def test_gpt2_as_the_hub_has_it_lacks_the_prefix_and_has_masks(tmp_path):
     """Its files hold the trunk's names, and buffers that newer classes compute."""
 
     def gpt2():
-        config = transformers.GPT2Config(40, 20, 16, 2, 2)
+        sizes = {"n_positions": 20, "n_embd": 16, "n_layer": 2, "n_head": 2}
+        config = transformers.GPT2Config(vocab_size=40, **sizes)
         return transformers.GPT2LMHeadModel(config)
 
     folders = save_family(gpt2, tmp_path)
