@@ -5,7 +5,11 @@ import torch
 from torch import Tensor
 from toy_models import TASKS, Tied, Toy, family, from_family, shifted, vectors
 
+from fusion_plugins.awd.disentangle import disentangle_gram
+from fusion_plugins.awd.functional import Descent
 from fusion_plugins.task_vectors import (
+    GramMatrices,
+    StateDictCheckpoint,
     TaskVectors,
     checks,
     cosine_matrix,
@@ -120,16 +124,90 @@ def test_float64_differences_are_not_rounded_to_float32():
     assert want.diagonal(dim1=1, dim2=2).min() > 0
 
 
-def test_thousands_of_columns_are_accumulated_in_float64():
-    """Float32 sums of 200 000 squares would be off in the fifth digit."""
+LONG = 200_000  # columns; float32 sums of their squares would be off in the fifth digit
+
+
+def long_vectors(kind: str) -> Tensor:
+    """Task vectors of five tasks, shape (tasks, columns); the last two are dependent."""
     torch.manual_seed(0)
-    base, expert = torch.nn.Linear(1, 200_000), torch.nn.Linear(1, 200_000)
-    task_vectors = TaskVectors.from_modules(base, {"one": expert})
-    got = gram_matrices(task_vectors, "model").values
-    ends = [torch.cat([p.flatten() for p in m.parameters()]) for m in (base, expert)]
-    tau = (ends[1] - ends[0]).detach().double()
-    want = (tau @ tau).view(1, 1, 1)
-    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+    free = {
+        "random": torch.randn(3, LONG) * 1e-3,
+        "constant": torch.tensor([0.1, 0.2, 0.3])[:, None].expand(3, LONG),
+        "growing": torch.linspace(0, 1e-3, 3 * LONG).view(3, LONG),
+        "tiny": torch.randn(3, LONG) * 1e-25,
+        "huge": torch.randn(3, LONG) * 1e17,
+    }[kind]
+    return torch.cat([free, free[:1], free[:1] + free[1:2]])
+
+
+def gram_of(tau: Tensor) -> Tensor:
+    base, *experts = (
+        StateDictCheckpoint({"w": row}, "model") for row in (torch.zeros(LONG), *tau)
+    )
+    named = {str(n): expert for n, expert in enumerate(experts)}
+    return gram_matrices(TaskVectors(base, named)).values[0]
+
+
+def error(got: Tensor, tau: Tensor) -> float:
+    """Largest, in units of the vectors' norms."""
+    want = tau.double() @ tau.double().T
+    norms = want.diagonal().sqrt()
+    return ((got - want).abs() / (norms[:, None] * norms)).max().item()
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [("random", 1e-8), ("constant", 3e-7), ("growing", 1e-7)]
+    # Squares that float32 cannot hold are taken in float64.
+    + [("tiny", 1e-14), ("huge", 1e-14)],
+)
+def test_thousands_of_columns_are_accumulated_in_float64(kind, bound):
+    tau = long_vectors(kind)
+    assert error(gram_of(tau), tau) < bound
+
+
+@pytest.mark.parametrize("how", ["autocast", "legacy", "backend"])
+def test_inner_products_stay_exact_where_products_may_be_coarse(how):
+    """bfloat16 has three digits."""
+    tau = long_vectors("random")
+    if how == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
+            assert error(gram_of(tau), tau) < 1e-8
+        return
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if how == "legacy":
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            assert error(gram_of(tau), tau) < 1e-14
+        finally:
+            torch.set_float32_matmul_precision(before)
+    elif matmul is None:
+        pytest.skip("this torch has one setting for all")
+    else:
+        before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+        try:
+            assert error(gram_of(tau), tau) < 1e-14
+        finally:
+            matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-4, 1e-2])
+def test_the_redundant_vector_of_dependent_experts_hardly_feels_it(alpha, monkeypatch):
+    """The same descent on products of float64, with a Gram matrix of rank 3 of 5."""
+    tau = long_vectors("random").double()
+    tasks, settings = tuple("abcde"), Descent(alpha=alpha, iterations=300)
+
+    def delta() -> Tensor:
+        values = gram_of(tau.float())[None]
+        gram = GramMatrices("model", ("w",), (1,), values)
+        return disentangle_gram(tasks, gram, settings).delta_coefficients("w") @ tau
+
+    fast = delta()
+    monkeypatch.setattr("fusion_plugins.task_vectors.gram._LARGE", 2 * LONG)
+    exact = delta()
+    assert exact.norm() > 0.01 * tau[0].norm()
+    assert (fast - exact).norm() < 1e-6 * tau[0].norm()
 
 
 def test_cosines_of_a_zero_vector_are_zero():
