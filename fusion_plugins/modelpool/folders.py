@@ -30,9 +30,7 @@ from ..task_vectors.names import (
 
 log = get_logger(__name__)
 _UNREADABLE: tuple[type[Exception], ...] = (*UNREADABLE, InstantiationException)
-
 ADAPTER_CONFIG = "adapter_config.json"  # a folder with it holds a LoRA adapter
-
 _OWN = {"OpenCLIPImageEncoder": ".openclip"}  # what transformers lacks -> where it is
 HeadSite = Callable[[nn.Module], "str | None"]
 _QUANTISED = ("quantization_config", "load_in_8bit", "load_in_4bit")
@@ -110,16 +108,19 @@ def accounted(
         return (model, info) if with_info else model
 
     transformers.PreTrainedModel.from_pretrained = classmethod(checked)
+    said = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it warns of names that fit in the end
     try:
         yield
     except _UNREADABLE as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, KeyError | TypeError) or not isinstance(cause, UNREADABLE):
             raise
-        said = str(cause).startswith(label)
-        raise ValueError(f"{'' if said else label + ': '}{one_line(cause)}") from error
+        named = str(cause).startswith(label)
+        raise ValueError(f"{'' if named else label + ': '}{one_line(cause)}") from error
     finally:
         transformers.PreTrainedModel.from_pretrained = load
+        transformers.logging.set_verbosity(said)
 
 
 def _read(

@@ -17,6 +17,7 @@ from ..modelpool.folders import ADAPTER_CONFIG
 from ..task_vectors.checks import shown
 from ..task_vectors.files import UNREADABLE, TensorSpec, one_line, require_plain_weights
 from ..task_vectors.names import (
+    TOWER,
     base_prefix,
     fitted_names,
     missing_names,
@@ -61,14 +62,17 @@ class ModelFolder:
         """Name in the model -> name in the files, of every tensor that loading uses.
 
         Wrappers' prefixes are taken off, the model's own is put on where it is missing,
-        and buffers that the class computes itself (masks of GPT-2) are left out.
+        and buffers that the class computes itself (masks of GPT-2) are left out. A class
+        that has other names in files than in memory keeps those of the files, unless each
+        of them is known to it.
         """
-        if renames(self.module):
-            return {name: name for name in stored}
         saved = self.module.state_dict().keys()
         computed = {name for name, _ in self.module.named_buffers()} - saved
         ignored = unused_names(self.module)
-        names = fitted_names(stored, saved | computed, (base_prefix(self.module),))
+        prefixes = (base_prefix(self.module), TOWER)
+        names = fitted_names(stored, saved | computed, prefixes, self.module)
+        if renames(self.module) and len(names) < len(stored):
+            return {name: name for name in stored}
         model_name = {theirs: ours for ours, theirs in names.items()}
         named = {model_name.get(name, name): name for name in stored}
         renamed = [theirs for ours, theirs in named.items() if ours != theirs]

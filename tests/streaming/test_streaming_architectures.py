@@ -91,6 +91,24 @@ def test_the_files_hold_what_a_merge_in_memory_gives(make, tmp_path):
         assert torch.equal(tensor, streamed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("written", ["444", "555", "454", "545"])
+def test_clip_of_either_generation_of_transformers_merges(written, tmp_path):
+    """Base and experts, each saved by transformers 4 or 5: the same tensors come out."""
+    saved = Path(__file__).parents[1] / "generations" / "saved"
+
+    def merged(generations: str) -> dict[str, torch.Tensor]:
+        names = dict(zip(("_pretrained_", "aa", "bb"), generations, strict=True))
+        folders = {name: str(saved / g / name) for name, g in names.items()}
+        model = merge(folders, tmp_path / generations, alpha=0.05)
+        return {
+            k.removeprefix("vision_model."): v for k, v in model.state_dict().items()
+        }
+
+    got, want = merged(written), merged("444")
+    assert got.keys() == want.keys() and len(got) == 39
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
 def test_gpt2_as_the_hub_has_it_lacks_the_prefix_and_has_masks(tmp_path):
     """Its files hold the trunk's names, and buffers that newer classes compute."""
 
