@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .numbers import MISSING, PERCENT, Scale, Spread, seconds_text, whole_text
+from .numbers import MISSING, PERCENT, PLAIN, Spread, seconds_text, whole_text
 from .results import Comparison, Row
 
 SAME = "≈"
@@ -20,6 +20,7 @@ class Column:
         source: Column of the results frame.
         text: How its numbers are written.
         best: "max" or "min" marks the best merged method; "" marks none.
+        metric: Of this column, where others have another one.
     """
 
     title: str
@@ -27,6 +28,14 @@ class Column:
     text: Callable[[float], str]
     unit: str = ""
     best: str = ""
+    metric: str = ""
+
+    @property
+    def heading(self) -> str:
+        """`depth (abs_err ↓)`, or the title alone."""
+        arrow = "↑" if self.best == "max" else "↓"
+        own = " ".join(filter(None, (self.metric, self.unit, arrow)))
+        return f"{self.title} ({own})" if self.metric else self.title
 
     def spread(self, row: Row) -> Spread | None:
         return row.over_seeds(self.source)
@@ -83,18 +92,22 @@ class Seeds(Column):
         return f"seeds {', '.join(map(str, row.seeds))}" if row.cells else ""
 
 
-def metric_columns(
-    comparison: Comparison, metric: str, scale: Scale, best: str = ""
-) -> list[Column]:
-    """The average, then every task."""
+def metric_columns(comparison: Comparison, metric: str) -> list[Column]:
+    """The average, then every task, of a further metric."""
     names = ["average", *comparison.tasks]
-    return [Column(n, f"{n}/{metric}", scale.text, scale.unit, best) for n in names]
+    return [Column(name, f"{name}/{metric}", PLAIN.text) for name in names]
 
 
 def main_columns(comparison: Comparison) -> list[Column]:
     """The average, then every task, of the main metric."""
-    best = "max" if comparison.higher_is_better else "min"
-    return metric_columns(comparison, comparison.metric, comparison.scale, best)
+    return [_main_column(comparison, name) for name in ["average", *comparison.tasks]]
+
+
+def _main_column(comparison: Comparison, name: str) -> Column:
+    best = "max" if comparison.higher(name) else "min"
+    scale, own = comparison.scale_of(name), comparison.metrics.get(name, "")
+    source = f"{name}/{comparison.metric}"
+    return Column(name, source, scale.text, scale.unit, best, own)
 
 
 OF_EXPERTS = Column("of experts", "normalised_average", PERCENT.text, "%", "max")

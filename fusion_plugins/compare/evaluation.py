@@ -23,9 +23,11 @@ _NOT_TASKS = ("model_info", "average")
 # The first of these that a task reports is its main metric.
 _MAIN = (
     "accuracy acc exact_match f1 f1_score macro_f1 matthews_correlation mcc spearman_rho"
-    " spearman pearson mIoU miou auroc bleu rougeL rouge_l"
+    " spearman pearson mIoU miou auroc bleu rougeL rouge_l abs_err mean_err"
 ).split()
-_LOWER_IS_BETTER = {"loss", "error", "err", "perplexity", "ppl", "ece", "mse", "mae"}
+_LOWER_IS_BETTER = set(
+    "loss error err perplexity ppl nll ece mse rmse mae wer cer".split()
+)
 SCORE = "score"  # name of the main metric where tasks have different ones
 
 
@@ -37,14 +39,26 @@ class Scores:
         tasks: Every number of every task; with `SCORE` added where main metrics differ.
         metric: Name of the main metric.
         higher_is_better: Its direction.
+        metrics: Task -> its own main metric, where these are unlike; else empty.
     """
 
     tasks: Tasks
     metric: str
     higher_is_better: bool
+    metrics: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def lower_is_better(self) -> list[str]:
+        """Of tasks with `metrics` those that measure an error."""
+        return [t for t, name in self.metrics.items() if not _higher_is_better(name)]
 
     def average(self) -> dict[str, float]:
-        """Plain mean over the tasks of every metric that all tasks report."""
+        """Plain mean over the tasks of every metric that all tasks report.
+
+        Unlike metrics have none: the tables' is of shares of the experts' results.
+        """
+        if self.metrics:
+            return {}
         results = list(self.tasks.values())
         common = [name for name in results[0] if all(name in r for r in results)]
         return {m: sum(r[m] for r in results) / len(results) for m in common}
@@ -93,17 +107,13 @@ def score(tasks: Tasks, metric: str | Mapping | None = None) -> Scores:
         value = tasks[task][name]
         if not math.isfinite(value):
             raise ValueError(f"{task}: {name} is {value}, not a finite number.")
-    directions = {_higher_is_better(name) for name in main.values()}
-    if len(directions) > 1:
-        raise ValueError(
-            f"The tasks' metrics {main} point in different directions and cannot be"
-            " averaged; give metric={task: name, ...}."
-        )
     names = set(main.values())
     if len(names) == 1:
-        return Scores(tasks, names.pop(), directions.pop())
+        name = names.pop()
+        return Scores(tasks, name, _higher_is_better(name))
     tasks = {t: numbers | {SCORE: numbers[main[t]]} for t, numbers in tasks.items()}
-    return Scores(tasks, SCORE, directions.pop())
+    unlike = not all(map(_higher_is_better, names))  # errors have units
+    return Scores(tasks, SCORE, True, main if unlike else {})
 
 
 def _main_metric(task: str, numbers: Mapping, metric: str | Mapping | None) -> str:

@@ -26,7 +26,7 @@ def _averages(comparison: Comparison) -> list[tuple[Row, Spread]]:
 
 
 def _unit(comparison: Comparison) -> str:
-    return f"{comparison.metric} ({comparison.scale.unit})".removesuffix(" ()")
+    return f"{comparison.measure} ({comparison.scale.unit})".removesuffix(" ()")
 
 
 def draw_time(comparison: Comparison, looks: Looks) -> Figure | None:
@@ -68,6 +68,8 @@ def draw_differences(
         return None
     names = ["average", *comparison.tasks]
     base = _means(comparison, baseline)
+    if np.isnan(base).all():
+        return None
     figure = new_figure(COLUMN, 0.5 + 0.22 * len(names))
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
@@ -85,7 +87,7 @@ def draw_differences(
 
 def _means(comparison: Comparison, row: Row) -> np.ndarray:
     spreads = [comparison.average(row)]
-    spreads += [comparison.task(row, task) for task in comparison.tasks]
+    spreads += [comparison.averaged(row, task) for task in comparison.tasks]
     means = [spread.mean if spread else np.nan for spread in spreads]
     return np.array(means) * comparison.scale.factor
 

@@ -39,10 +39,11 @@ def rows_frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def _line(row: Row, comparison: Comparison) -> dict[str, object]:
+    own = ", ".join(f"{task} {name}" for task, name in comparison.metrics.items())
     line: dict[str, object] = {
         "label": row.label,
         "method": row.method,
-        "metric": comparison.metric if comparison.finished else None,
+        "metric": own or comparison.metric if comparison.finished else None,
         "seeds": " ".join(map(str, row.seeds)),
         "failed": len(row.failures),
         "error": next(iter(row.errors()), ""),

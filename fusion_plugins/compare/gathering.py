@@ -87,7 +87,8 @@ def _write_report(results: Results, comparison: Comparison) -> None:
 def fill_shares(records: Sequence[Mapping]) -> list[dict]:
     """Records with `normalised` where the experts were measured on the same pools.
 
-    normalised[task] = value / expert's value, inverted where lower is better.
+    normalised[task] = value / expert's value, inverted where lower is better. Their mean
+    is also the average of unlike metrics.
     """
     experts = {
         measured_on(record): record
@@ -99,13 +100,16 @@ def fill_shares(records: Sequence[Mapping]) -> list[dict]:
 
 def _shares(record: Mapping, experts: Mapping | None) -> dict:
     metric, found = record["metric"], {}
+    lower = record.get("lower_is_better", ())
     theirs: Mapping = {}
     if experts is not None and metric == experts["metric"]:
         theirs = experts["tasks"]
     for task, numbers in record["tasks"].items() if theirs else ():
         pair = numbers[metric], theirs.get(task, {}).get(metric)
-        above, below = pair if record["higher_is_better"] else reversed(pair)
+        higher = record["higher_is_better"] and task not in lower
+        above, below = pair if higher else reversed(pair)
         if None not in pair and below:
             found[task] = above / below
     average = statistics.fmean(found.values()) if found else None
-    return {"normalised": found or None, "normalised_average": average}
+    shares = {"normalised": found or None, "normalised_average": average}
+    return shares | ({"average": {metric: average}} if "metrics" in record else {})

@@ -11,7 +11,6 @@ from .tables import (
     FAILED,
     Grid,
     TableOptions,
-    headings,
     make_grid,
     protocol,
     table_notes,
@@ -27,6 +26,8 @@ _LATEX = {
     "±": r"$\pm$",
     "−": r"$-$",
     "≈": r"$\approx$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
     "…": r"\ldots{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
@@ -73,7 +74,7 @@ def _tabular(grid: Grid, names: Mapping[str, str] | None) -> str:
     text = table.map(lambda cell: latex_escape(cell.replace(" ± ", "±")))
     if len(table) > grid.rows:
         text.iloc[grid.rows, 0] = "\\midrule\n" + text.iloc[grid.rows, 0]
-    titles = short_names(headings(table.columns), names)
+    titles = short_names(grid.headings(table.columns), names)
     marks = grid.rank.map({0: "", 1: "textbf:--rwrap;", 2: "underline:--rwrap;"}.get)
     style = text.style.hide(axis="index").apply(lambda _: marks, axis=None)
     style.relabel_index([_heading(title) for title in titles], axis="columns")

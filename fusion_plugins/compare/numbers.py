@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 MISSING = "–"
+SHARE = "share of the experts"  # what an average of unlike metrics is of
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def draw_pictures(comparison: Comparison, baseline: Row | None) -> list[Picture]
         }
         whole = {name: lay_out(figure) for name, figure in drawn.items() if figure}
     known = {"baseline": looks[baseline.number].name if baseline else ""}
-    known["metric"] = comparison.metric
+    known["metric"] = comparison.measure
     return [
         Picture(name, title.format(**known), caption.format(**known), whole[name])
         for name, (title, caption) in _TEXTS.items()

@@ -48,12 +48,14 @@ def new_record(cell: Cell, part: str | None = None, **known: object) -> dict:
 
 def measured(scores: Scores, found: Evaluation) -> dict[str, Any]:
     """What a record says of a model's scores and answers."""
+    own = {"metrics": scores.metrics, "lower_is_better": scores.lower_is_better}
     return {
         "metric": scores.metric,
         "higher_is_better": scores.higher_is_better,
         "tasks": scores.tasks,
-        "average": scores.average(),
+        "average": scores.average() or {scores.metric: None},
         "answers": {task: answers.stored() for task, answers in found.answers.items()},
+        **(own if scores.metrics else {}),
     }
 
 

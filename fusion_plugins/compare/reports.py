@@ -44,11 +44,12 @@ def _scale(scores: Scores, values: Iterable[float]) -> Scale:
 
 
 def report_scores(report: object) -> Scores | None:
-    """What a report says of every task; None if it has no tasks."""
+    """What a report says of every task; None if it has no tasks, or unlike metrics."""
     try:
-        return score(read_tasks(report))
+        scores = score(read_tasks(report))
     except ValueError:  # nothing to tabulate
         return None
+    return None if scores.metrics else scores
 
 
 def sweep_table(hydra: Any, report: Mapping[str, Any]) -> Table:

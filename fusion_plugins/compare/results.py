@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
 
 from .loading import ORACLE, REFERENCES, load_results
-from .numbers import Scale, Spread
+from .numbers import PERCENT, SHARE, Scale, Spread
 from .store import Results
 
 
@@ -87,6 +87,8 @@ class Comparison:
         about: What ``compare.json`` says.
         cells: As `load_results` gives them.
         rows: Best first, failed methods last.
+        metrics: Task -> its own main metric, where these are unlike: the average is then
+            that of shares of the experts' results. Else empty.
 
     Raises:
         ValueError: The cells report different main metrics.
@@ -97,16 +99,21 @@ class Comparison:
     rows: list[Row] = field(init=False)
     metric: str = field(init=False)
     higher_is_better: bool = field(init=False)
+    metrics: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         done = self.cells[self.cells["status"] == "done"]["record"]
-        metrics = {(record["metric"], record["higher_is_better"]) for record in done}
-        if len(metrics) > 1:
+        kinds = {(record["metric"], record["higher_is_better"]) for record in done}
+        own = [pair for r in done for pair in r.get("metrics", {}).items()]
+        self.metrics = dict(own)
+        self._lower = {task for r in done for task in r.get("lower_is_better", ())}
+        if len(kinds) > 1 or len(set(own)) > len(self.metrics):
+            names = sorted({name for name, _ in kinds} | {name for _, name in own})
             raise ValueError(
-                f"The cells have different main metrics {sorted(m for m, _ in metrics)};"
+                f"The cells have different main metrics {names};"
                 " give metric=<name> and run them again."
             )
-        self.metric, self.higher_is_better = next(iter(metrics), ("accuracy", True))
+        self.metric, self.higher_is_better = next(iter(kinds), ("accuracy", True))
         self.tasks: list[str] = list(
             self.about["tasks"] or next((record["tasks"] for record in done), ())
         )
@@ -159,20 +166,42 @@ class Comparison:
     def failures(self) -> list[tuple[Row, dict]]:
         return [(row, cell) for row in self.rows for cell in row.failures]
 
+    @property
+    def measure(self) -> str:
+        """What the average is of, in words."""
+        return SHARE if self.metrics else self.metric
+
+    def higher(self, task: str) -> bool:
+        """The direction of a task's main metric, or of the average."""
+        return self.higher_is_better and task not in self._lower
+
     @cached_property
     def scale(self) -> Scale:
+        """Of the average and, unless they have their own, of all tasks."""
+        return PERCENT if self.metrics else self._scale(self.tasks)
+
+    def scale_of(self, task: str) -> Scale:
+        """Of a task, or of the average."""
+        return self._scale([task]) if task in self.metrics else self.scale
+
+    def _scale(self, tasks: Sequence[str]) -> Scale:
         """Percent when higher is better and every value is between 0 and 1."""
-        names = [f"{task}/{self.metric}" for task in self.tasks]
+        names = [f"{task}/{self.metric}" for task in tasks]
         found = self.cells[self.cells.columns.intersection(names)].to_numpy().ravel()
         values = [v for v in found if v is not None and math.isfinite(v)]
         shares = bool(values) and all(0 <= v <= 1 for v in values)
-        return Scale(self.higher_is_better and shares)
+        return Scale(shares and all(map(self.higher, tasks)))
 
     def average(self, row: Row, metric: str | None = None) -> Spread | None:
         return row.over_seeds(f"average/{metric or self.metric}")
 
     def task(self, row: Row, task: str, metric: str | None = None) -> Spread | None:
         return row.over_seeds(f"{task}/{metric or self.metric}")
+
+    def averaged(self, row: Row, task: str) -> Spread | None:
+        """What the average is the mean of."""
+        share = f"normalised/{task}" if self.metrics else None
+        return row.over_seeds(share) if share else self.task(row, task)
 
     @property
     def other_metrics(self) -> list[str]:
@@ -196,13 +225,15 @@ class Comparison:
 
 def shorter_averages(comparison: Comparison) -> list[str]:
     """A sentence for every row whose average is not over all tasks."""
-    sources = [f"{task}/{comparison.metric}" for task in comparison.tasks]
+    tasks = comparison.tasks
     counts = {
-        row.label: sum(row.over_seeds(source) is not None for source in sources)
+        row.label: sum(comparison.averaged(row, task) is not None for task in tasks)
         for row in comparison.finished
     }
+    if comparison.metrics and not any(counts.values()):
+        return ["It needs the row experts."]
     return [
         f"That of {label} is over {count} of them."
         for label, count in counts.items()
-        if count < len(sources)
+        if count < len(tasks)
     ]

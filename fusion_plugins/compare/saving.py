@@ -32,5 +32,6 @@ def save_merged(
 
 def note_main_scores(folder: Path, scores: Scores) -> None:
     """Write the main metric of every task into a saved model's card."""
-    measured = {task: v[scores.metric] for task, v in scores.tasks.items()}
-    note_scores(folder, measured, scores.metric)
+    main, own = scores.metric, scores.metrics
+    found = {t: (own.get(t, main), v[main]) for t, v in scores.tasks.items()}
+    note_scores(folder, found)

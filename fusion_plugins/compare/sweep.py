@@ -21,6 +21,7 @@ from .differences import NONE
 from .files import flatten
 from .loading import load_results
 from .methods import did_you_mean
+from .numbers import SHARE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +66,10 @@ def plot_sweep(
             f"{folder} has fewer than two finished cells with different numbers for the"
             f" option '{option}'.{did_you_mean(option, sorted(set(names)))}"
         )
-    title = f"{task or 'average'} {cells['record'].iloc[0]['metric']}"
+    record = cells["record"].iloc[0]
+    own = record.get("metrics", {})
+    metric = own.get(task, SHARE) if own else record["metric"]
+    title = f"{task or 'average'} {metric}"
     with paper_style():
         figure = _draw(points, option, title, logarithmic)
         files = files_of(Path(folder) / f"sweep_{option}")
@@ -95,7 +99,8 @@ def sweep_points(
         others = {k: v for k, v in flatten(record["overrides"]) if k != option}
         text = ", ".join(f"{k}={v}" for k, v in others.items())
         line = f"{record['method']} ({text})" if text else record["method"]
-        points.append((line, value, numbers[record["metric"]]))
+        if (result := numbers[record["metric"]]) is not None:
+            points.append((line, value, result))
     return pd.DataFrame(points, columns=["line", option, "result"])
 
 

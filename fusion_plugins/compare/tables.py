@@ -72,18 +72,24 @@ class Grid:
         rank: Of the same shape: 1 for the best merged model of a column, 2 for the
             second, 0 for all others.
         rows: Measured rows; published ones follow.
+        heads: Column -> its heading.
     """
 
     text: pd.DataFrame
     rank: pd.DataFrame
     rows: int
+    heads: dict[str, str]
+
+    def headings(self, names: Iterable[str]) -> list[str]:
+        """Of columns."""
+        return [self.heads[name] for name in names]
 
     def part(self, columns: Sequence[str]) -> Grid:
         """The methods with some of the columns; the first says which failed."""
         names, failed = ["method", *columns], (self.text == FAILED).any(axis=1)
         text = self.text[names].copy()
         text.loc[failed, list(columns)] = [FAILED, *[""] * (len(columns) - 1)]
-        return Grid(text, self.rank[names], self.rows)
+        return Grid(text, self.rank[names], self.rows, self.heads)
 
 
 def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Grid:
@@ -97,6 +103,8 @@ def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Gr
     options = options or TableOptions()
     tasks = _known("tasks", options.tasks or comparison.tasks, comparison.tasks)
     columns = [*tasks, *_HEADINGS]
+    if comparison.metrics:  # the average says the same
+        columns.remove("normalised_average")
     if options.columns:
         chosen = _known("columns", options.columns, ["tasks", *tasks, *_HEADINGS])
         columns = [n for c in chosen for n in (tasks if c == "tasks" else [c])]
@@ -117,7 +125,8 @@ def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Gr
     rank = pd.DataFrame(0, index=text.index, columns=text.columns)
     for name in columns:
         rank.loc[merged.index, name] = _ranks(merged[name], known[name].best)
-    return Grid(text, rank, len(lines))
+    heads = {name: _HEADINGS.get(name, known[name].heading) for name in columns}
+    return Grid(text, rank, len(lines), {"method": "method"} | heads)
 
 
 def _ranks(values: pd.Series, best: str) -> pd.Series:
@@ -141,9 +150,8 @@ def _sorted(frame: pd.DataFrame, by: str | None, found: Comparison) -> pd.DataFr
         return frame
     _known("sort", [by], list(frame.columns))
     values = frame[by].infer_objects()
-    falling = by == "normalised_average"
-    if by in ("average", *found.tasks):
-        falling = found.higher_is_better
+    column = columns_of(found).get(by)
+    falling = column is not None and column.best == "max"
     order = values.sort_values(ascending=not falling, kind="stable", na_position="last")
     return frame.loc[order.index]
 
@@ -167,19 +175,18 @@ def _given(entry: dict, columns: Sequence[str]) -> Iterator[str]:
         yield _NOTHING if value is None else f"{value:.1f}"
 
 
-def headings(names: Iterable[str]) -> list[str]:
-    """Of columns."""
-    return [_HEADINGS.get(name, name) for name in names]
-
-
 def protocol(comparison: Comparison) -> list[str]:
     """Sentences on what the numbers are; the first names the metric."""
     unit = " in percent" if comparison.scale.percent else ""
     direction = "" if comparison.higher_is_better else "; lower is better"
     metric = comparison.metric if comparison.finished else "No metric"
     sentences = [f"{metric}{unit}{direction}."]
+    share = ""
+    if comparison.metrics:
+        sentences = ["A metric for each task; ↑: higher is better, ↓: lower is better."]
+        share = "the mean share of the experts' results in percent, "
     if len(comparison.tasks) > 1:
-        sentences.append(f"The average is over {len(comparison.tasks)} tasks.")
+        sentences.append(f"The average is {share}over {len(comparison.tasks)} tasks.")
     sentences += shorter_averages(comparison)
     seeds = {
         seed for row in comparison.rows if len(row.cells) > 1 for seed in row.seeds
@@ -217,7 +224,7 @@ def markdown_table(comparison: Comparison, options: TableOptions | None = None) 
         [marks[rank].format(cell) for cell, rank in zip(*pair, strict=True)]
         for pair in zip(cells, grid.rank.to_numpy(), strict=True)
     ]
-    head = [*map(_markdown, headings(grid.text))]
+    head = [*map(_markdown, grid.headings(grid.text))]
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join(
         [

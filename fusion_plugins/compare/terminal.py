@@ -13,7 +13,6 @@ from .tables import (
     FAILED,
     Grid,
     TableOptions,
-    headings,
     make_grid,
     protocol,
     table_notes,
@@ -52,7 +51,7 @@ def _folded(grid: Grid, columns: Sequence[str], width: int) -> list[list[str]]:
     That one wraps where this makes fewer lines in all.
     """
     longest = {name: grid.text[name].map(len).max() for name in grid.text}
-    titles = zip(columns, headings(columns), strict=True)
+    titles = zip(columns, grid.headings(columns), strict=True)
     needed = {name: max(longest[name], len(title)) + _GAP for name, title in titles}
 
     def lines(names: int) -> int:
@@ -73,7 +72,7 @@ def _parts(needed: Mapping[str, int], room: int) -> list[list[str]]:
 
 
 def _table(grid: Grid) -> Table:
-    table = new_table("method", headings(grid.text.columns[1:]))
+    table = new_table("method", grid.headings(grid.text.columns[1:]))
     lines = zip(grid.text.to_numpy(), grid.rank.to_numpy(), strict=True)
     for number, (cells, ranks) in enumerate(lines, start=1):
         styles = ["red" if cell == FAILED else "" for cell in cells]

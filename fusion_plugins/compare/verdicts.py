@@ -94,7 +94,7 @@ def _doubts(comparison: Comparison) -> Iterator[str]:
         source = f"{task}/{comparison.metric}"
         base, expert = (rows[name].over_seeds(source) for name in REFERENCES)
         gain = expert.mean - base.mean if base and expert else 0.0
-        if gain and (gain < 0) == comparison.higher_is_better:
+        if gain and (gain < 0) == comparison.higher(task):
             doubtful.append(task)
     if doubtful:
         yield (

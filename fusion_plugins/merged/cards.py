@@ -71,13 +71,12 @@ def model_card(
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)
 
 
-def note_scores(folder: Path, scores: Mapping[str, float], metric: str) -> None:
+def note_scores(folder: Path, scores: Mapping[str, tuple[str, float]]) -> None:
     """Add what an evaluation measured to a saved model's card.
 
     Args:
         folder: The model's folder, with a card.
-        scores: Data set -> value.
-        metric: Its name, such as accuracy.
+        scores: Data set -> a metric's name, such as accuracy, and its value.
     """
     card = ModelCard.load(folder / CARD)
     card.data.model_name = card.data.model_name or folder.name
@@ -89,7 +88,7 @@ def note_scores(folder: Path, scores: Mapping[str, float], metric: str) -> None:
             metric_type=metric,
             metric_value=value,
         )
-        for task, value in scores.items()
+        for task, (metric, value) in scores.items()
     ]
     card.save(folder / CARD)
 

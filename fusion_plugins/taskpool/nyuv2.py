@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusion_bench.models.nyuv2.lightning_module import NYUv2MTLModule
@@ -11,15 +11,19 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..common.upstream import program_of
+from ..common.upstream import program_of, test_datasets_of
 from ..merged.model import TintedModel
 from ..pools.loading import load_model
+
+_ANGLES = {"mean": "mean_err", "median": "median_err"}
 
 
 class NYUv2TaskPool(_NYUv2TaskPool):
     """Evaluates tinted models task by task, with their own decoders where tinted.
 
-    Everything else is evaluated as FusionBench does.
+    Everything else is evaluated as FusionBench does. Beside its report stand the same
+    numbers as those of other task pools, {task: {metric: value}}; the mean and the median
+    angle of the normals, in degrees, are there `mean_err` and `median_err`.
 
     Args:
         data_dir: Holds the folder ``nyuv2`` with the preprocessed images.
@@ -38,8 +42,15 @@ class NYUv2TaskPool(_NYUv2TaskPool):
         options: dict[str, object] = {"data_dir": str(data_dir), "tasks": list(tasks)}
         options |= {"batch_size": batch_size, "num_workers": num_workers}
         super().__init__(OmegaConf.create(options))
+        # As other task pools name their tasks; to evaluate some only, leave out others.
+        test_datasets_of.put(self, dict.fromkeys(tasks))
 
-    def evaluate(self, encoder: nn.Module) -> dict[str, float]:
+    def evaluate(self, encoder: nn.Module) -> dict[str, Any]:
+        self.config.tasks = list(test_datasets_of(self))
+        report = self._evaluate(encoder)
+        return report | {task: _of_task(report, task) for task in self.config.tasks}
+
+    def _evaluate(self, encoder: nn.Module) -> dict[str, float]:
         if not isinstance(encoder, TintedModel):
             return super().evaluate(encoder)
         report: dict[str, float] = {}
@@ -68,3 +79,9 @@ class NYUv2TaskPool(_NYUv2TaskPool):
         pool = program_of(self).modelpool
         model: Any = load_model(pool, task, encoder_only=False)
         return model.decoders[task]
+
+
+def _of_task(report: Mapping[str, float], task: str) -> dict[str, float]:
+    start = f"val/{task}_"
+    found = {k.removeprefix(start): v for k, v in report.items() if k.startswith(start)}
+    return {_ANGLES.get(name, name): value for name, value in found.items()}

@@ -8,6 +8,7 @@ import torch
 from running import ToyTaskPool, read_cells, run_toy, toy_modelpool
 
 from fusion_plugins.compare.evaluation import evaluate_experts, read_tasks, score
+from fusion_plugins.compare.reports import report_scores
 
 
 @pytest.fixture(autouse=True)
@@ -178,13 +179,37 @@ def test_the_main_metric_is_found_or_chosen(tasks, metric, main, higher):
 
 
 @pytest.mark.parametrize(
+    ("tasks", "metric", "metrics", "lower"),
+    [
+        ({"a": {"accuracy": 0.5}, "b": {"rmse": 9.0}}, None, "accuracy rmse", ["b"]),
+        (
+            {"a": {"mIoU": 0.5}, "b": {"abs_err": 1, "d": 2}},
+            None,
+            "mIoU abs_err",
+            ["b"],
+        ),
+        ({"a": {"loss": 0.5}, "b": {"wer": 0.1}}, None, "loss wer", ["a", "b"]),
+        ({"a": {"f1": 0.5, "ece": 1}, "b": {"f1": 1}}, {"a": "ece"}, "ece f1", ["a"]),
+    ],
+)
+def test_unlike_metrics_keep_their_names_and_have_no_mean(
+    tasks, metric, metrics, lower
+):
+    scores = score(read_tasks(tasks), metric)
+    assert scores.metrics == dict(zip("ab", metrics.split(), strict=True))
+    assert (scores.lower_is_better, scores.average()) == (lower, {})
+    assert scores.tasks["b"]["score"] == tasks["b"][scores.metrics["b"]]
+    assert (scores.metric, scores.higher_is_better) == ("score", True)
+    assert report_scores(tasks) is None or metric  # a run alone knows no experts
+
+
+@pytest.mark.parametrize(
     ("report", "metric", "message"),
     [
         ({"model_info": {"n": 1}}, None, "reported no task with a number"),
         (None, None, "reported no task with a number"),
         ({"a": {"accuracy": math.nan}}, None, "a: accuracy is nan, not a finite"),
         ({"a": {"accuracy": 1.0}}, "f1", "metric=f1: a reports only ['accuracy']"),
-        ({"a": {"accuracy": 1.0}, "b": {"mse": 1.0}}, None, "different directions"),
     ],
 )
 def test_reports_that_cannot_be_compared_are_explained(report, metric, message):

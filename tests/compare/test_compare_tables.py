@@ -4,16 +4,19 @@ import csv
 import io
 import math
 
+import pandas as pd
 import pytest
 from rich.console import Console
 from running import run_toy
 
 from fusion_plugins.cli import main
 from fusion_plugins.compare import gather
+from fusion_plugins.compare.figures import draw_differences
 from fusion_plugins.compare.frames import cells_csv, rows_csv
 from fusion_plugins.compare.gathering import fill_shares
 from fusion_plugins.compare.latex import latex_escape, latex_table
 from fusion_plugins.compare.loading import frame_of
+from fusion_plugins.compare.looks import looks_of
 from fusion_plugins.compare.results import Comparison
 from fusion_plugins.compare.tables import TableOptions, make_grid, markdown_table
 from fusion_plugins.compare.terminal import terminal_tables
@@ -123,6 +126,76 @@ def test_cells_of_different_metrics_cannot_share_a_table():
     mixed = [record("a"), record("b", metric="f1")]
     with pytest.raises(ValueError, match=r"\['accuracy', 'f1'\]; give metric="):
         summary(mixed)
+
+
+METRICS = {"metrics": {"x_1": "mIoU", "y": "abs_err"}, "lower_is_better": ["y"]}
+
+
+def unlike(*rows, **changes):
+    """A comparison of rows with their values of a share and of an error."""
+    average = {"average": {"score": None}, "higher_is_better": True, **METRICS}
+    found = [record(*row, metric="score", **average | changes) for row in rows]
+    return Comparison(DESCRIPTION, frame_of(fill_shares(found)))
+
+
+UNLIKE = [
+    ("experts", 0, (0.5, 10.0)),
+    ("awd", 0, (0.4, 20.0)),
+    ("ties_merging", 0, (0.3, 15.0)),
+    ("half", 0, (0.2, 10.0)),
+]
+
+
+def test_the_average_of_unlike_metrics_is_of_shares_of_the_experts():
+    shown = unlike(*UNLIKE)
+    awd = shown.row("awd")
+    assert awd.over_seeds("normalised/x_1").mean == pytest.approx(0.4 / 0.5)
+    assert awd.over_seeds("normalised/y").mean == 10 / 20  # an error: expert / model
+    assert shown.average(awd).mean == pytest.approx((0.8 + 0.5) / 2)
+    order = [row.label for row in shown.rows]
+    assert order == ["experts", "half", "awd", "ties_merging"]  # 1, 0.7, 0.65, 0.63
+    assert (shown.best().label, shown.measure) == ("half", "share of the experts")
+
+
+def test_columns_of_unlike_metrics_name_them_and_their_directions():
+    shown = unlike(*UNLIKE)
+    text = markdown_table(shown)
+    head = r"| method | x\_1 (mIoU % ↑) | y (abs\_err ↓) | average | merge s |"
+    assert head in text
+    assert "| experts | 50.0 | 10 | 100.0 | 1.2 |" in text
+    assert "| awd | **40.0** | 20 | <ins>65.0</ins> | 1.2 |" in text
+    assert "| half | 20.0 | **10** | **70.0** | 1.2 |" in text
+    assert "| ties\\_merging | <ins>30.0</ins> | <ins>15</ins> |" in text
+    assert "share of the experts' results in percent, over 2 tasks." in text
+    assert "That of" not in text
+    table = latex_table(shown, TableOptions(names={"y": "Depth"}))
+    assert r"x\_1 (mIoU \% $\uparrow$) & Depth (abs\_err $\downarrow$) &" in table
+    narrow = text_of(terminal_tables(shown, 200))
+    assert "y (abs_err ↓)" in narrow and "↓: lower is better" in narrow
+    line = next(csv.DictReader(io.StringIO(rows_csv(shown))))
+    assert line["metric"] == "x_1 mIoU, y abs_err" and line["y"] == "10.0"
+
+
+@pytest.mark.parametrize(("by", "first"), [("x_1", "awd"), ("y", "half")])
+def test_unlike_metrics_sort_by_their_own_directions(by, first):
+    grid = make_grid(unlike(*UNLIKE[1:]), TableOptions(sort=by))
+    assert grid.text["method"].iloc[0] == first
+
+
+def test_unlike_metrics_have_no_average_without_the_experts():
+    shown = unlike(*UNLIKE[1:])
+    assert shown.average(shown.row("awd")) is None
+    text = markdown_table(shown)
+    assert "It needs the row experts." in text
+    assert "| awd | **40.0** | 20 | - | 1.2 |" in text
+    assert draw_differences(shown, looks_of(shown), shown.row("awd")) is None
+
+
+def test_a_task_has_one_metric_in_a_table():
+    other = {"metrics": {"x_1": "mIoU", "y": "rel_err"}}
+    one, two = (unlike(row, **c).cells for row, c in zip(UNLIKE, ({}, other)))
+    with pytest.raises(ValueError, match=r"\['abs_err', 'mIoU', 'rel_err', 'score'\]"):
+        Comparison(DESCRIPTION, pd.concat([one, two]))
 
 
 def test_failures_show_in_every_table():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..numbers import MISSING, Spread
+from ..numbers import MISSING, Scale, Spread
 from ..results import Comparison, Row
 
 
@@ -43,16 +43,18 @@ def _row(entry: dict, tasks: list[str], comparison: Comparison) -> dict:
         "label": entry["label"],
         "measured_label": row and row.label,
         "figures": [
-            _figure(value, comparison.task(row, name) if row else None, comparison)
+            _figure(
+                value,
+                comparison.task(row, name) if row else None,
+                comparison.scale_of(name),
+            )
             for name, value in values.items()
         ],
     }
 
 
-def _figure(
-    published: float | None, measured: Spread | None, comparison: Comparison
-) -> dict:
-    percent = None if measured is None else measured.mean * comparison.scale.factor
+def _figure(published: float | None, measured: Spread | None, scale: Scale) -> dict:
+    percent = None if measured is None else measured.mean * scale.factor
     difference = None
     if percent is not None and published is not None:
         difference = f"{percent - published:+.1f}".replace("-", "−")

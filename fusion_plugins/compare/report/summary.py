@@ -32,9 +32,9 @@ def _sentence(comparison: Comparison) -> str:
     unit = f"\u00a0{comparison.scale.unit}" if comparison.scale.unit else ""
     count = len(comparison.tasks)
     over = f"on average over {count} tasks" if count != 1 else "on one task"
-    text = f"{best.label} is best: {_average(comparison, best)}{unit} {comparison.metric} {over}"
+    text = f"{best.label} is best: {_average(comparison, best)}{unit} {comparison.measure} {over}"
     share = best.over_seeds("normalised_average")
-    if share and share.finite:
+    if share and share.finite and not comparison.metrics:
         text += f", {PERCENT.text(share.mean)}\u00a0% of the individual experts"
     return text + "."
 
@@ -44,7 +44,7 @@ def _average(comparison: Comparison, row: Row) -> str:
 
 
 def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
-    note = f"{comparison.scale.unit} average {comparison.metric}".strip()
+    note = f"{comparison.scale.unit} average {comparison.measure}".strip()
     best = comparison.best()
     tiles = []
     if best:

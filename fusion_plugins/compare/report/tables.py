@@ -18,7 +18,7 @@ from ..columns import (
     memory_columns,
     metric_columns,
 )
-from ..numbers import PERCENT, PLAIN, heading_text, whole_text
+from ..numbers import PERCENT, heading_text, whole_text
 from ..results import Comparison, Row
 
 
@@ -55,9 +55,12 @@ class Table:
 def results_table(comparison: Comparison) -> Table:
     """The main table: the metric, and which methods failed."""
     average, *tasks = main_columns(comparison)
-    columns = [average, *[OF_EXPERTS] * _has_shares(comparison), *tasks]
+    shares = _has_shares(comparison) and not comparison.metrics
+    columns = [average, *[OF_EXPERTS] * shares, *tasks]
     percent = " in percent" if comparison.scale.percent else ""
     caption = f"{heading_text(comparison.metric)} per task{percent}"
+    if comparison.metrics:
+        caption = "A metric for each task; the average is of shares of the experts"
     return Table("results", caption, columns, comparison.rows)
 
 
@@ -85,7 +88,7 @@ def metric_tables(comparison: Comparison) -> list[Table]:
     """One table for every further metric, e.g. loss and calibration error."""
     tables: list[Table] = []
     for metric in comparison.other_metrics:
-        columns = metric_columns(comparison, metric, PLAIN)
+        columns = metric_columns(comparison, metric)
         name, caption = f"metric-{len(tables) + 1}", f"{heading_text(metric)} per task"
         tables.append(Table(name, caption, columns, comparison.finished))
     return tables

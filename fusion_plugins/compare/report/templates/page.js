@@ -78,7 +78,7 @@ for (const link of document.querySelectorAll('a[href^="#"]')) {
 }
 
 // Colours and differences of the tables: the best and the worst merged model of a column
-// are the ends of its scale; differences share one scale.
+// are the ends of its scale; differences share one scale unless the metrics are unlike.
 const minus = (text) => text.replace("-", "−");
 const paint = (base) => {
   for (const table of document.querySelectorAll("table.heat")) {
@@ -92,10 +92,12 @@ const paint = (base) => {
     const merged = rows.filter((row) => !row.classList.contains("is-reference"));
     const columns = [...heads.keys()].slice(1);
     const finite = (column) => merged.map((row) => value(row, column)).filter(Number.isFinite);
-    const largest = Math.max(...columns.flatMap(finite).map(Math.abs));
+    const extent = (shown) => Math.max(...shown.flatMap(finite).map(Math.abs));
+    const widest = extent(columns);
     table.classList.toggle("differences", Boolean(from));
     for (const column of columns) {
       const { best, factor } = heads[column].dataset;
+      const largest = table.classList.contains("unlike") ? extent([column]) : widest;
       const [low, high] = [Math.min(...finite(column)), Math.max(...finite(column))];
       for (const row of rows) {
         const cell = row.cells[column];
