@@ -99,8 +99,12 @@ def sweep_points(
         others = {k: v for k, v in flatten(record["overrides"]) if k != option}
         text = ", ".join(f"{k}={v}" for k, v in others.items())
         line = f"{record['method']} ({text})" if text else record["method"]
-        if (result := numbers[record["metric"]]) is not None:
-            points.append((line, value, result))
+        if (result := numbers[record["metric"]]) is None:
+            raise ValueError(
+                "Tasks with metrics of their own have an average beside the row experts"
+                " only: run experts in the same folder, or give a task."
+            )
+        points.append((line, value, result))
     return pd.DataFrame(points, columns=["line", option, "result"])
 
 

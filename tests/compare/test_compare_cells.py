@@ -5,10 +5,12 @@ import math
 import pytest
 import running
 import torch
+from huggingface_hub import ModelCard
 from running import ToyTaskPool, read_cells, run_toy, toy_modelpool
 
 from fusion_plugins.compare.evaluation import evaluate_experts, read_tasks, score
 from fusion_plugins.compare.reports import report_scores
+from fusion_plugins.compare.saving import note_main_scores
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +203,15 @@ def test_unlike_metrics_keep_their_names_and_have_no_mean(
     assert scores.tasks["b"]["score"] == tasks["b"][scores.metrics["b"]]
     assert (scores.metric, scores.higher_is_better) == ("score", True)
     assert report_scores(tasks) is None or metric  # a run alone knows no experts
+
+
+def test_a_saved_models_card_names_each_tasks_metric(tmp_path):
+    (tmp_path / "README.md").write_text("---\ntags: [a]\n---\n")
+    tasks = {"a": {"accuracy": 0.5}, "b": {"rmse": 9.0}}
+    note_main_scores(tmp_path, score(tasks))
+    found = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert [r.metric_type for r in found] == ["accuracy", "rmse"]
+    assert [r.metric_value for r in found] == [0.5, 9.0]
 
 
 @pytest.mark.parametrize(

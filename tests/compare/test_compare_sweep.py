@@ -1,5 +1,6 @@
 """The response of a result to an option."""
 
+import pandas as pd
 import pytest
 from running import ToyMethods, make_method, run_toy
 
@@ -38,6 +39,20 @@ def test_one_line_for_each_setting_of_the_other_options(swept):
     assert points["result"].tolist() == pytest.approx([0.01, 0.01, 0.04, 0.04])
     left = sweep_points(cells, "scaling", "left")
     assert left["result"].max() == pytest.approx(0.4)
+
+
+def test_without_the_experts_unlike_metrics_have_no_average():
+    record = {
+        "config": {"scaling": 1},
+        "overrides": {},
+        "method": "m",
+        "metric": "score",
+    }
+    record |= {"tasks": {"a": {"score": 0.5}}, "average": {"score": None}}
+    cells = pd.DataFrame({"record": [record]})
+    assert sweep_points(cells, "scaling", "a")["result"].tolist() == [0.5]
+    with pytest.raises(ValueError, match="run experts in the same folder, or give a"):
+        sweep_points(cells, "scaling")
 
 
 def test_the_command_draws_a_picture(swept, capsys):

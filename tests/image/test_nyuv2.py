@@ -1,6 +1,7 @@
 """Dense tasks: NYUv2's encoder is merged, decoders are learned from experts' outputs."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -317,11 +318,26 @@ def test_the_recipe_runs_to_its_end(pool, tmp_path, monkeypatch):
     root = paths["depth"].parent
     changes = [f"modelpool.models.{n}.ckpt_path={path}" for n, path in paths.items()]
     changes += [f"modelpool.models.{name}.encoder=tiny" for name in paths]
-    changes += [f"modelpool.test_datasets.{t}.root={root / 'nyuv2'}" for t in TASKS]
     changes += [f"taskpool.data_dir={root}", "taskpool.num_workers=0"]
     changes += ["+overrides.tinting.rounds=1", "+overrides.tinting.num_workers=0"]
-    program = make_program(tmp_path, "recipe=nyuv2", *changes)
+    program = make_program(tmp_path, "recipe=nyuv2", "save_models=true", *changes)
     program.run()
     cells = {c["label"]: c for c in read_cells(tmp_path / "results").values()}
     assert len(cells) == 7
     assert {c["status"] for c in cells.values()} == {"done"}, cells
+    evaluate = partial(evaluated, UpstreamTaskPool, pool, data=root, tasks=["depth"])
+    want = evaluate(model=pool.load_model("depth").eval())["val/depth_abs_err"]
+    experts, awd = cells["experts"], cells["awd"]
+    assert experts["tasks"]["depth"]["score"] == pytest.approx(want, rel=1e-5)
+    assert awd["metrics"] == dict(zip(TASKS, ("mIoU", "abs_err", "mean_err")))
+    assert awd["lower_is_better"] == ["depth", "normal"] and not awd["answers"]
+    for task, name in awd["metrics"].items():
+        ratio = awd["tasks"][task][name] / experts["tasks"][task][name]
+        share = ratio if task == "segmentation" else 1 / ratio
+        assert awd["normalised"][task] == pytest.approx(share)
+    mean = sum(awd["normalised"].values()) / 3
+    assert awd["average"] == {"score": pytest.approx(mean)}
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "normal (mean_err ↓)" in page and "average share of the experts" in page
+    assert 'class="data heat unlike"' in page
+    assert "↑: higher is better, ↓: lower; stronger colour" in page

@@ -80,7 +80,8 @@ def share_table(comparison: Comparison) -> Table | None:
         Column(task, f"normalised/{task}", PERCENT.text, "%", "max")
         for task in comparison.tasks
     ]
-    caption = f"{heading_text(comparison.metric)} as a share of each task's expert"
+    metric = "metric of each task" if comparison.metrics else comparison.metric
+    caption = f"{heading_text(metric)} as a share of each task's expert"
     return Table("shares", caption, columns, comparison.finished)
 
 
