@@ -37,6 +37,11 @@ class Column:
         own = " ".join(filter(None, (self.metric, self.unit, arrow)))
         return f"{self.title} ({own})" if self.metric else self.title
 
+    @property
+    def digits(self) -> str:
+        """Format of published numbers."""
+        return ".4g" if self.metric and not self.unit else ".1f"
+
     def spread(self, row: Row) -> Spread | None:
         return row.over_seeds(self.source)
 

@@ -29,8 +29,9 @@ def load_results(
     Returns:
         One row per cell. Columns: ``id``, ``label`` (method with its options), ``method``,
         ``seed``, ``status`` ("done" or "failed"), ``error``; ``<task>/<metric>`` and
-        ``average/<metric>`` in the metric's own unit; ``normalised_average`` and
-        ``normalised/<task>``, shares of the experts' (1 = as good); ``seconds/...``,
+        ``average/<metric>`` in the metric's own unit (``average/score`` of unlike metrics:
+        as the next); ``normalised_average`` and ``normalised/<task>``, shares of the
+        experts' (1 = as good); ``seconds/...``,
         ``peak_mib/...``, ``own_mib/...`` (the peak without what the process held before),
         ``energy_joules/...``, ``parameters/...``, ``samples/evaluated`` and ``adapted``,
         ``samples_per_second/...``; ``record``, the cell's whole file; and of the row as a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Gr
     shown = [known[name] for name in columns]
     lines = [[row.label, *_texts(shown, row)] for row in rows]
     published = [
-        [f"{entry['label']} (published)", *_given(entry, columns)]
+        [f"{entry['label']} (published)", *_given(entry, columns, known)]
         for entry in comparison.published.get("rows") or ()
     ]
     text = pd.DataFrame(
@@ -168,11 +168,13 @@ def _text(column: Column, row: Row) -> str:
     return f"{mean} ± {deviation}" if deviation else mean
 
 
-def _given(entry: dict, columns: Sequence[str]) -> Iterator[str]:
+def _given(
+    entry: dict, columns: Sequence[str], known: Mapping[str, Column]
+) -> Iterator[str]:
     values = {**(entry.get("tasks") or {}), "average": entry.get("average")}
     for name in columns:
         value = values.get(name)
-        yield _NOTHING if value is None else f"{value:.1f}"
+        yield _NOTHING if value is None else f"{value:{known[name].digits}}"
 
 
 def protocol(comparison: Comparison) -> list[str]:

@@ -17,6 +17,7 @@ from fusion_plugins.compare.gathering import fill_shares
 from fusion_plugins.compare.latex import latex_escape, latex_table
 from fusion_plugins.compare.loading import frame_of
 from fusion_plugins.compare.looks import looks_of
+from fusion_plugins.compare.report.published import published
 from fusion_plugins.compare.results import Comparison
 from fusion_plugins.compare.tables import TableOptions, make_grid, markdown_table
 from fusion_plugins.compare.terminal import terminal_tables
@@ -176,6 +177,19 @@ def test_columns_of_unlike_metrics_name_them_and_their_directions():
     assert line["metric"] == "x_1 mIoU, y abs_err" and line["y"] == "10.0"
 
 
+def test_published_numbers_of_unlike_metrics_keep_their_digits():
+    entry = {"label": "AWD", "method": "awd", "average": 64.0}
+    entry |= {"tasks": {"x_1": 41.5, "y": 19.57}}
+    shown = unlike(*UNLIKE)
+    shown.about = DESCRIPTION | {"published": {"rows": [entry], "source": "A paper"}}
+    shown.about["published"]["checkpoints"] = "theirs"
+    assert "| AWD (published) | 41.5 | 19.57 | 64.0 |" in markdown_table(shown)
+    (row,) = published(shown)["rows"]
+    values = [tuple(figure.values()) for figure in row["figures"]]
+    share, error = ("41.5", "40.0", "−1.5"), ("19.57", "20", "+0.43")
+    assert values == [("64.0", "65.0", "+1.0"), share, error]
+
+
 @pytest.mark.parametrize(("by", "first"), [("x_1", "awd"), ("y", "half")])
 def test_unlike_metrics_sort_by_their_own_directions(by, first):
     grid = make_grid(unlike(*UNLIKE[1:]), TableOptions(sort=by))
@@ -193,7 +207,7 @@ def test_unlike_metrics_have_no_average_without_the_experts():
 
 def test_a_task_has_one_metric_in_a_table():
     other = {"metrics": {"x_1": "mIoU", "y": "rel_err"}}
-    one, two = (unlike(row, **c).cells for row, c in zip(UNLIKE, ({}, other)))
+    one, two = unlike(UNLIKE[0]).cells, unlike(UNLIKE[1], **other).cells
     with pytest.raises(ValueError, match=r"\['abs_err', 'mIoU', 'rel_err', 'score'\]"):
         Comparison(DESCRIPTION, pd.concat([one, two]))
 

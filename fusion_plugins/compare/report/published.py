@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from ..numbers import MISSING, Scale, Spread
+from collections.abc import Sequence
+
+from ..columns import Column, main_columns
+from ..numbers import MISSING, Spread
 from ..results import Comparison, Row
 
 
 def published(comparison: Comparison) -> dict | None:
     """What the page shows of ``published`` in compare.json; None without it.
 
-    Published values are in percent. `rows` hold label, measured_label and figures; a
+    Published values are in percent, or as their own metric is written. `rows` hold label, measured_label and figures; a
     figure is (published, measured, difference) as text, difference None if unknown.
     """
     entries = comparison.published.get("rows")
@@ -17,12 +20,14 @@ def published(comparison: Comparison) -> dict | None:
         return None
     named = {task for entry in entries for task in entry.get("tasks") or ()}
     tasks = [task for task in comparison.tasks if task in named]
+    columns = [c for c in main_columns(comparison) if c.title in ("average", *tasks)]
     return {
         "source": comparison.published.get("source") or MISSING,
         "checkpoints": comparison.published.get("checkpoints") or MISSING,
         "differs": comparison.published.get("differs") or [],
-        "tasks": tasks,
-        "rows": [_row(entry, tasks, comparison) for entry in entries],
+        "columns": columns[1:],
+        "unit": "" if comparison.metrics else ", percent",
+        "rows": [_row(entry, columns, comparison) for entry in entries],
     }
 
 
@@ -34,32 +39,29 @@ def measured_row(entry: dict, comparison: Comparison) -> Row | None:
     return next(iter(plain or rows[: len(rows) == 1]), None)
 
 
-def _row(entry: dict, tasks: list[str], comparison: Comparison) -> dict:
+def _row(entry: dict, columns: Sequence[Column], comparison: Comparison) -> dict:
     row = measured_row(entry, comparison)
-    values = {"average": entry.get("average")} | {
-        task: (entry.get("tasks") or {}).get(task) for task in tasks
-    }
+    given = {**(entry.get("tasks") or {}), "average": entry.get("average")}
     return {
         "label": entry["label"],
         "measured_label": row and row.label,
         "figures": [
             _figure(
-                value,
-                comparison.task(row, name) if row else None,
-                comparison.scale_of(name),
+                given.get(column.title), column.spread(row) if row else None, column
             )
-            for name, value in values.items()
+            for column in columns
         ],
     }
 
 
-def _figure(published: float | None, measured: Spread | None, scale: Scale) -> dict:
-    percent = None if measured is None else measured.mean * scale.factor
+def _figure(published: float | None, measured: Spread | None, column: Column) -> dict:
+    factor, digits = 100 if column.unit == "%" else 1, column.digits
+    found = None if measured is None else measured.mean * factor
     difference = None
-    if percent is not None and published is not None:
-        difference = f"{percent - published:+.1f}".replace("-", "−")
+    if found is not None and published is not None:
+        difference = f"{found - published:+{digits}}".replace("-", "−")
     return {
-        "published": MISSING if published is None else f"{published:.1f}",
-        "measured": MISSING if percent is None else f"{percent:.1f}",
+        "published": MISSING if published is None else f"{published:{digits}}",
+        "measured": MISSING if found is None else f"{found:{digits}}",
         "difference": difference,
     }
