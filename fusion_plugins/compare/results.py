@@ -200,8 +200,9 @@ class Comparison:
 
     def averaged(self, row: Row, task: str) -> Spread | None:
         """What the average is the mean of."""
-        share = f"normalised/{task}" if self.metrics else None
-        return row.over_seeds(share) if share else self.task(row, task)
+        if self.metrics:
+            return row.over_seeds(f"normalised/{task}")
+        return self.task(row, task)
 
     @property
     def other_metrics(self) -> list[str]:

@@ -12,8 +12,9 @@ from ..results import Comparison, Row
 def published(comparison: Comparison) -> dict | None:
     """What the page shows of ``published`` in compare.json; None without it.
 
-    Published values are in percent, or as their own metric is written. `rows` hold label, measured_label and figures; a
-    figure is (published, measured, difference) as text, difference None if unknown.
+    Published values are in percent, or as their own metric is written. `rows` hold label,
+    measured_label and figures; a figure is (published, measured, difference) as text,
+    difference None if unknown.
     """
     entries = comparison.published.get("rows")
     if not entries:
