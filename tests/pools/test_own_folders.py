@@ -108,7 +108,8 @@ def test_folders_become_a_table_and_a_model_with_the_same_numbers(own, finished)
     ).tasks
     named = {r.dataset_name: r.metric_value for r in card.data.eval_results}
     assert named == {task: report[task]["accuracy"] for task in TASKS}
-    assert table.loc["awd", list(TASKS)].to_dict() == named
+    # Not all releases of pandas read back the last digit.
+    assert table.loc["awd", list(TASKS)].to_dict() == pytest.approx(named, rel=1e-12)
     demo = demo_taskpool(Path(models["_pretrained_"]).parent, tasks=TASKS)
     reference = evaluate_model(CLIPVisionModel.from_pretrained(saved), demo).tasks
     assert named == {task: reference[task]["accuracy"] for task in TASKS}
