@@ -156,9 +156,19 @@ class ImageCodec:
         """Shape (images, 3, height, width), as the processor makes them."""
         return self._scaled(stored) if self.compact else stored
 
+    def resized(self, image: Any) -> Image.Image:
+        """The image as bytes once more; only where they are kept (`compact`)."""
+        return Image.fromarray(self.encode(image).permute(1, 2, 0).numpy())
+
+    def keeps(self, image: Any) -> bool:
+        """Whether the processor makes the same of resized images, of this one too."""
+        return self.compact and all(
+            torch.equal(self._full(self.resized(one)), self._full(as_rgb(one)))
+            for one in (_probe(), image)
+        )
+
     def _is_exact(self, as_bytes: _Step) -> bool:
-        pixels = np.random.default_rng(0).integers(0, 256, (*_PROBE_SIZE, 3))
-        probe = Image.fromarray(pixels.astype(np.uint8))
+        probe = _probe()
         stored, full = as_bytes(probe), self._full(probe)
         if stored.dtype != torch.uint8:
             return False
@@ -169,6 +179,11 @@ class ImageCodec:
     def _scaled(self, stored: Tensor) -> Tensor:
         scaled = stored.float() * self._scaling.factor / self._scaling.divisor
         return (scaled - self._mean) / self._std
+
+
+def _probe() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (*_PROBE_SIZE, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def _steps_of(processor: Any) -> tuple[_Step, _Step | None, _Scaling]:

@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 from ..common.compat import import_upstream
 from ..common.options import plain, reject_unknown
 from ..common.upstream import (
+    is_set_up,
     models_of,
     program_of,
     saved_options,
@@ -27,6 +28,7 @@ from ..pools.clip_tasks import registered_tasks, require_class_names
 from ..pools.image_processing import labelled_images
 from ..pools.own_heads import check_head_order, head_config
 from ..pools.samples import Samples, opened
+from .kept import KeptImages
 
 _Upstream: Any = import_upstream(
     "fusion_bench.taskpool.image_classification"
@@ -38,8 +40,11 @@ class CalibratedImages:
     """A mixin for FusionBench's image task pools.
 
     Test sets are checked before anything is evaluated. Every task's result and the
-    average get `ece`, the expected calibration error with 15 bins.
+    average get `ece`, the expected calibration error with 15 bins. From the second
+    evaluation on, images are kept as they are resized.
     """
+
+    test_datasets: dict[str, Any]  # task -> FusionBench's, of samples and a processor
 
     @abstractmethod
     def classes(self, task: str) -> Sequence[str] | int:
@@ -64,6 +69,8 @@ class CalibratedImages:
 
     def evaluate(self, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As upstream's, with ECE."""
+        if is_set_up(self, False):
+            self._keep_images()
         report = super().evaluate(model, *args, **kwargs)  # type: ignore[misc]
         errors = [scores["ece"] for scores in report.values() if "ece" in scores]
         report["average"]["ece"] = sum(errors) / len(errors)
@@ -71,6 +78,14 @@ class CalibratedImages:
         if tinted is not None:
             report["model_info"]["tints"] = tinted.parameter_report()
         return report
+
+    def _keep_images(self) -> None:
+        for prepared in self.test_datasets.values():
+            if isinstance(prepared.dataset, Samples):
+                kept = KeptImages(
+                    prepared.dataset, _image_processor(prepared.processor)
+                )
+                prepared.dataset = kept
 
     @torch.no_grad()
     def _evaluate(
@@ -87,6 +102,10 @@ class CalibratedImages:
     def _outputs(self, classifier: Any, task: str) -> Iterator[Callable]:
         """What the task's layers make of images, as upstream's `_evaluate` expects it."""
         yield classifier
+
+
+def _image_processor(processor: Any) -> Any:
+    return getattr(processor, "image_processor", processor)
 
 
 def tinted_model(model: nn.Module) -> TintedModel | None:
