@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from fusion_bench.models.hf_clip import HFCLIPClassifier
@@ -36,6 +37,26 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
             super().setup()
         finally:
             test_datasets_of.put(self, given)
+
+    @cached_property
+    def _heads(self) -> dict[tuple, Tensor]:
+        return {}
+
+    def on_task_evaluation_begin(
+        self, classifier: HFCLIPClassifier, task_name: str
+    ) -> None:
+        """As upstream's; the text tower reads class names once for all evaluations."""
+        super().on_task_evaluation_begin(classifier, task_name)
+        compute = type(classifier).set_classification_task
+
+        def remembered(names: Sequence[str], templates: Sequence[Callable]) -> None:
+            key = (*names, None, *(template("{}") for template in templates))
+            if key not in self._heads:
+                compute(classifier, names, templates)
+                self._heads[key] = classifier.zeroshot_weights
+            classifier.zeroshot_weights = self._heads[key]
+
+        classifier.set_classification_task = remembered
 
     @contextmanager
     def _outputs(self, classifier: HFCLIPClassifier, task: str) -> Iterator[Callable]:

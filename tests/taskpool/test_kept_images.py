@@ -85,10 +85,14 @@ def test_otherwise_samples_are_read_again(case, reads, monkeypatch):
 def test_a_task_pool_keeps_images_from_its_second_evaluation_on(tiny_pool_root, reads):
     pool = demo_taskpool(tiny_pool_root)
     model = demo_modelpool(tiny_pool_root).load_model("digits").eval()
-    reports, counts = [], []
+    reports, counts, texts = [], [], []
     for _ in range(3):
         del reads[:]
         reports.append(pool.evaluate(model))
         counts.append(len(reads))
+        if len(reports) == 1:  # class names are read once, too
+            text_model = pool.clip_model.text_model
+            text_model.register_forward_hook(lambda *_: texts.append(1))
+    assert texts == []
     assert reports[0] == reports[1] == reports[2]
     assert counts[1] >= sum(map(len, pool.test_datasets.values())) and counts[2] == 0
