@@ -179,6 +179,10 @@ class ImageTaskPool(OwnTasks, _Upstream):
     _config_mapping = saved_options(_Upstream) | {"tasks": "tasks"}
     _prompts = False
 
+    def setup(self) -> None:
+        super().setup()
+        is_set_up.put(self, True)  # upstream's forgets, and does it again every time
+
     def check_samples(self) -> dict[str, Samples]:
         checked = super().check_samples()
         experts = models_of(getattr(program_of(self), "modelpool", None), {})

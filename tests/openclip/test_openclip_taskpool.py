@@ -14,6 +14,7 @@ from fusion_plugins import TintedModel
 from fusion_plugins.demo import demo_modelpool, demo_openclip_taskpool, demo_taskpool
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.merged.sites import trainable_copy
+from fusion_plugins.taskpool.kept import KeptImages
 from fusion_plugins.taskpool.openclip import (
     OpenCLIPTaskPool,
     OpenCLIPVisionModelTaskPool,
@@ -63,6 +64,14 @@ def test_a_plain_model_gets_upstreams_numbers_and_ece(pool, ours):
         )
     assert 0 < got["average"].pop("ece") < 1
     assert got == want
+
+
+def test_images_are_kept_from_the_second_evaluation_on(pool, ours):
+    encoder = pool.load_model("textures")
+    first, *later = [ours.evaluate(encoder) for _ in range(3)]
+    assert later == [first, first]
+    kept = [prepared.dataset for prepared in ours.test_datasets.values()]
+    assert all(isinstance(k, KeptImages) and k._images is not None for k in kept)
 
 
 def test_the_demo_is_the_clip_demo_in_open_clips_modules(clip_root, pool, ours):
