@@ -8,7 +8,8 @@ Each command runs in a process of its own, from the start of the interpreter to 
 Its time is split into: start (until the program runs), loading of models, preprocessing
 of samples, learning, the rest of the merge, evaluation, and everything else (building
 pools, saving). AdaMerging runs at equal steps: FusionBench's own class, ours with the
-settings of its port, and ours with the authors'. Prints a Markdown table.
+settings of its port, and ours with the authors'; the fast preset has steps of its own.
+Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def commands(steps: int) -> dict[str, list[str]]:
             "method.preset=official",
             f"method.steps={steps}",
         ],
+        "adamerging, fast": ["method=adamerging", "method.preset=fast"],
         "tinting_pp": ["method=tinting_pp", f"method.rounds={steps}"],
     }
 
