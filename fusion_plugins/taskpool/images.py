@@ -28,7 +28,7 @@ from ..pools.clip_tasks import registered_tasks, require_class_names
 from ..pools.image_processing import labelled_images
 from ..pools.own_heads import check_head_order, head_config
 from ..pools.samples import Samples, opened
-from .kept import KeptImages
+from .kept import LIMIT, KeptImages
 
 _Upstream: Any = import_upstream(
     "fusion_bench.taskpool.image_classification"
@@ -45,6 +45,7 @@ class CalibratedImages:
     """
 
     test_datasets: dict[str, Any]  # task -> FusionBench's, of samples and a processor
+    _room = LIMIT
 
     @abstractmethod
     def classes(self, task: str) -> Sequence[str] | int:
@@ -82,9 +83,9 @@ class CalibratedImages:
     def _keep_images(self) -> None:
         for prepared in self.test_datasets.values():
             if isinstance(prepared.dataset, Samples):
-                kept = KeptImages(
-                    prepared.dataset, _image_processor(prepared.processor)
-                )
+                processor = _image_processor(prepared.processor)
+                kept = KeptImages(prepared.dataset, processor, self._room)
+                self._room -= kept.nbytes
                 prepared.dataset = kept
 
     @torch.no_grad()

@@ -17,6 +17,8 @@ from ..pools.samples import Samples
 
 log = get_logger(__name__)
 
+LIMIT = 4 * 2**30  # bytes, of all tasks together: folders for files may lie in memory
+
 
 class KeptImages(Dataset):
     """A test set that keeps its images as the processor has resized and cropped them.
@@ -28,17 +30,24 @@ class KeptImages(Dataset):
     Args:
         samples: Gives dicts of `image` and `label`.
         processor: What prepares images for the model.
+        room: Bytes that the file may take.
+
+    Attributes:
+        nbytes: Bytes that it takes.
     """
 
-    def __init__(self, samples: Samples, processor: Any):
+    def __init__(self, samples: Samples, processor: Any, room: int = LIMIT):
         self._samples = samples
         self._codec = ImageCodec(processor)
         self._labels: Any = None
         self._images: Any = None
+        self.nbytes = 0
         first = samples[0]["image"]
         if self._codec.keeps(first):
             shape = np.asarray(self._codec.resized(first)).shape
-            self._labels, self._images = _reserved(len(samples), shape)
+            self._labels, self._images = _reserved(len(samples), shape, room)
+        if self._images is not None:
+            self.nbytes = self._images.nbytes
             log.debug("Keeping the images of task '%s'.", samples.task)
 
     def __len__(self) -> int:
@@ -51,10 +60,8 @@ class KeptImages(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self._images is None:
             return self._samples[index]
-        if label := int(
-            self._labels[index]
-        ):  # 0: not yet; else one more than the label
-            return {"image": Image.fromarray(self._images[index]), "label": label - 1}
+        if number := int(self._labels[index]):  # 0: not yet; else one more than it
+            return {"image": Image.fromarray(self._images[index]), "label": number - 1}
         sample = self._samples[index]
         image = np.asarray(self._codec.resized(sample["image"]))
         if image.shape == self._images.shape[1:]:
@@ -64,12 +71,12 @@ class KeptImages(Dataset):
 
 
 def _reserved(
-    count: int, shape: tuple[int, ...]
+    count: int, shape: tuple[int, ...], room: int
 ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
     """Labels and images, all zero, in a file on which the disk has set aside room."""
     sizes = 8 * count, count * int(np.prod(shape))
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    if sum(sizes) > free // 2 or not hasattr(os, "posix_fallocate"):
+    room = min(room, shutil.disk_usage(tempfile.gettempdir()).free // 2)
+    if sum(sizes) > room or not hasattr(os, "posix_fallocate"):
         return None, None
     with tempfile.TemporaryFile() as file:
         try:

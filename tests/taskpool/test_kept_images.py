@@ -63,7 +63,9 @@ def test_kept_images_are_prepared_to_the_same_numbers(workers, reads):
     assert reads == []  # workers have filled the same file
 
 
-@pytest.mark.parametrize("case", ["other crop", "no room", "function", "pickled"])
+@pytest.mark.parametrize(
+    "case", ["other crop", "no room", "limit", "function", "pickled"]
+)
 def test_otherwise_samples_are_read_again(case, reads, monkeypatch):
     processor = clip_processor(40 if case == "other crop" else 32)
     if case == "function":
@@ -73,7 +75,7 @@ def test_otherwise_samples_are_read_again(case, reads, monkeypatch):
         monkeypatch.setattr(kept.shutil, "disk_usage", lambda path: usage)
     samples = labelled_images("task", photos(), 2)
     want = inputs(samples, processor)
-    images = KeptImages(samples, processor)
+    images = KeptImages(samples, processor, room=100 if case == "limit" else 2**20)
     assert all(map(torch.equal, inputs(images, processor), want))
     if case == "pickled":
         images = copy.copy(images)  # by what pickle would take
