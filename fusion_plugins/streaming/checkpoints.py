@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn
 
 import torch
@@ -21,11 +21,15 @@ class FolderCheckpoint(SafetensorsCheckpoint):
     """A folder's tensors under the names that its model has for them.
 
     Files store a tied tensor under one of its names, or under several.
+
+    Args:
+        folder: The model.
+        base: Names of the pretrained model's tensors.
     """
 
-    def __init__(self, folder: ModelFolder):
+    def __init__(self, folder: ModelFolder, base: Collection[str] = ()):
         super().__init__(folder.path, folder.label)
-        names = folder.loaded_names(self.specs)
+        names = folder.loaded_names(self.specs, base)
         specs, places = self.specs, self._place_of
         self.specs = {ours: specs[stored] for ours, stored in names.items()}
         self._place_of = {ours: places[stored] for ours, stored in names.items()}
@@ -99,7 +103,7 @@ def open_task_vectors(
     base.require_all(ours.specs)
     theirs: dict[str, Checkpoint] = {}
     for task, folder in experts.items():
-        expert = FolderCheckpoint(folder)
+        expert = FolderCheckpoint(folder, ours.specs)
         _drop_equal_aliases(expert, ours)
         differing = _vocabulary_tensors(base, ours, folder, expert)
         if differing and vocabulary != "common_rows":

@@ -58,21 +58,27 @@ class ModelFolder:
             groups.setdefault(id(tensor), []).append(name)
         return [names for names in groups.values() if len(names) > 1]
 
-    def loaded_names(self, stored: Collection[str]) -> dict[str, str]:
+    def loaded_names(
+        self, stored: Collection[str], base: Collection[str] = ()
+    ) -> dict[str, str]:
         """Name in the model -> name in the files, of every tensor that loading uses.
 
         Wrappers' prefixes are taken off, the model's own is put on where it is missing,
-        and buffers that the class computes itself (masks of GPT-2) are left out. A class
-        that has other names in files than in memory keeps those of the files, unless each
-        of them is known to it.
+        and buffers that the class computes itself (masks of GPT-2) are left out.
+
+        Args:
+            stored: Names in the files.
+            base: Those that the pretrained model has. A class that has other names in
+                files than in memory keeps those of the pretrained model's files.
         """
+        if renames(self.module):
+            known, ours = self._known(base), self._known(stored)
+            named = {ours[name]: known[name] for name in ours.keys() & known.keys()}
+            return {named.get(name, name): name for name in stored}
         saved = self.module.state_dict().keys()
         computed = {name for name, _ in self.module.named_buffers()} - saved
         ignored = unused_names(self.module)
-        prefixes = (base_prefix(self.module), TOWER)
-        names = fitted_names(stored, saved | computed, prefixes, self.module)
-        if renames(self.module) and len(names) < len(stored):
-            return {name: name for name in stored}
+        names = self._known(stored)
         model_name = {theirs: ours for ours, theirs in names.items()}
         named = {model_name.get(name, name): name for name in stored}
         renamed = [theirs for ours, theirs in named.items() if ours != theirs]
@@ -85,6 +91,13 @@ class ModelFolder:
             for name, theirs in named.items()
             if name in saved or name not in computed and not ignored.search(name)
         }
+
+    def _known(self, stored: Collection[str]) -> dict[str, str]:
+        """Name in memory -> name in the files, as far as the class can tell."""
+        buffers = {name for name, _ in self.module.named_buffers()}
+        wanted = self.module.state_dict().keys() | buffers
+        prefixes = (base_prefix(self.module), TOWER)
+        return fitted_names(stored, wanted, prefixes, self.module)
 
     def require_all(self, specs: Mapping[str, TensorSpec]) -> None:
         """Raise ValueError unless the files hold what the class needs, and no more.
