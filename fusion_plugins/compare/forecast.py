@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
@@ -120,7 +120,7 @@ def _is_on_hub(name: object) -> bool:
 
 def _size(wanted: _Repository) -> int:
     """Bytes of what is fetched of a repository."""
-    info = HfApi().repo_info(
+    info: Any = HfApi().repo_info(
         wanted.name, repo_type=wanted.kind, files_metadata=True, timeout=_WAIT
     )
     files = {s.rfilename: s.size or 0 for s in info.siblings or ()}
