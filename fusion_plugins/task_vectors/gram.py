@@ -118,9 +118,11 @@ class _EntrySums:
 
     def _add_runs(self, entries: Tensor) -> bool:
         """Take in entries by float32 products, if those are exact enough."""
+        if entries.dtype != torch.float32 or not _products_are_exact():
+            return False
         runs = entries.unflatten(1, (-1, _RUN)).transpose(0, 1)
         products = torch.bmm(runs, runs.transpose(1, 2))
-        if products.dtype != torch.float32 or not _products_are_exact():
+        if products.dtype != torch.float32:  # under autocast
             return False
         gram = products.sum(0, dtype=torch.float64)
         squares = gram.diagonal()

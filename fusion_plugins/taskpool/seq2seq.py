@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from fusion_bench import BaseTaskPool, LightningFabricMixin, RuntimeConstants
+from fusion_bench import BaseTaskPool, RuntimeConstants
 from fusion_bench.tasks.flan_t5_text_generation.glue_evaluation import (
     evaluate_accuracy,
     evaluate_spearman_rho,
@@ -19,11 +19,10 @@ from tqdm.auto import tqdm
 from transformers import default_data_collator
 
 from ..common import get_logger
-from ..common.options import reject_unknown, require_integer
 from ..common.upstream import saved_options
 from ..merged.model import TintedModel
-from ..pools.samples import opened
 from ..pools.text import load_tokenizer
+from .text_inputs import TextTestSets
 
 log = get_logger(__name__)
 _COLUMNS = ("input_ids", "attention_mask", "labels")
@@ -47,7 +46,7 @@ class _Writer:
         return self._model.generate(input_ids, attention_mask=mask.long(), **options)
 
 
-class Seq2SeqTaskPool(LightningFabricMixin, BaseTaskPool):
+class Seq2SeqTaskPool(TextTestSets):
     """How often a model writes just the right answer, on every task.
 
     The numbers are those of FusionBench's ``FlanT5GLUETextGenerationTaskPool``, whose
@@ -81,14 +80,8 @@ class Seq2SeqTaskPool(LightningFabricMixin, BaseTaskPool):
         batch_size: int = 32,
         **kwargs: Any,
     ):
-        reject_unknown(type(self).__name__, kwargs, list(saved_options(self).values()))
-        if not test_datasets:
-            raise ValueError("test_datasets is empty: there is no task to evaluate on.")
-        require_integer("batch_size", batch_size, 1)
-        self._test_datasets, self._tokenizer = test_datasets, tokenizer
-        self.regressions, self.batch_size = list(regressions), batch_size
-        self._opened: dict[str, Any] = {}
-        super().__init__(**kwargs)
+        self.regressions = list(regressions)
+        super().__init__(test_datasets, tokenizer, batch_size, kwargs)
 
     def check_samples(self) -> None:
         """Raise a ValueError if a task has no samples or a column is missing."""
@@ -106,11 +99,6 @@ class Seq2SeqTaskPool(LightningFabricMixin, BaseTaskPool):
     @cached_property
     def _loaded_tokenizer(self) -> Any:
         return load_tokenizer(self)
-
-    def _raw(self, task: str) -> Any:
-        if task not in self._opened:
-            self._opened[task] = opened(self._test_datasets[task])
-        return self._opened[task]
 
     @torch.no_grad()
     def evaluate(

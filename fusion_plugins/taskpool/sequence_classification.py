@@ -11,29 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fusion_bench import BaseTaskPool, LightningFabricMixin, RuntimeConstants
+from fusion_bench import BaseTaskPool, RuntimeConstants
 from fusion_bench.utils import count_parameters
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..common import get_logger
-from ..common.options import reject_unknown, require_integer
 from ..common.upstream import models_of, program_of, saved_options
 from ..merged.model import TintedModel
 from ..merged.sites import replace
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
 from ..pools.own_heads import check_head_order, head_config
-from ..pools.samples import opened
 from ..pools.task_heads import load_own_head
 from ..pools.text import load_tokenizer
 from ..pools.tokens import TextEncoder, choose_length, position_limit
-from .text_inputs import check_task, check_texts, encoded, labelled_texts, load_head
+from .text_inputs import (
+    TextTestSets,
+    check_task,
+    check_texts,
+    encoded,
+    labelled_texts,
+    load_head,
+)
 from .text_metrics import averages, class_numbers, measure
 
 log = get_logger(__name__)
 
 
-class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
+class SequenceClassificationTaskPool(TextTestSets):
     """Accuracy, loss and calibration of a merged text classifier on every task.
 
     A tinted model brings its tasks' heads. For any other model the head of each task
@@ -69,19 +74,13 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
         batch_size: int = 64,
         **kwargs: Any,
     ):
-        reject_unknown(type(self).__name__, kwargs, list(saved_options(self).values()))
-        if not test_datasets:
-            raise ValueError("test_datasets is empty: there is no task to evaluate on.")
-        self._test_datasets, self._tokenizer = test_datasets, tokenizer
-        self.heads, self.tasks, self.batch_size = heads, tasks, batch_size
-        require_integer("batch_size", batch_size, 1)
+        super().__init__(test_datasets, tokenizer, batch_size, kwargs)
+        self.heads, self.tasks = heads, tasks
         self._check_names("heads", heads)
         self._check_names("tasks", tasks)
         for task, info in (tasks or {}).items():
             check_task(task, info)
-        self._opened: dict[str, Any] = {}
         self._kept: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
-        super().__init__(**kwargs)
 
     def _check_names(self, option: str, given: Mapping | None) -> None:
         unknown = [task for task in given or {} if task not in self._test_datasets]
@@ -157,11 +156,6 @@ class SequenceClassificationTaskPool(LightningFabricMixin, BaseTaskPool):
                 check_head_order(task, raw, config)
                 if config.num_labels > 1:
                     class_numbers(task, torch.tensor(labels), config.num_labels)
-
-    def _raw(self, task: str) -> Any:
-        if task not in self._opened:
-            self._opened[task] = opened(self._test_datasets[task])
-        return self._opened[task]
 
     def _info(self, task: str) -> Mapping:
         return (self.tasks or {}).get(task, {})

@@ -8,17 +8,41 @@ from functools import partial
 from typing import Any
 
 import torch
+from fusion_bench import BaseTaskPool, LightningFabricMixin
 from fusion_bench.utils import instantiate
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification
 
+from ..common.options import reject_unknown, require_integer
+from ..common.upstream import saved_options
 from ..modelpool.folders import accounted
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
-from ..pools.samples import LABEL_COLUMNS, Samples, check_labels, part
+from ..pools.samples import LABEL_COLUMNS, Samples, check_labels, opened, part
 from ..pools.text import check_fields
 from ..pools.tokens import texts_of
 from .text_metrics import METRICS
+
+
+class TextTestSets(LightningFabricMixin, BaseTaskPool):
+    """What text task pools have in common: test sets, opened once, and a tokenizer."""
+
+    def __init__(
+        self, test_datasets: Mapping, tokenizer: Any, batch_size: int, kwargs: Mapping
+    ):
+        reject_unknown(type(self).__name__, kwargs, list(saved_options(self).values()))
+        if not test_datasets:
+            raise ValueError("test_datasets is empty: there is no task to evaluate on.")
+        require_integer("batch_size", batch_size, 1)
+        self._test_datasets, self._tokenizer = test_datasets, tokenizer
+        self.batch_size = batch_size
+        self._opened: dict[str, Any] = {}
+        super().__init__(**kwargs)
+
+    def _raw(self, task: str) -> Any:
+        if task not in self._opened:
+            self._opened[task] = opened(self._test_datasets[task])
+        return self._opened[task]
 
 
 def check_task(task: str, info: object) -> None:
