@@ -20,6 +20,8 @@ OWN = {
     ("_tokenizer", "taskpool/sequence_classification.py"),
     ("_test_datasets", "taskpool/seq2seq.py"),
     ("_tokenizer", "taskpool/seq2seq.py"),
+    ("_test_datasets", "taskpool/text_inputs.py"),
+    ("_tokenizer", "taskpool/text_inputs.py"),
 }
 
 
