@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..common.identity import fingerprint
 from ..common.options import require_integer
 from .npz_folder import read_arrays
 
@@ -49,6 +50,10 @@ class DemoDataset(Dataset):
             "image": Image.fromarray(self.images[index]),
             "label": int(self.labels[index]),
         }
+
+    def contents(self) -> str:
+        """A short name for all of it."""
+        return fingerprint(self.images, self.labels)
 
 
 def load_dataset(path: str, task: str, split: str = "test") -> DemoDataset:

@@ -128,6 +128,9 @@ class PoolAdapter(ModelFamily, ABC):
         """Raw samples of a task; labels in them are never read."""
         return getattr(self.modelpool, f"load_{split}_dataset")(task)
 
+    def keep(self, dataset: Dataset) -> None:
+        """Share what a data set of :meth:`dataset` encodes with equal ones, if it can."""
+
     @property
     def outer_module(self) -> nn.Module:
         """The module that holds `outer_layers`, after :meth:`prepare`."""

@@ -17,18 +17,21 @@ def stored_contents(raw: Any) -> str | None:
     """A short name that changes with any sample, or None where only reading would tell.
 
     Args:
-        raw: A data set of the library `datasets`, a list, or tensors. Pictures that are
-            files count by their bytes.
+        raw: A data set of the library `datasets`, a list, tensors, or one that says so
+            itself by a method `contents`. Pictures that are files count by their bytes.
     """
     try:
         if isinstance(raw, Subset):
             inner = stored_contents(raw.dataset)
             return inner and fingerprint(inner, list(raw.indices))
         if isinstance(raw, ArrowDataset):
-            return fingerprint(_rows(raw))
+            custom = raw.format["type"] == "custom"  # a transform may draw lots
+            return None if custom else fingerprint(_rows(raw))
         if isinstance(raw, TensorDataset):
             return fingerprint(raw.tensors)
-        return fingerprint(raw) if isinstance(raw, (list, tuple)) else None
+        if isinstance(raw, (list, tuple)):
+            return fingerprint(raw)
+        return raw.contents() if hasattr(raw, "contents") else None
     except (TypeError, OSError):  # of other values, or in an archive
         return None
 

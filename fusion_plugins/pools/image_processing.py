@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from ..common.identity import fingerprint
+from .kept_images import EncodedImages
 from .samples import (
     SampledAdapter,
     Samples,
@@ -25,7 +28,8 @@ from .samples import (
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
 # Not square and no multiple of usual sizes, so that resizing and cropping take part.
 _PROBE_SIZE = (67, 45)
-_ROUNDING = 1e-5  # far below one step of 1/255
+_PLACES = ("do_resize", "do_center_crop", "do_pad")  # what moves or adds pixels
+_COLOURS = torch.arange(3).view(3, 1, 1)
 
 _Step = Callable[[Image.Image], Tensor]
 
@@ -63,7 +67,9 @@ def image_of(sample: Any) -> Any:
     return part(sample, IMAGE_COLUMNS, 0)
 
 
-def labelled_images(task: str, raw: Any, classes: Sequence[str] | int) -> Samples:
+def labelled_images(
+    task: str, raw: Any, classes: Sequence[str] | int
+) -> LabelledImages:
     """A test set as FusionBench's task pools read it: dicts of `image` and `label`.
 
     Args:
@@ -84,10 +90,22 @@ def labelled_images(task: str, raw: Any, classes: Sequence[str] | int) -> Sample
     columns, number = label_columns(raw, count), partial(class_number, classes=count)
     if not isinstance(classes, int):
         check_class_order(task, raw, classes)
-    samples = Samples(task, raw, partial(_labelled, columns=columns, number=number))
+    samples = LabelledImages(
+        task, raw, partial(_labelled, columns=columns, number=number)
+    )
     samples.check()
-    check_labels(task, raw, columns, number)
+    samples.labels = check_labels(task, raw, columns, number)
     return samples
+
+
+class LabelledImages(Samples):
+    """Dicts of `image` and `label`.
+
+    Attributes:
+        labels: All of them, where they were read without reading an image; else none.
+    """
+
+    labels: Sequence[int] = ()
 
 
 def _labelled(
@@ -112,22 +130,20 @@ class ImageAdapter(SampledAdapter):
     def decode(self, stored: Tensor) -> Tensor:
         return self._codec.decode(stored)
 
+    def dataset(self, task: str, split: str) -> EncodedImages:
+        """A task's images, encoded already."""
+        return EncodedImages(task, self._raw(task, split), partial(self.read, task))
 
-@dataclass(frozen=True)
-class _Scaling:
-    """What turns bytes into model inputs, as the processor rounds it."""
-
-    mean: Sequence[float] = (0.0, 0.0, 0.0)
-    std: Sequence[float] = (1.0, 1.0, 1.0)
-    factor: float = 1.0
-    divisor: float = 1.0
+    def keep(self, dataset: Dataset) -> None:
+        if isinstance(dataset, EncodedImages):
+            dataset.keep(self._codec)
 
 
 class ImageCodec:
     """Encodes images with a pool's processor, decodes them into model inputs.
 
-    What is kept is the resized and cropped image as bytes, if rescaling and normalising
-    it afterwards gives what the processor gives; else the processor's own float32.
+    What is kept is the resized and cropped image as bytes, if the processor makes of them
+    what it makes of the image, to the last bit; else the processor's own float32.
 
     Args:
         processor: A transformers image processor, or a torchvision transform.
@@ -135,50 +151,49 @@ class ImageCodec:
 
     Attributes:
         compact: Whether bytes are kept, a quarter of the memory.
+        shape, name: Of what they are, and of the codec; only with bytes. Codecs of one
+            name make the same of images.
     """
 
     def __init__(self, processor: Any, device: torch.device | str = "cpu"):
-        self._full, self._bytes, self._scaling = _steps_of(processor)
-        self._mean, self._std = (
-            torch.tensor(list(values), dtype=torch.float32, device=device).view(3, 1, 1)
-            for values in (self._scaling.mean, self._scaling.std)
-        )
-        if self._bytes is not None and not self._is_exact(self._bytes):
-            self._bytes = None
-        self.compact = self._bytes is not None
+        self._full, parts = _steps_of(processor)
+        self._bytes, finish = parts or (self._full, self._full)
+        table = self._exact_table(finish) if parts else None
+        self._table = None if table is None else table.to(device)
+        self.compact = table is not None
+        if self.compact:
+            probe = self.encode(_probe())
+            self.shape = tuple(probe.shape)
+            self.name = fingerprint(_settings(processor), probe)
 
     def encode(self, image: Any) -> Tensor:
         """Shape (3, height, width), uint8 or float32."""
         image = as_rgb(image)
-        return self._full(image).float() if self._bytes is None else self._bytes(image)
+        return self._bytes(image) if self.compact else self._full(image).float()
 
     def decode(self, stored: Tensor) -> Tensor:
         """Shape (images, 3, height, width), as the processor makes them."""
-        return self._scaled(stored) if self.compact else stored
+        return stored if self._table is None else _looked_up(self._table, stored)
 
-    def resized(self, image: Any) -> Image.Image:
-        """The image as bytes once more; only where they are kept (`compact`)."""
-        return Image.fromarray(self.encode(image).permute(1, 2, 0).numpy())
-
-    def keeps(self, image: Any) -> bool:
-        """Whether the processor makes the same of resized images, of this one too."""
-        return self.compact and all(
-            torch.equal(self._full(self.resized(one)), self._full(as_rgb(one)))
-            for one in (_probe(), image)
-        )
-
-    def _is_exact(self, as_bytes: _Step) -> bool:
+    def _exact_table(self, finish: _Step) -> Tensor | None:
+        """What becomes of each byte of each colour, (3, 256); None if that is not all."""
         probe = _probe()
-        stored, full = as_bytes(probe), self._full(probe)
+        stored, full = self._bytes(probe), self._full(probe)
         if stored.dtype != torch.uint8:
-            return False
-        decoded = self._scaled(stored.to(self._mean.device)).cpu()
-        same = full.shape == decoded.shape
-        return same and torch.allclose(full, decoded, rtol=0, atol=_ROUNDING)
+            return None
+        ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+        table = finish(Image.fromarray(np.stack([ramp] * 3, -1))).flatten(1)
+        return table if torch.equal(full, _looked_up(table, stored[None])[0]) else None
 
-    def _scaled(self, stored: Tensor) -> Tensor:
-        scaled = stored.float() * self._scaling.factor / self._scaling.divisor
-        return (scaled - self._mean) / self._std
+
+def _looked_up(table: Tensor, stored: Tensor) -> Tensor:
+    return table[_COLOURS.to(table.device), stored.to(table.device).long()]
+
+
+def _settings(processor: Any) -> str:
+    """A processor as text, without addresses of its functions in memory."""
+    text = getattr(processor, "to_json_string", processor.__repr__)()
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{type(processor).__name__} {text}")
 
 
 def _probe() -> Image.Image:
@@ -186,25 +201,23 @@ def _probe() -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def _steps_of(processor: Any) -> tuple[_Step, _Step | None, _Scaling]:
-    """Image -> inputs, image -> bytes (or None), and what is between them."""
+def _steps_of(processor: Any) -> tuple[_Step, tuple[_Step, _Step] | None]:
+    """Image -> inputs; and image -> bytes, image -> inputs of the same size, if known."""
     if hasattr(processor, "transforms"):
         return _torchvision_steps(processor)
     if not hasattr(processor, "image_mean"):  # one of the user's own
-        return processor, None, _Scaling()
+        return processor, None
 
     def run(image: Image.Image, **options: bool) -> Tensor:
         inputs = processor(images=[image], return_tensors="pt", **options)
         return inputs["pixel_values"][0]
 
+    in_place: dict[str, Any] = {n: False for n in _PLACES if hasattr(processor, n)}
     as_bytes = partial(run, do_rescale=False, do_normalize=False)
-    factor = processor.rescale_factor if processor.do_rescale else 1.0
-    if not processor.do_normalize:
-        return run, as_bytes, _Scaling(factor=factor)
-    return run, as_bytes, _Scaling(processor.image_mean, processor.image_std, factor)
+    return run, (as_bytes, partial(run, **in_place))
 
 
-def _torchvision_steps(compose: Any) -> tuple[_Step, _Step | None, _Scaling]:
+def _torchvision_steps(compose: Any) -> tuple[_Step, tuple[_Step, _Step] | None]:
     """Split ``Compose([..., ToTensor(), Normalize()])`` before its ToTensor."""
     from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
@@ -212,8 +225,5 @@ def _torchvision_steps(compose: Any) -> tuple[_Step, _Step | None, _Scaling]:
     at = next((i for i, s in enumerate(steps) if isinstance(s, ToTensor)), None)
     rest = [] if at is None else steps[at + 1 :]
     if at is None or len(rest) > 1 or not all(isinstance(s, Normalize) for s in rest):
-        return compose, None, _Scaling()
-    scaling = _Scaling(divisor=255)
-    if rest:
-        scaling = replace(scaling, mean=rest[0].mean, std=rest[0].std)
-    return compose, Compose([*steps[:at], PILToTensor()]), scaling
+        return compose, None
+    return compose, (Compose([*steps[:at], PILToTensor()]), Compose(steps[at:]))

@@ -68,6 +68,8 @@ def build_tasks(
     """
     adapter.prepare(fabric.device)
     datasets = {task: adapter.dataset(task, options.split) for task in adapter.tasks}
+    for dataset in datasets.values() if options.keep_on != "none" else ():
+        adapter.keep(dataset)
     samples = {
         task: TaskSamples(
             task,

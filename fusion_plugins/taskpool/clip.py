@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..common.upstream import saved_options, test_datasets_of
 from ..merged.model import TintedModel
+from ..pools.text_heads import TextHeads
 from .images import OwnTasks
 
 
@@ -38,25 +39,20 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
         finally:
             test_datasets_of.put(self, given)
 
-    @cached_property
-    def _heads(self) -> dict[tuple, Tensor]:
-        return {}
-
     def on_task_evaluation_begin(
         self, classifier: HFCLIPClassifier, task_name: str
     ) -> None:
         """As upstream's; the text tower reads class names once for all evaluations."""
         super().on_task_evaluation_begin(classifier, task_name)
-        compute = type(classifier).set_classification_task
 
         def remembered(names: Sequence[str], templates: Sequence[Callable]) -> None:
-            key = (*names, None, *(template("{}") for template in templates))
-            if key not in self._heads:
-                compute(classifier, names, templates)
-                self._heads[key] = classifier.zeroshot_weights
-            classifier.zeroshot_weights = self._heads[key]
+            classifier.zeroshot_weights = self._text_heads(names, templates)
 
         classifier.set_classification_task = remembered
+
+    @cached_property
+    def _text_heads(self) -> TextHeads:
+        return TextHeads(HFCLIPClassifier(self.clip_model, self.processor))
 
     @contextmanager
     def _outputs(self, classifier: HFCLIPClassifier, task: str) -> Iterator[Callable]:

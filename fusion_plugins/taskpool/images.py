@@ -25,10 +25,10 @@ from ..common.upstream import (
 )
 from ..merged.model import TintedModel
 from ..pools.clip_tasks import registered_tasks, require_class_names
-from ..pools.image_processing import labelled_images
+from ..pools.image_processing import ImageCodec, LabelledImages, labelled_images
 from ..pools.own_heads import check_head_order, head_config
-from ..pools.samples import Samples, opened
-from .kept import LIMIT, KeptImages
+from ..pools.samples import opened
+from .kept import KeptTestSet
 
 _Upstream: Any = import_upstream(
     "fusion_bench.taskpool.image_classification"
@@ -40,18 +40,22 @@ class CalibratedImages:
     """A mixin for FusionBench's image task pools.
 
     Test sets are checked before anything is evaluated. Every task's result and the
-    average get `ece`, the expected calibration error with 15 bins. From the second
-    evaluation on, images are kept as they are resized.
+    average get `ece`, the expected calibration error with 15 bins. Images that a method
+    has resized are taken from it, and from the second evaluation on they are kept anyway.
     """
 
     test_datasets: dict[str, Any]  # task -> FusionBench's, of samples and a processor
-    _room = LIMIT
+
+    def setup(self) -> None:
+        """As upstream's, with images from a codec where that is exact."""
+        super().setup()  # type: ignore[misc]
+        self._keep_images()
 
     @abstractmethod
     def classes(self, task: str) -> Sequence[str] | int:
         """A task's classes, by name or how many."""
 
-    def check_samples(self) -> dict[str, Samples]:
+    def check_samples(self) -> dict[str, LabelledImages]:
         """The test sets as FusionBench reads them.
 
         Raises:
@@ -65,13 +69,17 @@ class CalibratedImages:
         return {task: self._checked[task] for task in test_datasets}
 
     @cached_property
-    def _checked(self) -> dict[str, Samples]:
+    def _checked(self) -> dict[str, LabelledImages]:
         return {}
 
     def evaluate(self, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As upstream's, with ECE."""
-        if is_set_up(self, False):
-            self._keep_images()
+        again = is_set_up(self, False)
+        if not again:
+            self.setup()
+        for prepared in self.test_datasets.values():
+            if isinstance(prepared.dataset, KeptTestSet):
+                prepared.dataset.keep(make=again)
         report = super().evaluate(model, *args, **kwargs)  # type: ignore[misc]
         errors = [scores["ece"] for scores in report.values() if "ece" in scores]
         report["average"]["ece"] = sum(errors) / len(errors)
@@ -81,12 +89,15 @@ class CalibratedImages:
         return report
 
     def _keep_images(self) -> None:
+        codecs: dict[int, ImageCodec] = {}
         for prepared in self.test_datasets.values():
-            if isinstance(prepared.dataset, Samples):
-                processor = _image_processor(prepared.processor)
-                kept = KeptImages(prepared.dataset, processor, self._room)
-                self._room -= kept.nbytes
-                prepared.dataset = kept
+            processor = prepared.processor
+            processor = getattr(processor, "image_processor", processor)
+            if isinstance(prepared.dataset, LabelledImages) and processor is not None:
+                codec = codecs.setdefault(id(processor), ImageCodec(processor))
+                if codec.compact:
+                    kept = KeptTestSet(prepared.dataset, codec)
+                    prepared.dataset, prepared.processor = kept, None
 
     @torch.no_grad()
     def _evaluate(
@@ -103,10 +114,6 @@ class CalibratedImages:
     def _outputs(self, classifier: Any, task: str) -> Iterator[Callable]:
         """What the task's layers make of images, as upstream's `_evaluate` expects it."""
         yield classifier
-
-
-def _image_processor(processor: Any) -> Any:
-    return getattr(processor, "image_processor", processor)
 
 
 def tinted_model(model: nn.Module) -> TintedModel | None:
@@ -159,7 +166,7 @@ class OwnTasks(CalibratedImages):
         require_class_names([task], "taskpool.tasks", self._prompts)
         return get_classnames(task)
 
-    def check_samples(self) -> dict[str, Samples]:
+    def check_samples(self) -> dict[str, LabelledImages]:
         with self._registered():
             return super().check_samples()
 
@@ -184,7 +191,7 @@ class ImageTaskPool(OwnTasks, _Upstream):
         super().setup()
         is_set_up.put(self, True)  # upstream's forgets, and does it again every time
 
-    def check_samples(self) -> dict[str, Samples]:
+    def check_samples(self) -> dict[str, LabelledImages]:
         checked = super().check_samples()
         experts = models_of(getattr(program_of(self), "modelpool", None), {})
         for task, samples in checked.items():
@@ -204,5 +211,5 @@ class ImageTaskPool(OwnTasks, _Upstream):
 
     def load_test_dataset(
         self, dataset_name: str, *args: Any, **kwargs: Any
-    ) -> Samples:
+    ) -> LabelledImages:
         return self.check_samples()[dataset_name]

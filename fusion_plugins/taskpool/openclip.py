@@ -83,6 +83,7 @@ class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
             self.test_dataloaders[name] = self.fabric.setup_dataloaders(
                 DataLoader(prepared, **loader_options_of(self))
             )
+        self._keep_images()
         is_set_up.put(self, True)
 
     @cached_property

@@ -45,7 +45,7 @@ def test_images_are_kept_as_bytes_and_become_what_the_processor_makes(pool, adap
     stored = torch.stack([adapter.encode(sample) for sample in samples])
     want = reference(load_processor(pool), samples)
     assert stored.dtype == torch.uint8 and stored.shape == want.shape
-    torch.testing.assert_close(adapter.decode(stored), want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(adapter.decode(stored), want, rtol=0, atol=0)
 
 
 def test_an_adopted_model_runs_the_weights_it_holds(family, pool):
@@ -156,7 +156,7 @@ def test_the_pools_own_torchvision_transform_is_kept_as_bytes():
     stored = torch.stack([codec.encode(sample["image"]) for sample in samples])
     assert stored.dtype == torch.uint8 and stored.shape == (2, 3, 224, 224)
     want = reference(pool.load_processor(), samples)
-    torch.testing.assert_close(codec.decode(stored), want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(codec.decode(stored), want, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_features_and_heads_give_upstreams_logits(prepared, pool):
         want = ImageClassifier(encoder, head)(prepared.decode(stored))
     assert list(heads) == TASKS
     torch.testing.assert_close(features.norm(dim=1), torch.ones(8))
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
     assert not any(p.requires_grad for p in heads["textures"].parameters())
 
 

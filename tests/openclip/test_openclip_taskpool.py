@@ -14,7 +14,7 @@ from fusion_plugins import TintedModel
 from fusion_plugins.demo import demo_modelpool, demo_openclip_taskpool, demo_taskpool
 from fusion_plugins.merged.heads import ClassificationHead
 from fusion_plugins.merged.sites import trainable_copy
-from fusion_plugins.taskpool.kept import KeptImages
+from fusion_plugins.taskpool.kept import KeptTestSet
 from fusion_plugins.taskpool.openclip import (
     OpenCLIPTaskPool,
     OpenCLIPVisionModelTaskPool,
@@ -71,7 +71,7 @@ def test_images_are_kept_from_the_second_evaluation_on(pool, ours):
     first, *later = [ours.evaluate(encoder) for _ in range(3)]
     assert later == [first, first]
     kept = [prepared.dataset for prepared in ours.test_datasets.values()]
-    assert all(isinstance(k, KeptImages) and k._images is not None for k in kept)
+    assert all(isinstance(k, KeptTestSet) and k._room is not None for k in kept)
 
 
 def test_the_demo_is_the_clip_demo_in_open_clips_modules(clip_root, pool, ours):

@@ -21,6 +21,7 @@ from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
 from ..loading import PRETRAINED, is_instance, label_of
 from ..samples import check_class_order
+from ..text_heads import TextHeads
 
 
 @family("fusion_bench.modelpool.clip_vision.modelpool.CLIPVisionModelPool")
@@ -87,19 +88,12 @@ class CLIPAdapter(ImageAdapter):
         return embeddings / embeddings.norm(dim=-1, keepdim=True)
 
     def heads(self) -> dict[str, nn.Module]:
-        """Text embeddings of the class names, times exp(logit_scale).
-
-        :meth:`prepare` computes them. They are cheap beside the adaptation, and a cache
-        would have to notice every change of a class name, template or text tower.
-        """
+        """Text embeddings of the class names, times exp(logit_scale)."""
         return self._heads
 
     @torch.no_grad()
     def _text_heads(self) -> dict[str, nn.Module]:
-        classifier = HFCLIPClassifier(self._clip, self._processor)
+        weights = TextHeads(HFCLIPClassifier(self._clip, self._processor))
         scale = self._clip.logit_scale.exp()
-        heads: dict[str, nn.Module] = {}
-        for task in self.tasks:
-            classifier.set_classification_task(*get_classnames_and_templates(task))
-            heads[task] = ClassificationHead(classifier.zeroshot_weights * scale)
-        return heads
+        known = {t: weights(*get_classnames_and_templates(t)) for t in self.tasks}
+        return {t: ClassificationHead(head * scale) for t, head in known.items()}

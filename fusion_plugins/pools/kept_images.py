@@ -1,0 +1,166 @@
+"""Images as a processor resizes them: made once, however often and by whom they are seen."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO, Any, Protocol
+from weakref import WeakSet
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from ..common import get_logger
+from ..common.folders import require_folder
+from ..common.identity import fingerprint
+from .contents import stored_contents
+from .samples import Samples
+
+log = get_logger(__name__)
+
+#: Environment variable: a folder where resized images stay for later runs.
+FOLDER = "FUSION_PLUGINS_IMAGES"
+LIMIT = 4 * 2**30  # bytes without such a folder: one for files may lie in memory
+_MARK = np.dtype(np.uint64)
+
+
+class Codec(Protocol):
+    """What :class:`~fusion_plugins.pools.image_processing.ImageCodec` is asked here."""
+
+    compact: bool
+    shape: tuple[int, ...]
+    name: str
+
+
+class Room:
+    """Room for the encoded images of one data set.
+
+    It is in a file, which processes that load data share. Each image has a mark of its
+    content, so that one that was not wholly written is none.
+
+    Attributes:
+        nbytes: Bytes that it takes.
+    """
+
+    def __init__(self, file: IO[bytes], count: int, shape: tuple[int, ...]):
+        self.nbytes = _bytes_of(count, shape)
+        whole = np.memmap(file, np.uint8, "r+", shape=(self.nbytes,))
+        start = count * _MARK.itemsize
+        self._marks = whole[:start].view(_MARK)
+        self._images = whole[start:].reshape(count, *shape)
+
+    def get(self, index: int) -> Tensor | None:
+        """An image that has been put here."""
+        mark, image = int(self._marks[index]), self._images[index]
+        return torch.from_numpy(image) if mark and mark == _mark(image) else None
+
+    def put(self, index: int, image: Tensor) -> None:
+        """Keep an image if it has the shape of the others."""
+        if image.shape == self._images.shape[1:]:
+            self._images[index] = image.numpy()
+            self._marks[index] = _mark(self._images[index])
+
+
+def _mark(image: np.ndarray) -> int:
+    return xxhash.xxh3_64_intdigest(image.data) or 1  # 0: there is none
+
+
+_ROOMS: dict[str, Room] = {}  # of data sets, by their contents
+_NAMELESS: WeakSet[Room] = WeakSet()
+
+
+def shared_room(raw: Any, codec: Codec, make: bool) -> Room | None:
+    """Where the images of equal data sets are kept as a codec encodes them.
+
+    It stays for this process and, where :data:`FOLDER` is set, for later ones.
+
+    Args:
+        raw: The data set.
+        codec: Encodes the images.
+        make: Whether to make a place where there is none yet.
+
+    Returns:
+        The place; None where there is none, for lack of room, because images are not
+        kept as bytes, or because nothing tells what the data set holds.
+
+    Raises:
+        ValueError: The folder cannot be written into.
+    """
+    folder = os.environ.get(FOLDER)
+    if not codec.compact or not (make or _ROOMS or folder):
+        return None
+    contents = stored_contents(raw)
+    if contents is None:
+        return None
+    key = fingerprint(contents, codec.name)
+    if key not in _ROOMS and (make or folder):
+        path = Path(require_folder(FOLDER, folder), f"{key}.images") if folder else None
+        room = new_room(len(raw), codec.shape, path)
+        if room is None:
+            return None
+        _ROOMS[key] = room
+    return _ROOMS.get(key)
+
+
+def new_room(
+    count: int, shape: tuple[int, ...], path: Path | None = None
+) -> Room | None:
+    """Room in a file of that path, or in one without a name that goes with the process."""
+    needed = _bytes_of(count, shape)
+    if path is not None and path.is_file() and path.stat().st_size == needed:
+        with path.open("r+b") as file:
+            return Room(file, count, shape)
+    folder = path.parent if path else Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free // 2
+    if path is None:
+        free = min(free, LIMIT - sum(room.nbytes for room in _NAMELESS))
+    try:
+        if needed > free or not hasattr(os, "posix_fallocate"):
+            raise OSError("too little room")
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+            if path is not None:
+                os.link(file.name, path)
+            room = Room(file, count, shape)
+    except OSError as error:
+        level = logging.DEBUG if path is None else logging.WARNING
+        log.log(level, "%d resized images are not kept in %s: %s", count, folder, error)
+        return None
+    if path is None:
+        _NAMELESS.add(room)
+    return room
+
+
+def _bytes_of(count: int, shape: tuple[int, ...]) -> int:
+    return count * (_MARK.itemsize + int(np.prod(shape)))
+
+
+class EncodedImages(Samples):
+    """A data set's images as a codec encodes them.
+
+    Args:
+        task, raw, read: As for :class:`Samples`; `read` encodes.
+    """
+
+    _room: Room | None = None
+
+    def keep(self, codec: Codec) -> None:
+        """Keep each image that is made, for everybody with an equal data set."""
+        self._room = shared_room(self.raw, codec, make=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is no fork has no share in the file.
+        return {**self.__dict__, "_room": None}
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = self._room.get(index) if self._room else None
+        if image is None:
+            image = super().__getitem__(index)
+            if self._room is not None:
+                self._room.put(index, image)
+        return image
