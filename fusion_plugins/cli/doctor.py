@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib import import_module
@@ -171,12 +172,14 @@ def _folders() -> Iterator[tuple[str, str, str, bool]]:
     from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
     from ..demo.pool_folder import cache_folder
+    from ..pools.kept_images import FOLDER
 
     datasets = os.environ.get("HF_DATASETS_CACHE") or os.path.join(HF_HOME, "datasets")
     for name, folder in (
         ("models and data of the hub", HF_HUB_CACHE),
         ("prepared data sets", datasets),
         ("demo pools", cache_folder()),
+        ("resized images", os.environ.get(FOLDER) or tempfile.gettempdir()),
         ("results, here", os.getcwd()),
     ):
         path = Path(folder).absolute()

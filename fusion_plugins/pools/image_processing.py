@@ -187,7 +187,12 @@ class ImageCodec:
 
 
 def _looked_up(table: Tensor, stored: Tensor) -> Tensor:
-    return table[_COLOURS.to(table.device), stored.to(table.device).long()]
+    """The table's entry for each byte of images, (images, 3, height, width)."""
+    if stored.device.type != "cpu":
+        return table[_COLOURS.to(stored.device), stored.long()]
+    images = stored.numpy().swapaxes(0, 1)  # several times faster than torch's indexing
+    found = [t.take(i) for t, i in zip(table.numpy(), images, strict=True)]
+    return torch.from_numpy(np.stack(found, 1))
 
 
 def _settings(processor: Any) -> str:
