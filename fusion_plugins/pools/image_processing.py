@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..common.identity import fingerprint
-from .kept_images import EncodedImages
+from .kept_images import EncodedImages, chosen_folder
 from .samples import (
     SampledAdapter,
     Samples,
@@ -119,6 +119,10 @@ class ImageAdapter(SampledAdapter):
     """Pools whose samples are images; :meth:`prepare` makes the codec."""
 
     _codec: ImageCodec
+
+    def check_datasets(self, split: str) -> None:
+        super().check_datasets(split)
+        chosen_folder()
 
     def look(self, task: str, sample: Any) -> Image.Image:
         return as_rgb(image_of(sample))

@@ -74,6 +74,12 @@ _ROOMS: dict[str, Room] = {}  # of data sets, by their contents
 _NAMELESS: WeakSet[Room] = WeakSet()
 
 
+def chosen_folder() -> Path | None:
+    """The folder of :data:`FOLDER`; ValueError if it cannot be written into."""
+    given = os.environ.get(FOLDER)
+    return require_folder(FOLDER, given) if given else None
+
+
 def shared_room(raw: Any, codec: Codec, make: bool) -> Room | None:
     """Where the images of equal data sets are kept as a codec encodes them.
 
@@ -91,7 +97,7 @@ def shared_room(raw: Any, codec: Codec, make: bool) -> Room | None:
     Raises:
         ValueError: The folder cannot be written into.
     """
-    folder = os.environ.get(FOLDER)
+    folder = chosen_folder()
     if not codec.compact or not (make or _ROOMS or folder):
         return None
     contents = stored_contents(raw)
@@ -99,7 +105,7 @@ def shared_room(raw: Any, codec: Codec, make: bool) -> Room | None:
         return None
     key = fingerprint(contents, codec.name)
     if key not in _ROOMS and (make or folder):
-        path = Path(require_folder(FOLDER, folder), f"{key}.images") if folder else None
+        path = folder / f"{key}.images" if folder else None
         room = new_room(len(raw), codec.shape, path)
         if room is None:
             return None

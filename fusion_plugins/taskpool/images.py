@@ -26,6 +26,7 @@ from ..common.upstream import (
 from ..merged.model import TintedModel
 from ..pools.clip_tasks import registered_tasks, require_class_names
 from ..pools.image_processing import ImageCodec, LabelledImages, labelled_images
+from ..pools.kept_images import chosen_folder
 from ..pools.own_heads import check_head_order, head_config
 from ..pools.samples import opened
 from .kept import KeptTestSet
@@ -59,8 +60,10 @@ class CalibratedImages:
         """The test sets as FusionBench reads them.
 
         Raises:
-            ValueError: Images or labels are missing or do not fit the task's classes.
+            ValueError: Images or labels are missing or do not fit the task's classes, or
+                the folder for resized images cannot be written into.
         """
+        chosen_folder()
         test_datasets = test_datasets_of(self)
         for task, listed in test_datasets.items():
             if task not in self._checked:

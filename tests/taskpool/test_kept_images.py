@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset as ArrowDataset
+from datasets import Image as ImageFeature
 from fusion_bench.dataset.image_dataset import ImageClassificationDataset
 from fusion_bench.models.hf_clip import HFCLIPClassifier
 from PIL import Image
@@ -15,7 +16,7 @@ from torchvision import transforms
 from transformers import CLIPImageProcessor
 
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
-from fusion_plugins.pools import kept_images, text_heads
+from fusion_plugins.pools import adapter_for, kept_images, text_heads
 from fusion_plugins.pools.clip_tasks import PromptTemplate
 from fusion_plugins.pools.contents import stored_contents
 from fusion_plugins.pools.image_processing import ImageCodec, labelled_images
@@ -121,7 +122,9 @@ def test_a_method_and_a_task_pool_read_equal_images_once(change, reads, rooms):
     assert reads == list(range(len(images))) * change
 
 
-def test_a_folder_keeps_images_for_the_next_run(tmp_path, monkeypatch, reads, rooms):
+def test_a_folder_keeps_images_for_the_next_run(
+    tmp_path, tiny_pool_root, monkeypatch, reads, rooms
+):
     monkeypatch.setenv(kept_images.FOLDER, str(tmp_path / "images"))
     samples, codec = labelled_images("task", photos(), 2), ImageCodec(clip_processor())
     want = inputs(samples, clip_processor())
@@ -134,6 +137,15 @@ def test_a_folder_keeps_images_for_the_next_run(tmp_path, monkeypatch, reads, ro
         assert (reads == []) == (run == 1)
     (file,) = (tmp_path / "images").iterdir()
     assert file.suffix == ".images"
+    monkeypatch.setenv(kept_images.FOLDER, str(file))
+    with pytest.raises(
+        ValueError, match="^FUSION_PLUGINS_IMAGES: .* expected a folder"
+    ):
+        demo_taskpool(tiny_pool_root).check_samples()
+    with pytest.raises(
+        ValueError, match="^FUSION_PLUGINS_IMAGES: .* expected a folder"
+    ):
+        adapter_for(demo_modelpool(tiny_pool_root)).check_datasets("test")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +168,9 @@ def test_images_with_a_transform_of_their_own_are_not_shared():
     raw = ArrowDataset.from_list([{"x": 1}, {"x": 2}])
     assert stored_contents(raw) is not None
     assert stored_contents(raw.with_transform(lambda rows: rows)) is None
+    images = ArrowDataset.from_dict({"image": [p["image"] for p in photos()]})
+    grey = images.cast_column("image", ImageFeature(mode="L"))
+    assert stored_contents(images) != stored_contents(grey)
 
 
 def test_a_task_pool_keeps_images_from_its_second_evaluation_on(tiny_pool_root, reads):
