@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from tqdm.auto import tqdm
 
 from ..adaptation import Coefficients, Predictor, SampleOrder
 from ..merged.statistics import RunningStatistics
 from ..selection.pool import SAMPLES
 from ..selection.response import chosen, described
 from ..selection.scoring import Logits, Scorer, agreement, taught
-from ..selection.search import Search, scan
+from ..selection.search import SCANNED, Search, scan
 
 
 def start_chooser(
@@ -43,7 +44,15 @@ def start_chooser(
             statistics.write(merged)
             return predictor.logits
 
-        at(scan(lambda value: search.consider({"init": value}, lambda: at(value))))
+        def consider(value: float) -> bool:
+            bar.update()
+            return search.consider({"init": value}, lambda: at(value))
+
+        shown = predictor.fabric.is_global_zero
+        with tqdm(
+            desc="Choose init", total=SCANNED, leave=False, disable=not shown
+        ) as bar:
+            at(scan(consider))
         return search
 
     return choose

@@ -17,7 +17,7 @@ from .candidates import Grid
 from .line import Line
 from .pool import SelectionData, SelectionPool
 from .scoring import Logits
-from .search import Search, scan
+from .search import SCANNED, Search, scan
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,14 @@ class Selection:
         def build(settings: Mapping[str, Any]) -> BaseAlgorithm:
             return self.build(self.grid.method(settings), quiet)
 
-        for settings in self.grid.settings():  # what is wrong with one is said now
+        listed = list(self.grid.settings())
+        for settings in listed:  # what is wrong with one is said now
             build(settings)
         adapter = self.data.adapter(modelpool)
         pool = SelectionPool(modelpool, adapter, self.data, self.fabric)
         candidates = Candidates(self.grid, pool, build, Search(pool.scorer, self.drop))
-        with tqdm(desc="Select", disable=not self.fabric.is_global_zero) as bar:
+        count, silent = len(listed) or SCANNED, not self.fabric.is_global_zero
+        with tqdm(desc="Select", total=count, disable=silent) as bar:
             candidates.consider_all(bar)
         return Selected(candidates.search, pool, candidates.kept)
 

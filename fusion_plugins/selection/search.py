@@ -15,6 +15,7 @@ log = get_logger(__name__)
 #: Scalings that are tried where none are given, and steps to both sides of the best.
 COARSE = tuple(round(0.1 * step, 1) for step in range(1, 11))
 _FINER = (0.05, 0.025)
+SCANNED = len(COARSE) + 2 * len(_FINER)
 
 
 @dataclass(frozen=True)
