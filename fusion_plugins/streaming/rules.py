@@ -70,7 +70,11 @@ def build_rule(
     """
     weights = linear_weights(method, None, len(task_vectors.tasks))
     if weights is not None:
-        return _LinearRule(weights, redundant)
+        folded = {
+            key: weights if redundant is None else redundant.fold(key, weights)
+            for key in task_vectors.keys
+        }
+        return lambda block: merge_block(block, folded[block.key])
     ratio = method.threshold / (100 if method.threshold > 1 else 1)
     counted = output.kept(
         "ties", lambda: vars(ties_statistics(task_vectors, ratio, redundant, progress))
@@ -81,19 +85,6 @@ def build_rule(
 
 def _merge_function(method: TiesMergingAlgorithm) -> str:
     return method.merge_func.split("-")[-1]  # FusionBench takes "dis-sum" too
-
-
-@dataclass(frozen=True)
-class _LinearRule:
-    """base + sum over tasks of weight * (task vector - what is redundant)."""
-
-    weights: Tensor
-    redundant: Disentanglement | None
-
-    def __call__(self, block: Block) -> Tensor:
-        if self.redundant is None:
-            return merge_block(block, self.weights)
-        return merge_block(block, self.redundant.fold(block.key, self.weights))
 
 
 @dataclass(frozen=True)

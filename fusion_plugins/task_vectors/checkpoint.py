@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -114,9 +115,7 @@ class _FileCheckpoint(Checkpoint):
 
     def reader(self, name: str) -> Reader:
         file, start = self._place_of[name]
-        return _TensorReader(
-            self._opened(file), start, self.specs[name], name, self._own
-        )
+        return _TensorReader(self._opened(file), start, self.specs[name], name)
 
     def _opened(self, file: Any) -> _OpenFile:
         raise NotImplementedError
@@ -187,28 +186,38 @@ class SpilledCheckpoint(_FileCheckpoint):
 
 
 class _Own(threading.local):
-    """A thread's own: its open file, and bytes to read into (new ones cost page faults)."""
+    """A checkpoint's open file, each thread's own."""
 
     file: _OpenFile | None = None
-    _bytes = torch.empty(0, dtype=torch.uint8)
 
-    def take(self, size: int) -> tuple[Tensor, memoryview]:
-        """The first `size` bytes, as a tensor and as what a file reads into."""
-        if size > self._bytes.numel():
-            self._bytes = torch.empty(max(size, 2**18), dtype=torch.uint8)
-        taken = self._bytes[:size]
-        return taken, taken.numpy().data
+
+class _Staging(threading.local):
+    """Room for what is read, one for each thread: several would not fit into its cache."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(2**21, dtype=torch.uint8)
+        self._taken = self._bytes, self._bytes.numpy().data
+
+    def take(self, entries: int, dtype: torch.dtype) -> tuple[Tensor, memoryview]:
+        """Room for so many entries, as a tensor and as what a file reads into."""
+        held = self._taken[0]
+        if held.numel() != entries or held.dtype != dtype:
+            size = entries * dtype.itemsize
+            fits = size <= self._bytes.numel()
+            taken = self._bytes[:size] if fits else torch.empty(size, dtype=torch.uint8)
+            self._taken = taken.view(dtype), taken.numpy().data
+        return self._taken
+
+
+_STAGING = _Staging()
 
 
 class _TensorReader:
     """Reads rows of one tensor; what they have in common is looked up once."""
 
-    def __init__(
-        self, file: _OpenFile, start: int, spec: TensorSpec, name: str, own: _Own
-    ):
+    def __init__(self, file: _OpenFile, start: int, spec: TensorSpec, name: str):
         self._file, self._start, self._dtype, self._name = file, start, spec.dtype, name
         self._row_bytes = files.spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
-        self._own = own
 
     def __call__(self, out: Tensor, rows: slice | None) -> None:
         # No mapping: it costs page faults, and its pages count as this process's memory.
@@ -217,9 +226,9 @@ class _TensorReader:
             content = out.view(-1).view(torch.uint8).numpy().data
             self._file.read_into(content, start, self._name)
             return
-        stored, content = self._own.take(out.numel() * self._dtype.itemsize)
+        stored, content = _STAGING.take(out.numel(), self._dtype)
         self._file.read_into(content, start, self._name)
-        out.copy_(stored.view(self._dtype).view(out.shape))
+        out.copy_(stored)
 
 
 class _OpenFile:
@@ -227,20 +236,18 @@ class _OpenFile:
 
     def __init__(self, path: Path, stream: Any, label: str):
         self.path, self._stream, self._label = path, stream, label
-        self._lock = threading.Lock()  # threads may share a file without a name
+        self._number = stream.fileno()
 
     def read_into(self, content: memoryview, start: int, name: str) -> None:
         """Fill `content` from byte `start`, where tensor `name` is."""
-        with self._lock:
-            self._stream.seek(start)
-            while content:  # one call gives 2 GiB at most
-                count = self._stream.readinto(content)
-                if not count:
-                    raise ValueError(
-                        f"{self._label}: {self.path} ends inside tensor '{name}'; was it"
-                        " replaced while it was read? Save it again."
-                    )
-                content = content[count:]
+        while content:  # one call gives 2 GiB at most
+            count = os.preadv(self._number, (content,), start)
+            if not count:
+                raise ValueError(
+                    f"{self._label}: {self.path} ends inside tensor '{name}'; was it"
+                    " replaced while it was read? Save it again."
+                )
+            content, start = content[count:], start + count
 
     def __del__(self) -> None:
         self._stream.close()

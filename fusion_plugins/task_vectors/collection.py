@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from ..common.workers import Workers
 from . import checks
+from .blocks import Block, block_shape, cached_entries, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
-from .checks import Block, block_shape, row_slices
 from .names import named_like
 
 Result = TypeVar("Result")
@@ -181,32 +181,35 @@ class TaskVectors:
             yield from self._blocks_of(key, buffers)
 
     def _blocks_of(
-        self, key: str, buffers: dict[torch.dtype, Tensor]
+        self, key: str, buffers: dict[torch.dtype, Tensor], cached: bool = False
     ) -> Iterator[Block]:
         dtype, shape = self.compute_dtype(key), self.shape(key)
         models, entry_bytes = len(self._experts) + 1, self.entry_bytes(key)
-        names = (self._names_in[task][key] for task in self._experts)
-        read_base = self._base.reader(key)
-        read_experts = [
-            e.reader(n) for e, n in zip(self._experts.values(), names, strict=True)
+        readers = [self._base.reader(key)]
+        readers += [
+            e.reader(self._names_in[task][key]) for task, e in self._experts.items()
         ]
-        for rows in row_slices(shape):
+        held = None
+        for rows in row_slices(shape, cached_entries(shape, models) if cached else None):
             view = None if len(shape) < 2 else rows
             size = block_shape(shape, view)
-            needed = models * size[0] * size[1]
-            if dtype not in buffers or buffers[dtype].numel() < needed:
-                buffers[dtype] = torch.empty(needed, dtype=dtype)
-            base, *experts = values = buffers[dtype][:needed].view(models, *size)
-            read_base(base, view)
-            for row, read_expert in zip(experts, read_experts, strict=True):
-                read_expert(row, view)
-                row.sub_(base)
-            yield Block(key, rows, base, values[1:], base.numel() * entry_bytes)
+            if size != held:
+                needed = models * size[0] * size[1]
+                if dtype not in buffers or buffers[dtype].numel() < needed:
+                    buffers[dtype] = torch.empty(needed, dtype=dtype)
+                values = buffers[dtype][:needed].view(models, *size)
+                base, task_vectors, held = values[0], values[1:], size
+                read_into = list(zip(readers, values.flatten(1), strict=True))
+            for read, flat in read_into:
+                read(flat, view)
+            task_vectors.sub_(base)
+            yield Block(key, rows, base, task_vectors, base.numel() * entry_bytes)
 
     def for_each_key(
         self,
         work: Callable[[Iterator[Block]], Result],
         keys: Sequence[str] | None = None,
+        cached: bool = False,
     ) -> list[Result]:
         """Run `work` on each tensor's blocks, several tensors at a time, one core each.
 
@@ -216,6 +219,7 @@ class TaskVectors:
         Args:
             work: Called with the blocks of one tensor, from several threads.
             keys: Tensors to walk; all by default.
+            cached: Give blocks that stay in a core's cache, for work on each entry alone.
 
         Returns:
             What `work` returned, in the order of `keys`.
@@ -226,7 +230,7 @@ class TaskVectors:
 
         def run(key: str) -> None:
             buffers = own.__dict__.setdefault("buffers", {})
-            results[key] = work(self._blocks_of(key, buffers))
+            results[key] = work(self._blocks_of(key, buffers, cached))
 
         Workers().each(run, walked)
         return [results[key] for key in walked]
