@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from functools import lru_cache
 
 from fusion_bench import BaseAlgorithm
 from fusion_bench.method import (
@@ -21,6 +22,7 @@ from .output import OutputFolder
 from .ties import (
     MERGE_FUNCTIONS,
     TiesStatistics,
+    majority_sign,
     task_vectors_of,
     ties_block,
     ties_statistics,
@@ -79,24 +81,25 @@ def build_rule(
     counted = output.kept(
         "ties", lambda: vars(ties_statistics(task_vectors, ratio, redundant, progress))
     )
-    function, scaling = _merge_function(method), float(method.scaling_factor)
-    return _TiesRule(TiesStatistics(**counted), scaling, function, redundant)
+    statistics, lock = TiesStatistics(**counted), threading.Lock()
+
+    def count() -> dict[str, Tensor]:
+        known = statistics.thresholds
+        return {"majority": majority_sign(task_vectors, known, redundant, progress)}
+
+    @lru_cache(maxsize=None)
+    def count_majority() -> Tensor:
+        with lock:  # one walk for all threads
+            return output.kept("majority", count)["majority"]
+
+    def rule(block: Block) -> Tensor:
+        stack = task_vectors_of(block, redundant)
+        merged = ties_block(stack, statistics, _merge_function(method), count_majority)
+        scaling = float(method.scaling_factor)
+        return block.base + scaling * merged.view(block.base.shape)
+
+    return rule
 
 
 def _merge_function(method: TiesMergingAlgorithm) -> str:
     return method.merge_func.split("-")[-1]  # FusionBench takes "dis-sum" too
-
-
-@dataclass(frozen=True)
-class _TiesRule:
-    """base + scaling * the TIES merge of the task vectors."""
-
-    statistics: TiesStatistics
-    scaling: float
-    merge_function: str
-    redundant: Disentanglement | None
-
-    def __call__(self, block: Block) -> Tensor:
-        stack = task_vectors_of(block, self.redundant)
-        merged = ties_block(stack, self.statistics, self.merge_function)
-        return block.base + self.scaling * merged.view(block.base.shape)

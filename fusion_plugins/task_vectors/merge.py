@@ -115,7 +115,7 @@ def apply_rule(
             write(block, merged)
             bar.update(block.nbytes)
 
-    task_vectors.for_each_key(merge_tensor, keys, cached=True)
+    task_vectors.for_each_key(merge_tensor, keys, task_vectors.cached_rows)
 
 
 def _rounded(task_vectors: TaskVectors, block: Block, merged: Tensor) -> Tensor:
