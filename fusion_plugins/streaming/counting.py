@@ -23,7 +23,7 @@ from ..task_vectors.blocks import spread_slices
 _WINDOW = 2**17
 _STEP_BITS = 14  # steps with which a window holds all 31 bits
 _SAMPLE = 2**23  # entries of each task vector
-_SAMPLE_ROWS = 2**12  # entries read in one place
+_SAMPLE_PLACE = 2**13  # entries of it in one place
 
 Windows = tuple[Tensor, Tensor]  # first bits, and bits of a step, int64, shape (tasks,)
 Count = Callable[[Windows], Tensor]
@@ -54,9 +54,10 @@ def count_in(windows: Windows, stack: Tensor, counts: Tensor) -> None:
     """
     first, step_bits = windows
     ends = first + (_WINDOW << step_bits)
-    bits = np.abs(stack.numpy()).view(np.int32)
     places = (first.tolist(), ends.tolist(), step_bits.tolist())
-    for row, total, start, end, step in zip(bits, counts.numpy(), *places, strict=True):
+    rows = zip(stack.numpy(), counts.numpy(), *places, strict=True)
+    for values, total, start, end, step in rows:
+        row = np.abs(values).view(np.int32)
         small = row < start
         found = row[small != (row < end)] - start
         np.add.at(total, (found >> step) + 1, 1)
@@ -93,7 +94,7 @@ def sampled_rows(task_vectors: TaskVectors) -> dict[str, list[slice]]:
     """Rows all over the model, some thousand entries at a time."""
     shapes = {key: task_vectors.shape(key) for key in task_vectors.keys}
     every = max(task_vectors.numel() // _SAMPLE, 1)
-    return spread_slices(shapes, _SAMPLE_ROWS, every)
+    return spread_slices(shapes, _SAMPLE_PLACE, every)
 
 
 def counted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
+from functools import cache
 
 from fusion_bench import BaseAlgorithm
 from fusion_bench.method import (
@@ -24,7 +24,7 @@ from .ties import (
     TiesStatistics,
     majority_sign,
     task_vectors_of,
-    ties_block,
+    ties_block_,
     ties_statistics,
 )
 
@@ -87,14 +87,14 @@ def build_rule(
         known = statistics.thresholds
         return {"majority": majority_sign(task_vectors, known, redundant, progress)}
 
-    @lru_cache(maxsize=None)
+    @cache
     def count_majority() -> Tensor:
         with lock:  # one walk for all threads
             return output.kept("majority", count)["majority"]
 
     def rule(block: Block) -> Tensor:
         stack = task_vectors_of(block, redundant)
-        merged = ties_block(stack, statistics, _merge_function(method), count_majority)
+        merged = ties_block_(stack, statistics, _merge_function(method), count_majority)
         scaling = float(method.scaling_factor)
         return block.base + scaling * merged.view(block.base.shape)
 

@@ -65,23 +65,15 @@ def ties_statistics(
     position n - floor(n * keep_ratio) counts as kept. Deviation from FusionBench: tied
     weights count once.
     """
-    tasks = len(task_vectors.tasks)
-    shape, sample = counting.counts_shape(tasks), counting.sampled_rows(task_vectors)
-
-    def count_sample(windows: Windows) -> Tensor:
-        def count(block: Block, counts: Tensor) -> None:
-            counting.count_in(windows, task_vectors_of(block, redundant), counts)
-
-        return counted(task_vectors, count, [shape], sample)[0]
-
-    expected = counting.search(count_sample, keep_ratio, counting.whole_range(tasks))
-    balance = torch.zeros(())
+    shape = counting.counts_shape(len(task_vectors.tasks))
+    expected = _expected(task_vectors, keep_ratio, redundant)
+    thresholds, balance = _magnitudes(expected), torch.zeros(())
 
     def count_all(windows: Windows) -> Tensor:
         def count(block: Block, counts: Tensor, balance: Tensor) -> None:
             stack = task_vectors_of(block, redundant)
             counting.count_in(windows, stack, counts)
-            balance += _balance(stack, _magnitudes(expected))
+            balance += _balance(stack, thresholds)
 
         nonlocal balance
         what = "TIES thresholds"
@@ -94,6 +86,21 @@ def ties_statistics(
     known = torch.equal(found, expected)
     majority = balance.sign().float() if known else torch.tensor(torch.nan)
     return TiesStatistics(_magnitudes(found), majority)
+
+
+def _expected(
+    task_vectors: TaskVectors, keep_ratio: float, redundant: Disentanglement | None
+) -> Tensor:
+    """Bits of the thresholds of a sample, shape (tasks,)."""
+    tasks, sample = len(task_vectors.tasks), counting.sampled_rows(task_vectors)
+
+    def count_sample(windows: Windows) -> Tensor:
+        def count(block: Block, counts: Tensor) -> None:
+            counting.count_in(windows, task_vectors_of(block, redundant), counts)
+
+        return counted(task_vectors, count, [counting.counts_shape(tasks)], sample)[0]
+
+    return counting.search(count_sample, keep_ratio, counting.whole_range(tasks))
 
 
 def majority_sign(
@@ -126,20 +133,19 @@ def _magnitudes(bits: Tensor) -> Tensor:
 
 def _balance(stack: Tensor, thresholds: Tensor) -> Tensor:
     """Number of positive elected signs less that of negative ones."""
-    return trimmed(stack, thresholds).sum(dim=0).sign().sum(dtype=torch.float64).long()
+    trim_(stack, thresholds)
+    return stack.sum(dim=0).sign_().sum(dtype=torch.float64).long()
 
 
-def trimmed(stack: Tensor, thresholds: Tensor) -> Tensor:
-    """Task vectors with entries below the threshold set to zero, (tasks, entries)."""
+def trim_(stack: Tensor, thresholds: Tensor) -> None:
+    """Set entries below the threshold to zero, shape (tasks, entries)."""
     # hardshrink drops what is <= a bound; many times faster than a mask.
     bounds = torch.nextafter(thresholds, torch.zeros_like(thresholds)).tolist()
-    out = torch.empty_like(stack)
-    for kept, row, bound in zip(out, stack, bounds, strict=True):
-        torch.hardshrink(row, bound, out=kept)
-    return out
+    for row, bound in zip(stack, bounds, strict=True):
+        torch.hardshrink(row, bound, out=row)
 
 
-def ties_block(
+def ties_block_(
     stack: Tensor,
     statistics: TiesStatistics,
     merge_function: str = "sum",
@@ -148,7 +154,7 @@ def ties_block(
     """One merged task vector: the entries that agree with the elected sign.
 
     Args:
-        stack: Task vectors, shape (tasks, entries).
+        stack: Task vectors, shape (tasks, entries); written over, to stay in the cache.
         statistics: Of the whole task vectors.
         merge_function: ``sum``, ``mean`` (of the entries that are not zero) or ``max``
             (the largest magnitude, with the elected sign).
@@ -157,7 +163,7 @@ def ties_block(
     Returns:
         Shape (entries,).
     """
-    stack = trimmed(stack, statistics.thresholds)
+    trim_(stack, statistics.thresholds)
     sign = _elected(stack, statistics.majority, count_majority)
     agreeing = stack.mul_(sign).relu_()  # magnitudes of those that agree, else zero
     if merge_function == "sum":
@@ -166,18 +172,17 @@ def ties_block(
         merged = agreeing.sum(dim=0) / (agreeing != 0).sum(dim=0).clamp(min=1)
     else:
         merged = agreeing.amax(dim=0)
-    return merged * sign
+    return merged.mul_(sign)
 
 
 def _elected(
     stack: Tensor, majority: Tensor, count_majority: Callable[[], Tensor] | None
 ) -> Tensor:
     """1 or -1 for each entry of trimmed task vectors, shape (entries,)."""
-    total = stack.sum(dim=0)
-    # A majority of zero (an exact draw over the whole model) counts as negative.
-    positive = total >= 0 if majority > 0 else total > 0
+    sign = stack.sum(dim=0).sign_()
     if count_majority is not None and majority.isnan():
-        drawn = (total == 0) & stack.any(dim=0)
+        drawn = (sign == 0) & stack.any(dim=0)
         if drawn.any() and count_majority() > 0:
-            positive |= drawn
-    return positive.float().mul_(2).sub_(1)
+            sign[drawn] = 1
+    # A majority of zero (an exact draw over the whole model) counts as negative.
+    return sign.add_(0.5 if majority > 0 else -0.5).sign_()

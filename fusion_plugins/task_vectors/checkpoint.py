@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -102,7 +101,7 @@ class _FileCheckpoint(Checkpoint):
     def __init__(self, label: str, specs: dict[str, TensorSpec], places: Places):
         super().__init__(label, specs)
         self._place_of = places
-        self._own = _Own()
+        self._own = threading.local()  # each thread's open file
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         shape, dtype = self.specs[name]
@@ -149,7 +148,7 @@ class SafetensorsCheckpoint(_FileCheckpoint):
         super().__init__(label, specs, places)
 
     def _opened(self, file: Path) -> _OpenFile:
-        held = self._own.file
+        held: _OpenFile | None = getattr(self._own, "file", None)
         if held is None or held.path != file:
             stream = file.open("rb", buffering=0)
             held = self._own.file = _OpenFile(file, stream, self.label)
@@ -183,12 +182,6 @@ class SpilledCheckpoint(_FileCheckpoint):
 
     def _opened(self, file: None) -> _OpenFile:
         return self._file
-
-
-class _Own(threading.local):
-    """A checkpoint's open file, each thread's own."""
-
-    file: _OpenFile | None = None
 
 
 class _Staging(threading.local):
@@ -236,18 +229,20 @@ class _OpenFile:
 
     def __init__(self, path: Path, stream: Any, label: str):
         self.path, self._stream, self._label = path, stream, label
-        self._number = stream.fileno()
+        self._lock = threading.Lock()  # threads may share a file without a name
 
     def read_into(self, content: memoryview, start: int, name: str) -> None:
         """Fill `content` from byte `start`, where tensor `name` is."""
-        while content:  # one call gives 2 GiB at most
-            count = os.preadv(self._number, (content,), start)
-            if not count:
-                raise ValueError(
-                    f"{self._label}: {self.path} ends inside tensor '{name}'; was it"
-                    " replaced while it was read? Save it again."
-                )
-            content, start = content[count:], start + count
+        with self._lock:
+            self._stream.seek(start)
+            while content:  # one call gives 2 GiB at most
+                count = self._stream.readinto(content)
+                if not count:
+                    raise ValueError(
+                        f"{self._label}: {self.path} ends inside tensor '{name}'; was it"
+                        " replaced while it was read? Save it again."
+                    )
+                content = content[count:]
 
     def __del__(self) -> None:
         self._stream.close()

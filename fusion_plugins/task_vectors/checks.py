@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..common import get_logger
 from .checkpoint import Checkpoint, TensorSpec

@@ -49,9 +49,8 @@ def merge_block(block: Block, coefficients: Tensor) -> Tensor:
     if weights.dim() == 2:
         weights = weights[:, block.rows]
         return block.base + torch.einsum("tr,trc->rc", weights, block.task_vectors)
-    stack = block.task_vectors.flatten(1)
-    merged = torch.addmv(block.base.flatten(), stack.t(), weights)
-    return merged.view(block.base.shape)
+    stack = block.task_vectors.flatten(1).t()
+    return torch.addmv(block.base.flatten(), stack, weights).view(block.base.shape)
 
 
 def merge_each(

@@ -17,7 +17,7 @@ from fusion_plugins import AWDAlgorithm, TaskVectors
 from fusion_plugins.awd.disentangle import disentangle
 from fusion_plugins.awd.functional import Descent
 from fusion_plugins.pools import load_task_vectors
-from fusion_plugins.streaming.ties import TiesStatistics, ties_block, ties_statistics
+from fusion_plugins.streaming.ties import TiesStatistics, ties_block_, ties_statistics
 from fusion_plugins.task_vectors import blocks
 from fusion_plugins.task_vectors.ties import magnitude_threshold, ties_trim_
 
@@ -133,7 +133,7 @@ def test_exact_draws_take_the_majority_sign(majority):
     statistics = TiesStatistics(torch.tensor([1.0] * 3), torch.tensor(majority))
     sign = 1.0 if majority > 0 else -1.0  # no majority counts as negative
     want = torch.tensor([2 * sign, sign, 6.0])
-    assert torch.equal(ties_block(stack, statistics), want)
+    assert torch.equal(ties_block_(stack, statistics), want)
 
 
 def test_the_majority_counts_every_elected_sign():
