@@ -3,8 +3,8 @@
 A magnitude's float32 bits, read as an integer, order like the magnitude itself. In a window
 of them every value is counted, outside only what lies below and above. A sample of rows
 says where the k-th smallest is about; one walk over everything with the window there finds
-it exactly. If it lies elsewhere, two more walks do: one through all values in steps, one
-through the step that holds it.
+it exactly. If it lies beside the window, one more walk does; if it lies elsewhere, two after
+that: through all values in steps, and through the step that holds it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from ..task_vectors import Block, TaskVectors
 from ..task_vectors.blocks import spread_slices
 
 # Values (or steps of values) in a window: 0.8 to 1.6 percent to both sides of its middle.
-_WINDOW = 2**17
-_STEP_BITS = 14  # steps with which a window holds all 31 bits
-_SAMPLE = 2**23  # entries of each task vector
+_WINDOW = 2**18
+_STEP_BITS = 13  # steps with which a window holds all 31 bits
+_SAMPLE = 2**23  # entries of each task vector, and at least one of so many:
+_ONE_OF = 2**7
 _SAMPLE_PLACE = 2**13  # entries of it in one place
 
 Windows = tuple[Tensor, Tensor]  # first bits, and bits of a step, int64, shape (tasks,)
@@ -75,25 +76,27 @@ def search(count: Count, keep_ratio: float, windows: Windows) -> Tensor:
             n - floor(n * keep_ratio) is the smallest that is kept.
         windows: Where to look first.
     """
+    near = True  # a first miss is mostly a near one
     while True:
-        counts, (first, step_bits) = count(windows), windows
+        counts, (start, step_bits) = count(windows), windows
         entries = int(counts[0].sum())
         rank = max(entries - int(entries * keep_ratio), 1)
         place = (counts.cumsum(1) < rank).sum(1) - 1
-        first = first + (place << step_bits)
+        first = start + (place << step_bits)
         missed = (place < 0) | (place >= _WINDOW)
         if not (missed.any() or step_bits.any()):
             return first
-        windows = (
-            torch.where(missed, 0, first),
-            torch.where(missed, _STEP_BITS, 0),
-        )
+        beside = start + torch.where(place < 0, -_WINDOW, _WINDOW)
+        again = beside.clamp_min(0) if near else torch.zeros_like(start)
+        bits = torch.full_like(start, 0 if near else _STEP_BITS)
+        windows = torch.where(missed, again, first), torch.where(missed, bits, 0)
+        near = near and not missed.any()
 
 
 def sampled_rows(task_vectors: TaskVectors) -> dict[str, list[slice]]:
     """Rows all over the model, some thousand entries at a time."""
     shapes = {key: task_vectors.shape(key) for key in task_vectors.keys}
-    every = max(task_vectors.numel() // _SAMPLE, 1)
+    every = min(max(task_vectors.numel() // _SAMPLE, 1), _ONE_OF)
     return spread_slices(shapes, _SAMPLE_PLACE, every)
 
 

@@ -78,15 +78,20 @@ def test_one_walk_gives_thresholds(walks, monkeypatch, values, keep_ratio):
 
 
 @pytest.mark.parametrize("sampled", ["large", "small"])
-def test_a_prediction_that_misses_costs_two_more_walks(walks, monkeypatch, sampled):
-    large, small = 8 * continuous(), continuous()
+@pytest.mark.parametrize("scale, count", [(1.03, 2), (8, 4)], ids=["near", "far"])
+def test_a_prediction_that_misses_costs_walks(
+    walks, monkeypatch, sampled, scale, count
+):
+    """One more, or three where it is far off."""
+    values = continuous()
+    large, small = scale * values, values
     task_vectors = task_vectors_of({"large": large, "small": small})
-    rows = {sampled: [slice(0, 4)]}
+    rows = {sampled: [slice(0, ROWS if count == 2 else 4)]}
     monkeypatch.setattr(counting, "sampled_rows", lambda _: rows)
     got = ties.ties_statistics(task_vectors, 0.4)
     thresholds, *_ = want_of(torch.cat([large, small], 1), 0.4)
     assert torch.equal(got.thresholds, thresholds)
-    assert walks == ["sample"] * 2 + ["everything"] * 3
+    assert walks == ["sample"] * 2 + ["everything"] * count
     assert got.majority.isnan()
 
 
@@ -98,7 +103,7 @@ def test_a_task_that_was_found_keeps_its_threshold_while_others_are_searched(
     monkeypatch.setattr(counting, "sampled_rows", lambda _: {"a": [slice(0, 4)]})
     got = ties.ties_statistics(task_vectors_of({"a": values}), 0.2)
     assert torch.equal(got.thresholds, want_of(values, 0.2)[0])
-    assert walks.count("everything") == 3
+    assert walks.count("everything") == 4
 
 
 @pytest.mark.parametrize("merge_function", ties.MERGE_FUNCTIONS)
