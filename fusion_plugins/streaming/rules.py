@@ -82,6 +82,7 @@ def build_rule(
         "ties", lambda: vars(ties_statistics(task_vectors, ratio, redundant, progress))
     )
     statistics, lock = TiesStatistics(**counted), threading.Lock()
+    function, scaling = _merge_function(method), float(method.scaling_factor)
 
     def count() -> dict[str, Tensor]:
         known = statistics.thresholds
@@ -94,8 +95,7 @@ def build_rule(
 
     def rule(block: Block) -> Tensor:
         stack = task_vectors_of(block, redundant)
-        merged = ties_block_(stack, statistics, _merge_function(method), count_majority)
-        scaling = float(method.scaling_factor)
+        merged = ties_block_(stack, statistics, function, count_majority)
         return block.base + scaling * merged.view(block.base.shape)
 
     return rule
