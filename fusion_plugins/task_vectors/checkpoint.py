@@ -221,7 +221,7 @@ class _TensorReader:
             return
         stored, content = _STAGING.take(out.numel(), self._dtype)
         self._file.read_into(content, start, self._name)
-        out.copy_(stored)
+        out.copy_(stored.view(out.shape))
 
 
 class _OpenFile:
