@@ -15,7 +15,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-_READ = 2**22  # bytes at once
+_READ = 2**20  # bytes at once
 _SAMPLES, _SAMPLE_BYTES = 64, 2**12  # of a file's content, for its identity
 
 
@@ -103,10 +103,16 @@ def file_digest(path: str | PathLike[str]) -> str:
     return _digest_of(path, hashlib.blake2b(digest_size=32))
 
 
+def file_checksum(path: str | PathLike[str]) -> str:
+    """As :func:`file_digest`, ten times faster: tells of damage, not of forgery."""
+    return _digest_of(path, xxhash.xxh3_128())
+
+
 def _digest_of(path: str | PathLike[str], state: Any) -> str:
+    part = bytearray(_READ)
     with open(path, "rb", buffering=0) as file:
-        while part := file.read(_READ):
-            state.update(part)
+        while count := file.readinto(part):
+            state.update(memoryview(part)[:count])
     return state.hexdigest()
 
 

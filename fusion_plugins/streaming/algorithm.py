@@ -139,10 +139,10 @@ class StreamingAWDAlgorithm(
         options = self._determining_options(method, dtype)
         with self.profile("open files"):
             how = code_options(modelpool), is_causal(modelpool)
-            models = {
-                name: read_folder(folder, label_of(name), *how)
-                for name, folder in folders.items()
-            }
+            models: dict[str, ModelFolder] = {}
+            for name, folder in folders.items():
+                known = tuple(models.values())
+                models[name] = read_folder(folder, label_of(name), *how, known)
             files = input_files(models)
             check_apart(path, files)
             inputs = identities(files)

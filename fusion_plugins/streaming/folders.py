@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,11 @@ def model_class(config: PretrainedConfig, causal: bool) -> Any:
 
 
 def read_folder(
-    path: Path, label: str, code_options: Mapping[str, Any], causal: bool = False
+    path: Path,
+    label: str,
+    code_options: Mapping[str, Any],
+    causal: bool = False,
+    known: Iterable[ModelFolder] = (),
 ) -> ModelFolder:
     """A model's config and class; no tensor is read.
 
@@ -159,6 +163,8 @@ def read_folder(
         label: What error messages call the model.
         code_options: Options of ``from_pretrained`` that say what code it is loaded with.
         causal: As for :func:`model_class`.
+        known: Read before with these options; the module of one with an equal config
+            serves again.
 
     Raises:
         ValueError: There is no config, it is damaged, or its weights are quantised.
@@ -178,6 +184,9 @@ def read_folder(
     require_plain_weights(path, label)
     try:
         config = AutoConfig.from_pretrained(str(path), **code_options)
+        for other in known:
+            if _is_of_one_class(other.config, config):
+                return ModelFolder(path, label, config, other.module)
         loaded = model_class(config, causal)
         with torch.device("meta"):  # shapes and names only
             if loaded is AutoModelForCausalLM:
@@ -191,3 +200,9 @@ def read_folder(
         ) from error
     module.tie_weights()
     return ModelFolder(path, label, config, module)
+
+
+def _is_of_one_class(config: PretrainedConfig, other: PretrainedConfig) -> bool:
+    """Whether both describe one module; with code of its own a folder may mean another."""
+    ours, theirs = (c.to_dict() | {"_name_or_path": None} for c in (config, other))
+    return "auto_map" not in ours and ours == theirs

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..common import get_logger
 from ..task_vectors import Block, TaskVectors
-from ..task_vectors.checks import is_mergeable, row_slices
+from ..task_vectors.blocks import row_slices
+from ..task_vectors.checks import is_mergeable
 from ..task_vectors.files import TensorSpec
 from ..task_vectors.merge import apply_rule, is_finite
 from .output import OutputFolder

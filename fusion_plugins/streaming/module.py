@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 from ..common import get_logger
 from ..common.upstream import with_methods
 from ..task_vectors import SafetensorsCheckpoint
-from ..task_vectors.checks import row_slices
+from ..task_vectors.blocks import row_slices
 from .folders import model_class
 
 log = get_logger(__name__)

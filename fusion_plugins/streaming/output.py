@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import __version__
 from ..common import get_logger
 from ..common.hashing import settings_hash
-from ..common.identity import file_digest
+from ..common.identity import file_checksum
 from .shards import Shard, index_of
 
 log = get_logger(__name__)
@@ -26,7 +26,7 @@ INDEX = "model.safetensors.index.json"
 # What a model has beside its weights.
 _CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 _BESIDE = (*_CONFIGS, "tokenizer*", "vocab*")
-_FORMAT = 2  # of the manifest
+_FORMAT = 3  # of the manifest
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json")
 _PARTS = ("options", "inputs", "versions")  # of what a merge's numbers depend on
 
@@ -182,7 +182,7 @@ class OutputFolder:
         self._publish("shards", self.partial(shard), self.path / shard.file)
 
     def _publish(self, kind: str, partial: Path, target: Path) -> None:
-        digest = file_digest(partial)
+        digest = file_checksum(partial)
         with self._own:
             # First remembered: a file that is not known would count as someone else's.
             self._state[kind][target.name] = digest
@@ -226,7 +226,7 @@ def _whole(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
     whole = {}
     for name, digest in digests.items():
         file = folder / name
-        if file.is_file() and file_digest(file) == digest:
+        if file.is_file() and file_checksum(file) == digest:
             whole[name] = digest
         elif file.is_file():
             log.warning("%s has changed since it was written; it is made again.", file)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from functools import cache
 
 from fusion_bench import BaseAlgorithm
 from fusion_bench.method import (
@@ -21,8 +22,9 @@ from .output import OutputFolder
 from .ties import (
     MERGE_FUNCTIONS,
     TiesStatistics,
+    majority_sign,
     task_vectors_of,
-    ties_block,
+    ties_block_,
     ties_statistics,
 )
 
@@ -70,42 +72,34 @@ def build_rule(
     """
     weights = linear_weights(method, None, len(task_vectors.tasks))
     if weights is not None:
-        return _LinearRule(weights, redundant)
+        folded = {
+            key: weights if redundant is None else redundant.fold(key, weights)
+            for key in task_vectors.keys
+        }
+        return lambda block: merge_block(block, folded[block.key])
     ratio = method.threshold / (100 if method.threshold > 1 else 1)
     counted = output.kept(
         "ties", lambda: vars(ties_statistics(task_vectors, ratio, redundant, progress))
     )
+    statistics, lock = TiesStatistics(**counted), threading.Lock()
     function, scaling = _merge_function(method), float(method.scaling_factor)
-    return _TiesRule(TiesStatistics(**counted), scaling, function, redundant)
+
+    def count() -> dict[str, Tensor]:
+        known = statistics.thresholds
+        return {"majority": majority_sign(task_vectors, known, redundant, progress)}
+
+    @cache
+    def count_majority() -> Tensor:
+        with lock:  # one walk for all threads
+            return output.kept("majority", count)["majority"]
+
+    def rule(block: Block) -> Tensor:
+        stack = task_vectors_of(block, redundant)
+        merged = ties_block_(stack, statistics, function, count_majority)
+        return block.base + scaling * merged.view(block.base.shape)
+
+    return rule
 
 
 def _merge_function(method: TiesMergingAlgorithm) -> str:
     return method.merge_func.split("-")[-1]  # FusionBench takes "dis-sum" too
-
-
-@dataclass(frozen=True)
-class _LinearRule:
-    """base + sum over tasks of weight * (task vector - what is redundant)."""
-
-    weights: Tensor
-    redundant: Disentanglement | None
-
-    def __call__(self, block: Block) -> Tensor:
-        if self.redundant is None:
-            return merge_block(block, self.weights)
-        return merge_block(block, self.redundant.fold(block.key, self.weights))
-
-
-@dataclass(frozen=True)
-class _TiesRule:
-    """base + scaling * the TIES merge of the task vectors."""
-
-    statistics: TiesStatistics
-    scaling: float
-    merge_function: str
-    redundant: Disentanglement | None
-
-    def __call__(self, block: Block) -> Tensor:
-        stack = task_vectors_of(block, self.redundant)
-        merged = ties_block(stack, self.statistics, self.merge_function)
-        return block.base + self.scaling * merged.view(block.base.shape)

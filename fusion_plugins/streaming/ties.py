@@ -1,14 +1,8 @@
-"""TIES over task vectors that are never in memory: exact thresholds by counting.
-
-A magnitude's float32 bits, read as an integer, order like the magnitude itself. One walk
-counts the upper 16 of its 31 bits, a second one the lower 15 among the entries that share
-the threshold's upper ones: the k-th smallest magnitude follows exactly.
-"""
+"""TIES over task vectors that are never in memory."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +10,8 @@ from torch import Tensor
 
 from ..awd.disentangle import Disentanglement
 from ..task_vectors import Block, TaskVectors
-
-_LOW_BITS = 15
-_BUCKETS = (2**16, 2**_LOW_BITS)
+from . import counting
+from .counting import Windows, counted
 
 MERGE_FUNCTIONS = ("sum", "mean", "max")
 
@@ -29,7 +22,8 @@ class TiesStatistics:
 
     Attributes:
         thresholds: Magnitude from which on a task's entry is kept, shape (tasks,).
-        majority: Sign of most elected signs, scalar; decides exact draws.
+        majority: Sign of most elected signs, scalar; decides exact draws. NaN if it is
+            not known yet.
     """
 
     thresholds: Tensor
@@ -55,7 +49,11 @@ def ties_statistics(
     redundant: Disentanglement | None = None,
     progress: bool = False,
 ) -> TiesStatistics:
-    """Thresholds and majority sign, in three walks over the checkpoints.
+    """Thresholds, mostly in one walk over the checkpoints, and perhaps the majority sign.
+
+    The walk starts with thresholds from a sample of rows, and counts signs with them.
+    Where the files hold few different values, as in bfloat16, they mostly turn out to be
+    the thresholds of all entries. Where not, exact draws are rare.
 
     Args:
         task_vectors: Base and experts.
@@ -67,114 +65,124 @@ def ties_statistics(
     position n - floor(n * keep_ratio) counts as kept. Deviation from FusionBench: tied
     weights count once.
     """
-    thresholds = _thresholds(task_vectors, keep_ratio, redundant, progress)
+    shape = counting.counts_shape(len(task_vectors.tasks))
+    expected = _expected(task_vectors, keep_ratio, redundant)
+    thresholds, balance = _magnitudes(expected), torch.zeros(())
 
-    def count_signs(block: Block, counts: Tensor) -> None:
-        stack = trimmed(task_vectors_of(block, redundant), thresholds)
-        counts += stack.sum(dim=0).sign().sum().long()
+    def count_all(windows: Windows) -> Tensor:
+        def count(block: Block, counts: Tensor, balance: Tensor) -> None:
+            stack = task_vectors_of(block, redundant)
+            counting.count_in(windows, stack, counts)
+            balance += _balance(stack, thresholds)
 
-    balance = _counted(task_vectors, count_signs, (), "TIES signs", progress)
-    return TiesStatistics(thresholds, balance.sign().float())
+        nonlocal balance
+        what = "TIES thresholds"
+        counts, balance = counted(
+            task_vectors, count, [shape, ()], what=what, progress=progress
+        )
+        return counts
+
+    found = counting.search(count_all, keep_ratio, counting.around(expected))
+    known = torch.equal(found, expected)
+    majority = balance.sign().float() if known else torch.tensor(torch.nan)
+    return TiesStatistics(_magnitudes(found), majority)
 
 
-def _thresholds(
-    task_vectors: TaskVectors,
-    keep_ratio: float,
-    redundant: Disentanglement | None,
-    progress: bool,
+def _expected(
+    task_vectors: TaskVectors, keep_ratio: float, redundant: Disentanglement | None
 ) -> Tensor:
-    """The k-th smallest magnitude of each task vector, exactly; two walks."""
-    tasks, entries = len(task_vectors.tasks), task_vectors.numel()
-    rank = max(entries - int(entries * keep_ratio), 1)
+    """Bits of the thresholds of a sample, shape (tasks,)."""
+    tasks, sample = len(task_vectors.tasks), counting.sampled_rows(task_vectors)
 
-    def bits_of(block: Block) -> Tensor:
-        return task_vectors_of(block, redundant).abs().view(torch.int32)
+    def count_sample(windows: Windows) -> Tensor:
+        def count(block: Block, counts: Tensor) -> None:
+            counting.count_in(windows, task_vectors_of(block, redundant), counts)
 
-    def count_high(block: Block, counts: Tensor) -> None:
-        high = (bits_of(block) >> _LOW_BITS).long()
-        counts.scatter_add_(1, high, counts.new_ones(()).expand(high.shape))
+        return counted(task_vectors, count, [counting.counts_shape(tasks)], sample)[0]
 
-    def count_low(block: Block, counts: Tensor) -> None:
-        bits = bits_of(block)
-        inside = (bits >> _LOW_BITS) == bucket[:, None].int()
-        for total, row, mask in zip(counts, bits, inside, strict=True):
-            found = row[mask] & (_BUCKETS[1] - 1)
-            total += torch.bincount(found, minlength=_BUCKETS[1])
-
-    shapes = [(tasks, buckets) for buckets in _BUCKETS]
-    counts = _counted(task_vectors, count_high, shapes[0], "TIES 1/2", progress)
-    bucket, ranks = _bucket_of(counts, torch.full((tasks,), rank))
-    counts = _counted(task_vectors, count_low, shapes[1], "TIES 2/2", progress)
-    rest, _ = _bucket_of(counts, ranks)
-    return ((bucket << _LOW_BITS) + rest).int().view(torch.float32)
+    return counting.search(count_sample, keep_ratio, counting.whole_range(tasks))
 
 
-def _counted(
+def majority_sign(
     task_vectors: TaskVectors,
-    count: Callable[[Block, Tensor], None],
-    shape: tuple[int, ...],
-    what: str,
-    progress: bool,
+    thresholds: Tensor,
+    redundant: Disentanglement | None = None,
+    progress: bool = False,
 ) -> Tensor:
-    """What `count` adds up over all blocks, int64; one walk."""
-    lock, total = threading.Lock(), torch.zeros(shape, dtype=torch.int64)
-    with task_vectors.progress(what, task_vectors.keys, progress) as bar:
+    """Sign of most elected signs; one walk over the checkpoints.
 
-        @torch.no_grad()  # threads start with their own mode
-        def add(blocks: Iterator[Block]) -> None:
-            part = torch.zeros_like(total)
-            for block in blocks:
-                count(block, part)
-                bar.update(block.nbytes)
-            with lock:
-                total.add_(part)
+    Args:
+        task_vectors: Base and experts.
+        thresholds: As in :class:`TiesStatistics`.
+        redundant: As for :func:`ties_statistics`.
+        progress: Likewise.
+    """
 
-        task_vectors.for_each_key(add)
-    return total
+    def count(block: Block, balance: Tensor) -> None:
+        balance += _balance(task_vectors_of(block, redundant), thresholds)
 
-
-def _bucket_of(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Bucket that holds the entry of each rank (from 1), and its rank in there."""
-    below = counts.cumsum(1)
-    bucket = (below < ranks[:, None]).sum(1)
-    before = (below - counts).gather(1, bucket[:, None])[:, 0]
-    return bucket, ranks - before
+    (balance,) = counted(
+        task_vectors, count, [()], what="TIES signs", progress=progress
+    )
+    return balance.sign().float()
 
 
-def trimmed(stack: Tensor, thresholds: Tensor) -> Tensor:
-    """Task vectors with entries below the threshold set to zero, (tasks, entries)."""
+def _magnitudes(bits: Tensor) -> Tensor:
+    return bits.int().view(torch.float32)
+
+
+def _balance(stack: Tensor, thresholds: Tensor) -> Tensor:
+    """Number of positive elected signs less that of negative ones."""
+    trim_(stack, thresholds)
+    return stack.sum(dim=0).sign_().sum(dtype=torch.float64).long()
+
+
+def trim_(stack: Tensor, thresholds: Tensor) -> None:
+    """Set entries below the threshold to zero, shape (tasks, entries)."""
     # hardshrink drops what is <= a bound; many times faster than a mask.
     bounds = torch.nextafter(thresholds, torch.zeros_like(thresholds)).tolist()
-    out = torch.empty_like(stack)
-    for kept, row, bound in zip(out, stack, bounds, strict=True):
-        torch.hardshrink(row, bound, out=kept)
-    return out
+    for row, bound in zip(stack, bounds, strict=True):
+        torch.hardshrink(row, bound, out=row)
 
 
-def ties_block(
-    stack: Tensor, statistics: TiesStatistics, merge_function: str = "sum"
+def ties_block_(
+    stack: Tensor,
+    statistics: TiesStatistics,
+    merge_function: str = "sum",
+    count_majority: Callable[[], Tensor] | None = None,
 ) -> Tensor:
     """One merged task vector: the entries that agree with the elected sign.
 
     Args:
-        stack: Task vectors, shape (tasks, entries).
+        stack: Task vectors, shape (tasks, entries); written over, to stay in the cache.
         statistics: Of the whole task vectors.
         merge_function: ``sum``, ``mean`` (of the entries that are not zero) or ``max``
             (the largest magnitude, with the elected sign).
+        count_majority: Called at exact draws while the majority sign is not known.
 
     Returns:
         Shape (entries,).
     """
-    stack = trimmed(stack, statistics.thresholds)
-    sign = stack.sum(dim=0).sign()
-    sign = torch.where(sign == 0, statistics.majority, sign)
-    # Elected sign zero (an exact draw over the whole model) counts as negative.
-    sign = torch.where(sign > 0, 1.0, -1.0)
-    agreeing = (stack * sign).relu_()  # magnitudes of those that agree, else zero
+    trim_(stack, statistics.thresholds)
+    sign = _elected(stack, statistics.majority, count_majority)
+    agreeing = stack.mul_(sign).relu_()  # magnitudes of those that agree, else zero
     if merge_function == "sum":
         merged = agreeing.sum(dim=0)
     elif merge_function == "mean":
         merged = agreeing.sum(dim=0) / (agreeing != 0).sum(dim=0).clamp(min=1)
     else:
         merged = agreeing.amax(dim=0)
-    return merged * sign
+    return merged.mul_(sign)
+
+
+def _elected(
+    stack: Tensor, majority: Tensor, count_majority: Callable[[], Tensor] | None
+) -> Tensor:
+    """1 or -1 for each entry of trimmed task vectors, shape (entries,)."""
+    sign = stack.sum(dim=0).sign_()
+    if count_majority is not None and majority.isnan():
+        drawn = (sign == 0) & stack.any(dim=0)
+        if drawn.any() and count_majority() > 0:
+            sign[drawn] = 1
+    # A majority of zero (an exact draw over the whole model) counts as negative.
+    return sign.add_(0.5 if majority > 0 else -0.5).sign_()

@@ -1,7 +1,7 @@
 """Base and experts as task vectors: checks, streaming, Gram matrices, linear merges."""
 
+from .blocks import Block
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, StateDictCheckpoint
-from .checks import Block
 from .collection import TaskVectors
 from .gram import GramMatrices, cosine_matrix, gram_matrices
 from .merge import (

@@ -101,7 +101,7 @@ class _FileCheckpoint(Checkpoint):
     def __init__(self, label: str, specs: dict[str, TensorSpec], places: Places):
         super().__init__(label, specs)
         self._place_of = places
-        self._own = _Own()
+        self._own = threading.local()  # each thread's open file
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         shape, dtype = self.specs[name]
@@ -114,9 +114,7 @@ class _FileCheckpoint(Checkpoint):
 
     def reader(self, name: str) -> Reader:
         file, start = self._place_of[name]
-        return _TensorReader(
-            self._opened(file), start, self.specs[name], name, self._own
-        )
+        return _TensorReader(self._opened(file), start, self.specs[name], name)
 
     def _opened(self, file: Any) -> _OpenFile:
         raise NotImplementedError
@@ -150,7 +148,7 @@ class SafetensorsCheckpoint(_FileCheckpoint):
         super().__init__(label, specs, places)
 
     def _opened(self, file: Path) -> _OpenFile:
-        held = self._own.file
+        held: _OpenFile | None = getattr(self._own, "file", None)
         if held is None or held.path != file:
             stream = file.open("rb", buffering=0)
             held = self._own.file = _OpenFile(file, stream, self.label)
@@ -186,29 +184,33 @@ class SpilledCheckpoint(_FileCheckpoint):
         return self._file
 
 
-class _Own(threading.local):
-    """A thread's own: its open file, and bytes to read into (new ones cost page faults)."""
+class _Staging(threading.local):
+    """Room for what is read, one for each thread: several would not fit into its cache."""
 
-    file: _OpenFile | None = None
-    _bytes = torch.empty(0, dtype=torch.uint8)
+    def __init__(self) -> None:
+        self._bytes = torch.empty(2**21, dtype=torch.uint8)
+        self._taken = self._bytes, self._bytes.numpy().data
 
-    def take(self, size: int) -> tuple[Tensor, memoryview]:
-        """The first `size` bytes, as a tensor and as what a file reads into."""
-        if size > self._bytes.numel():
-            self._bytes = torch.empty(max(size, 2**18), dtype=torch.uint8)
-        taken = self._bytes[:size]
-        return taken, taken.numpy().data
+    def take(self, entries: int, dtype: torch.dtype) -> tuple[Tensor, memoryview]:
+        """Room for so many entries, as a tensor and as what a file reads into."""
+        held = self._taken[0]
+        if held.numel() != entries or held.dtype != dtype:
+            size = entries * dtype.itemsize
+            fits = size <= self._bytes.numel()
+            taken = self._bytes[:size] if fits else torch.empty(size, dtype=torch.uint8)
+            self._taken = taken.view(dtype), taken.numpy().data
+        return self._taken
+
+
+_STAGING = _Staging()
 
 
 class _TensorReader:
     """Reads rows of one tensor; what they have in common is looked up once."""
 
-    def __init__(
-        self, file: _OpenFile, start: int, spec: TensorSpec, name: str, own: _Own
-    ):
+    def __init__(self, file: _OpenFile, start: int, spec: TensorSpec, name: str):
         self._file, self._start, self._dtype, self._name = file, start, spec.dtype, name
         self._row_bytes = files.spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
-        self._own = own
 
     def __call__(self, out: Tensor, rows: slice | None) -> None:
         # No mapping: it costs page faults, and its pages count as this process's memory.
@@ -217,9 +219,9 @@ class _TensorReader:
             content = out.view(-1).view(torch.uint8).numpy().data
             self._file.read_into(content, start, self._name)
             return
-        stored, content = self._own.take(out.numel() * self._dtype.itemsize)
+        stored, content = _STAGING.take(out.numel(), self._dtype)
         self._file.read_into(content, start, self._name)
-        out.copy_(stored.view(self._dtype).view(out.shape))
+        out.copy_(stored.view(out.shape))
 
 
 class _OpenFile:

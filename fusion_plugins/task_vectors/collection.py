@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,11 +13,12 @@ from tqdm.auto import tqdm
 
 from ..common.workers import Workers
 from . import checks
+from .blocks import Block, cached_entries, read_blocks, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
-from .checks import Block, block_shape, row_slices
 from .names import named_like
 
 Result = TypeVar("Result")
+Rows = Callable[[str], Iterable[slice]]
 
 
 class TaskVectors:
@@ -180,33 +181,29 @@ class TaskVectors:
         for key in self.keys if keys is None else keys:
             yield from self._blocks_of(key, buffers)
 
+    def cached_rows(self, key: str) -> Iterator[slice]:
+        """Rows of blocks that stay in a core's cache, for work on each entry alone."""
+        shape = self.shape(key)
+        return row_slices(shape, cached_entries(shape, len(self._experts) + 1))
+
     def _blocks_of(
-        self, key: str, buffers: dict[torch.dtype, Tensor]
+        self, key: str, buffers: dict[torch.dtype, Tensor], rows_of: Rows | None = None
     ) -> Iterator[Block]:
-        dtype, shape = self.compute_dtype(key), self.shape(key)
-        models, entry_bytes = len(self._experts) + 1, self.entry_bytes(key)
-        names = (self._names_in[task][key] for task in self._experts)
-        read_base = self._base.reader(key)
-        read_experts = [
-            e.reader(n) for e, n in zip(self._experts.values(), names, strict=True)
-        ]
-        for rows in row_slices(shape):
-            view = None if len(shape) < 2 else rows
-            size = block_shape(shape, view)
-            needed = models * size[0] * size[1]
-            if dtype not in buffers or buffers[dtype].numel() < needed:
-                buffers[dtype] = torch.empty(needed, dtype=dtype)
-            base, *experts = values = buffers[dtype][:needed].view(models, *size)
-            read_base(base, view)
-            for row, read_expert in zip(experts, read_experts, strict=True):
-                read_expert(row, view)
-                row.sub_(base)
-            yield Block(key, rows, base, values[1:], base.numel() * entry_bytes)
+        experts = (
+            e.reader(self._names_in[task][key]) for task, e in self._experts.items()
+        )
+        readers = [self._base.reader(key), *experts]
+        shape, dtype = self.shape(key), self.compute_dtype(key)
+        rows = row_slices(shape) if rows_of is None else rows_of(key)
+        entry_bytes = self.entry_bytes(key)
+        for some, base, stack in read_blocks(shape, rows, readers, dtype, buffers):
+            yield Block(key, some, base, stack, base.numel() * entry_bytes)
 
     def for_each_key(
         self,
         work: Callable[[Iterator[Block]], Result],
         keys: Sequence[str] | None = None,
+        rows_of: Rows | None = None,
     ) -> list[Result]:
         """Run `work` on each tensor's blocks, several tensors at a time, one core each.
 
@@ -216,6 +213,7 @@ class TaskVectors:
         Args:
             work: Called with the blocks of one tensor, from several threads.
             keys: Tensors to walk; all by default.
+            rows_of: Tensor name -> the rows of each block.
 
         Returns:
             What `work` returned, in the order of `keys`.
@@ -226,7 +224,7 @@ class TaskVectors:
 
         def run(key: str) -> None:
             buffers = own.__dict__.setdefault("buffers", {})
-            results[key] = work(self._blocks_of(key, buffers))
+            results[key] = work(self._blocks_of(key, buffers, rows_of))
 
         Workers().each(run, walked)
         return [results[key] for key in walked]

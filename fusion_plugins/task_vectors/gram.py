@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import Block
+from .blocks import Block
 from .collection import TaskVectors
 
 GRANULARITIES = ("model", "tensor", "row")
@@ -114,7 +114,8 @@ class _EntrySums:
         in_runs = entries.shape[1] // _RUN * _RUN
         if in_runs >= _LARGE and self._add_runs(entries[:, :in_runs]):
             entries = entries[:, in_runs:]
-        self._add_exactly(entries)
+        if entries.numel():
+            self._add_exactly(entries)
 
     def _add_runs(self, entries: Tensor) -> bool:
         """Take in entries by float32 products, if those are exact enough."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .checks import Block
+from .blocks import Block
 from .collection import TaskVectors
 
 # Coefficients per tensor name: shape (tasks,), or (tasks, rows) for one per row.
@@ -48,9 +49,8 @@ def merge_block(block: Block, coefficients: Tensor) -> Tensor:
     if weights.dim() == 2:
         weights = weights[:, block.rows]
         return block.base + torch.einsum("tr,trc->rc", weights, block.task_vectors)
-    stack = block.task_vectors.flatten(1)
-    merged = torch.addmv(block.base.flatten(), stack.t(), weights)
-    return merged.view(block.base.shape)
+    stack = block.task_vectors.flatten(1).t()
+    return torch.addmv(block.base.flatten(), stack, weights).view(block.base.shape)
 
 
 def merge_each(
@@ -109,12 +109,12 @@ def apply_rule(
         for block in blocks:
             merged = rule(block)
             # A NaN or Inf anywhere makes the sum one; cheaper than a mask.
-            if not torch.isfinite(merged.sum()):
+            if not math.isfinite(merged.sum()):
                 task_vectors.raise_not_finite(block)
             write(block, merged)
             bar.update(block.nbytes)
 
-    task_vectors.for_each_key(merge_tensor, keys)
+    task_vectors.for_each_key(merge_tensor, keys, task_vectors.cached_rows)
 
 
 def _rounded(task_vectors: TaskVectors, block: Block, merged: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def require_finite(module: nn.Module, advice: str) -> None:
 def is_finite(tensor: Tensor) -> bool:
     """Whether it holds no NaN or Inf: they spoil the sum, as large numbers may too."""
     total = tensor.sum(dtype=torch.float32)
-    return bool(torch.isfinite(total) or torch.isfinite(tensor).all())
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
 
 
 def check_coefficients(

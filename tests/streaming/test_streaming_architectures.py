@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tiny_llamas import merge, merged_files, replace_weights, shard_files
 
 from fusion_plugins import AWDAlgorithm
+from fusion_plugins.streaming.folders import read_folder
 
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 TOWER = {**SMALL, "num_attention_heads": 2}
@@ -149,3 +150,19 @@ def test_a_class_that_transformers_lacks_is_one_short_line(tmp_path):
     with pytest.raises(ValueError, match="config.json cannot be used") as raised:
         merge(folders, tmp_path / "merged")
     assert len(str(raised.value)) < 500 and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "changed, shared",
+    [({}, True), ({"vocab_size": 80}, False), ({"auto_map": {"X": "x.X"}}, False)],
+    ids=["equal config", "other size", "own code"],
+)
+def test_models_of_one_config_are_described_once(llamas, tmp_path, changed, shared):
+    base = read_folder(Path(llamas["_pretrained_"]), "the base", {})
+    config = json.loads((Path(llamas["math"]) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changed))
+    expert = read_folder(tmp_path, "expert", {}, known=[base])
+    assert (expert.module is base.module) == shared
+    rows = expert.module.state_dict()["lm_head.weight"].shape[0]
+    assert rows == changed.get("vocab_size", 64)
+    assert (expert.path, expert.label) == (tmp_path, "expert")

@@ -17,8 +17,8 @@ from fusion_plugins import AWDAlgorithm, TaskVectors
 from fusion_plugins.awd.disentangle import disentangle
 from fusion_plugins.awd.functional import Descent
 from fusion_plugins.pools import load_task_vectors
-from fusion_plugins.streaming.ties import TiesStatistics, ties_block, ties_statistics
-from fusion_plugins.task_vectors import checks
+from fusion_plugins.streaming.ties import TiesStatistics, ties_block_, ties_statistics
+from fusion_plugins.task_vectors import blocks
 from fusion_plugins.task_vectors.ties import magnitude_threshold, ties_trim_
 
 AWD = {"alpha": 1e-3, "lr": 0.1, "iterations": 30}
@@ -53,7 +53,7 @@ def test_awd_is_that_in_memory_to_the_bit(request, tmp_path, family, granularity
 
 def test_several_threads_and_small_blocks_change_nothing(llamas, tmp_path, monkeypatch):
     want = merge(llamas, tmp_path / "one", iterations=0)
-    monkeypatch.setattr(checks, "BLOCK_ENTRIES", 40)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 40)
     torch.set_num_threads(3)
     try:
         got = merge(llamas, tmp_path / "three", iterations=0)
@@ -79,7 +79,7 @@ def test_without_iterations_it_is_fusion_benchs_simple_average(llamas, tmp_path)
 
 @pytest.mark.parametrize("merge_func", ["sum", "mean", "max"])
 def test_ties_is_fusion_benchs(llamas, tmp_path, merge_func, monkeypatch):
-    monkeypatch.setattr(checks, "BLOCK_ENTRIES", 100)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 100)
     base = TiesMergingAlgorithm(0.3, 20, [], merge_func)
     got = merge(llamas, tmp_path / "out", base=base, iterations=0)
     want = TiesMergingAlgorithm(0.3, 20, [], merge_func).run(pool_of(llamas))
@@ -133,7 +133,7 @@ def test_exact_draws_take_the_majority_sign(majority):
     statistics = TiesStatistics(torch.tensor([1.0] * 3), torch.tensor(majority))
     sign = 1.0 if majority > 0 else -1.0  # no majority counts as negative
     want = torch.tensor([2 * sign, sign, 6.0])
-    assert torch.equal(ties_block(stack, statistics), want)
+    assert torch.equal(ties_block_(stack, statistics), want)
 
 
 def test_the_majority_counts_every_elected_sign():

@@ -11,7 +11,7 @@ from fusion_plugins.task_vectors import (
     GramMatrices,
     StateDictCheckpoint,
     TaskVectors,
-    checks,
+    blocks,
     cosine_matrix,
     gram,
     gram_matrices,
@@ -84,7 +84,7 @@ def test_small_blocks_give_the_same_inner_products(monkeypatch, granularity, ent
     task_vectors = from_family()
     want = gram_matrices(task_vectors, granularity)
     whole = sum(1 for _ in task_vectors.blocks())
-    monkeypatch.setattr(checks, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", entries)
     assert sum(1 for _ in task_vectors.blocks()) > whole
     got = gram_matrices(task_vectors, granularity)
     assert got.groups == want.groups

@@ -12,7 +12,7 @@ from toy_models import TASKS, Tied, Toy, family, shifted, vectors
 from fusion_plugins.task_vectors import (
     TaskVectors,
     as_coefficients,
-    checks,
+    blocks,
     collection,
     gram_matrices,
     merge_into,
@@ -82,7 +82,7 @@ def test_layer_wise_coefficients_weigh_every_tensor_on_its_own():
 
 @pytest.mark.parametrize("entries", [2**20, 7], ids=["whole", "small_blocks"])
 def test_row_wise_coefficients_weigh_every_row_on_its_own(monkeypatch, entries):
-    monkeypatch.setattr(checks, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", entries)
     base, experts = family()
     task_vectors = TaskVectors.from_modules(base, experts)
     coefficients = row_wise(task_vectors)
@@ -100,7 +100,7 @@ def test_small_blocks_merge_the_same(monkeypatch):
     task_vectors = TaskVectors.from_modules(base, experts)
     coefficients = as_coefficients(task_vectors, WEIGHTS)
     want = merged_state_dict(task_vectors, coefficients)
-    monkeypatch.setattr(checks, "BLOCK_ENTRIES", 5)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 5)
     got = merged_state_dict(task_vectors, coefficients)
     for key, value in want.items():
         torch.testing.assert_close(got[key], value, rtol=1e-6, atol=1e-7)
@@ -236,7 +236,7 @@ def save_folder(model: nn.Module, folder, layout: str):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["file", "folder", "shards"])
 def test_files_give_what_modules_give(tmp_path, monkeypatch, layout, dtype):
-    monkeypatch.setattr(checks, "BLOCK_ENTRIES", 7)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 7)
     base, experts = family()
     base, experts = base.to(dtype), {t: e.to(dtype) for t, e in experts.items()}
     paths = {
