@@ -34,9 +34,8 @@ from ..task_vectors import (
 )
 from ..task_vectors import names as known
 from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
-from ..task_vectors.checks import say_other_config
+from ..task_vectors.checks import require_own_memory, say_other_config
 from ..task_vectors.files import one_line, require_plain_weights
-from ..task_vectors.sharing import require_own_memory
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
