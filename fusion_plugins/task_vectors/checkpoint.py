@@ -75,18 +75,24 @@ class StateDictCheckpoint(Checkpoint):
         return [names for names in groups.values() if len(names) > 1]
 
 
+def is_strided(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory as most do, neither sparse nor nested."""
+    return tensor.layout == torch.strided and not tensor.is_nested
+
+
 def _require_plain(name: str, value: Any, label: str) -> None:
     if not isinstance(value, Tensor):
         kind = f"a {type(value).__name__}"
     elif is_lazy(value) or value.is_meta:
         kind = "without values"
-    elif value.is_quantized or value.layout != torch.strided or value.is_complex():
+    elif value.is_quantized or value.is_complex() or not is_strided(value):
         kind = f"a tensor of {value.dtype}, {value.layout}"
     else:
         return
     raise ValueError(
         f"{label}: '{name}' is {kind}, which cannot be merged. Give a model with plain"
-        " tensors of real numbers, neither quantised nor sparse."
+        " tensors of real numbers, neither quantised nor sparse; a buffer that is not"
+        " saved (persistent=False) may be either."
     )
 
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import module_checkpoint
+from .checkpoint import is_strided, module_checkpoint
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module; tensors that torch cannot copy, such as sparse ones, are shared.
+
+    They are not merged, so that nothing writes into them.
+    """
+    tensors = (*module.parameters(), *module.buffers())
+    return deepcopy(module, {id(t): t for t in tensors if not is_strided(t)})
 
 
 def require_own_memory(module: nn.Module, label: str) -> None:
