@@ -22,8 +22,9 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from torch import nn
 
+from ..awd.base_method import check_numbers
 from ..common.folders import claimed
-from ..common.loggers import choices, log_summary
+from ..common.loggers import choices, log_summary, prepare_loggers
 from ..common.options import plain
 from ..common.running import one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
@@ -43,7 +44,9 @@ _OURS = f"{__name__}.MergingProgram"
 
 def prepared(config: DictConfig) -> DictConfig:
     """The command's config for our program, unless the user wants FusionBench's."""
-    with open_dict(config):
+    with open_dict(config), one_line_errors(_AGAIN):
+        if config.get("fabric"):
+            prepare_loggers(config.fabric)
         if config.pop("verbose", False):
             return config
     if config._target_ == _THEIRS:
@@ -75,6 +78,7 @@ class MergingProgram(FabricModelFusionProgram):
             self._table_instead(),
         ):
             _say(_announcement())
+            check_numbers(plain(self._method))
             result = super().run()
             self._say_what_is_kept()
             log_summary(self.fabric, _scalars(result["report"]), self._settings())

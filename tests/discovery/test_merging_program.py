@@ -155,6 +155,14 @@ def test_a_missing_logger_package_is_named_in_one_line(monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_numbers_of_fusionbenchs_methods_are_looked_at_before_a_pool():
+    method = {"_target_": "fusion_bench.method.TaskArithmeticAlgorithm"}
+    run = program(OmegaConf.create(method | {"scaling_factor": None}))
+    with pytest.raises(ValueError, match="scaling_factor is None, expected a number"):
+        run.run()
+    assert not hasattr(run, "modelpool")
+
+
 def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(GlobalHydra, "is_initialized", lambda self: True)
     with pytest.raises(SystemExit) as left, one_line_errors("The command continues."):
