@@ -25,8 +25,11 @@ def stored_contents(raw: Any) -> str | None:
             inner = stored_contents(raw.dataset)
             return inner and fingerprint(inner, list(raw.indices))
         if isinstance(raw, ArrowDataset):
-            custom = raw.format["type"] == "custom"  # a transform may draw lots
-            return None if custom else fingerprint(_rows(raw))
+            if raw.format["type"] == "custom":  # a transform may draw lots
+                return None
+            modes = {name: getattr(f, "mode", None) for name, f in raw.features.items()}
+            modes = {name: mode for name, mode in modes.items() if mode is not None}
+            return fingerprint(_rows(raw), *([modes] if modes else []))
         if isinstance(raw, TensorDataset):
             return fingerprint(raw.tensors)
         if isinstance(raw, (list, tuple)):

@@ -1,12 +1,15 @@
 """Test images that are kept resized: the same results, and nothing read again."""
 
 import copy
+import tempfile
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset as ArrowDataset
+from datasets import Image as ImageFeature
 from fusion_bench.dataset.image_dataset import ImageClassificationDataset
 from fusion_bench.models.hf_clip import HFCLIPClassifier
 from PIL import Image
@@ -15,7 +18,7 @@ from torchvision import transforms
 from transformers import CLIPImageProcessor
 
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
-from fusion_plugins.pools import kept_images, text_heads
+from fusion_plugins.pools import adapter_for, kept_images, text_heads
 from fusion_plugins.pools.clip_tasks import PromptTemplate
 from fusion_plugins.pools.contents import stored_contents
 from fusion_plugins.pools.image_processing import ImageCodec, labelled_images
@@ -80,12 +83,14 @@ def test_kept_images_are_prepared_to_the_same_numbers(workers, listed, reads):
     assert reads == []  # workers have filled the same file
 
 
-@pytest.mark.parametrize("case", ["no room", "limit", "pickled", "damaged"])
+@pytest.mark.parametrize("case", ["no room", "no place", "limit", "pickled", "damaged"])
 def test_otherwise_samples_are_read_again(case, reads, monkeypatch):
     processor = clip_processor()
     if case == "no room":
         usage = SimpleNamespace(free=1000)
         monkeypatch.setattr(kept_images.shutil, "disk_usage", lambda path: usage)
+    if case == "no place":
+        monkeypatch.setattr(tempfile, "tempdir", "/no such folder")
     if case == "limit":
         monkeypatch.setattr(kept_images, "LIMIT", 100)
     samples = labelled_images("task", photos(), 2)
@@ -94,7 +99,8 @@ def test_otherwise_samples_are_read_again(case, reads, monkeypatch):
     images.keep(make=True)
     assert all(map(torch.equal, inputs(images), want))
     if case == "pickled":
-        images = copy.copy(images)  # by what pickle would take
+        assert ForkingPickler.dumps(images)  # for a process that is no fork
+        images = copy.copy(images)  # by what that takes
     if case == "damaged":
         images._room._images[:, 0, 0, 0] ^= 1
     del reads[:]
@@ -121,7 +127,9 @@ def test_a_method_and_a_task_pool_read_equal_images_once(change, reads, rooms):
     assert reads == list(range(len(images))) * change
 
 
-def test_a_folder_keeps_images_for_the_next_run(tmp_path, monkeypatch, reads, rooms):
+def test_a_folder_keeps_images_for_the_next_run(
+    tmp_path, tiny_pool_root, monkeypatch, reads, rooms
+):
     monkeypatch.setenv(kept_images.FOLDER, str(tmp_path / "images"))
     samples, codec = labelled_images("task", photos(), 2), ImageCodec(clip_processor())
     want = inputs(samples, clip_processor())
@@ -134,6 +142,20 @@ def test_a_folder_keeps_images_for_the_next_run(tmp_path, monkeypatch, reads, ro
         assert (reads == []) == (run == 1)
     (file,) = (tmp_path / "images").iterdir()
     assert file.suffix == ".images"
+    size = file.stat().st_size
+    file.write_bytes(b"cut off")
+    rooms.clear()
+    KeptTestSet(samples, codec).keep(make=False)
+    assert [f.stat().st_size for f in (tmp_path / "images").iterdir()] == [size]
+    monkeypatch.setenv(kept_images.FOLDER, str(file))
+    with pytest.raises(
+        ValueError, match="^FUSION_PLUGINS_IMAGES: .* expected a folder"
+    ):
+        demo_taskpool(tiny_pool_root).check_samples()
+    with pytest.raises(
+        ValueError, match="^FUSION_PLUGINS_IMAGES: .* expected a folder"
+    ):
+        adapter_for(demo_modelpool(tiny_pool_root)).check_datasets("test")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +178,9 @@ def test_images_with_a_transform_of_their_own_are_not_shared():
     raw = ArrowDataset.from_list([{"x": 1}, {"x": 2}])
     assert stored_contents(raw) is not None
     assert stored_contents(raw.with_transform(lambda rows: rows)) is None
+    images = ArrowDataset.from_dict({"image": [p["image"] for p in photos()]})
+    grey = images.cast_column("image", ImageFeature(mode="L"))
+    assert stored_contents(images) != stored_contents(grey)
 
 
 def test_a_task_pool_keeps_images_from_its_second_evaluation_on(tiny_pool_root, reads):
@@ -174,7 +199,7 @@ def test_a_task_pool_keeps_images_from_its_second_evaluation_on(tiny_pool_root, 
     assert counts[1] >= sum(map(len, pool.test_datasets.values())) and counts[2] == 0
 
 
-@pytest.mark.parametrize("part", [None, "text_model", "text_projection"])
+@pytest.mark.parametrize("part", [None, "text_model", "text_projection", "config"])
 def test_text_towers_read_class_names_once_if_they_are_equal(
     part, tiny_pool_root, monkeypatch
 ):
@@ -191,7 +216,9 @@ def test_text_towers_read_class_names_once_if_they_are_equal(
     processor = demo_modelpool(tiny_pool_root).load_processor()
     for changed in (None, part):
         model = copy.deepcopy(clip)
-        if changed:
+        if changed == "config":  # as of a checkpoint that another program converted
+            model.config.text_config.hidden_act = "gelu"
+        elif changed:
             next(getattr(model, changed).parameters()).data.mul_(-1)
         classifier = HFCLIPClassifier(model, processor)
         found = text_heads.TextHeads(classifier)(*asked)
