@@ -23,8 +23,8 @@ from .samples import Samples
 
 log = get_logger(__name__)
 
-#: Environment variable: a folder where resized images stay for later runs.
-FOLDER = "FUSION_PLUGINS_IMAGES"
+#: Environment variable, named after this package: where resized images stay for later runs.
+FOLDER = f"{__name__.partition('.')[0].upper()}_IMAGES"
 LIMIT = 4 * 2**30  # bytes without such a folder: one for files may lie in memory
 _MARK = np.dtype(np.uint64)
 

@@ -130,8 +130,8 @@ def read_data(path: str) -> Any:
     Args:
         path: A folder with a folder of images per class; an ``.npz`` file with `x_test`,
             `y_test` and `class_names`; a ``.tsv``, ``.csv``, ``.jsonl``, ``.json`` or
-            ``.parquet`` file with columns `label` and `text`; or a data set on the hub or saved by `datasets`, whose split
-            `test` is taken if it has one.
+            ``.parquet`` file with columns `label` and `text`; or a data set on the hub or
+            saved by `datasets`, whose split `test` is taken if it has one.
 
     Raises:
         ValueError: It cannot be read as any of these.

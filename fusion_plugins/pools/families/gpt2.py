@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import GPT2ForSequenceClassificationPool
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ...common.upstream import models_of
@@ -48,14 +48,16 @@ class GPT2Adapter(TextAdapter):
             ValueError: An expert has no classifier, or one with a single output.
         """
         heads: dict[str, nn.Module] = {}
+        classifiers = copy(self.modelpool)
+        # Not as a view of a pool, which may hand out the trunks that it holds.
+        classifiers.__class__ = GPT2ForSequenceClassificationPool
         configs = models_of(self.modelpool)
         with_heads = {
             name: {**config, "_target_": _CLASSIFIER}
             for name, config in configs.items()
             if is_from_pretrained(config)
         }
-        # A pool of its own: a view of one may hand out trunks that it holds.
-        classifiers = BaseModelPool(OmegaConf.create(with_heads))
+        models_of.put(classifiers, with_heads)
         for task in self.tasks:
             if not is_from_pretrained(configs[task]):
                 raise ValueError(
