@@ -98,7 +98,7 @@ class MergingProgram(FabricModelFusionProgram):
             self.merged_model_save_path = getattr(self.method, "saved_model", None)
             if self.merged_model_save_path is not None:
                 return
-        folder = self.log_dir or (self.path or {}).get("log_dir")
+        folder = self._folder
         own = isinstance(self.modelpool, OwnFolders) and folder is not None
         if self.merged_model_save_path is None and own:
             self.merged_model_save_path = "{log_dir}/merged_model"
@@ -112,6 +112,11 @@ class MergingProgram(FabricModelFusionProgram):
             whole_clip(merged_model, self.modelpool) if whole else merged_model
         )
         add_card(self._saved, merged_model, self.modelpool, self.method)
+
+    @property
+    def _folder(self) -> str | None:
+        """Of the run: the first logger's, or without any the program's."""
+        return self.log_dir or (self.path or {}).get("log_dir")
 
     @property
     def _saved(self) -> Path:
@@ -154,8 +159,8 @@ class MergingProgram(FabricModelFusionProgram):
             note_main_scores(self._saved, score(read_tasks(report)))
 
     def _say_what_is_kept(self) -> None:
-        if self.log_dir is not None:
-            _say(f"Results: {self.log_dir}")
+        if self._folder is not None:
+            _say(f"Results: {self._folder}")
         if self.merged_model_save_path is not None:
             _say(f"Merged model: {self._saved}")
         else:

@@ -105,6 +105,7 @@ def test_a_model_is_not_saved_over_one_of_a_run_that_began_in_the_same_second(
     assert (tmp_path / "run-2" / "model" / "weights").read_text() == "saved"
     said = "".join(capsys.readouterr().out.split())
     assert f"Mergedmodel:{tmp_path}/run-2/model" in said
+    assert f"Results:{tmp_path}/run" in said  # without a logger, too
 
 
 def test_a_model_that_its_method_has_saved_is_not_saved_again(tmp_path, capsys):
