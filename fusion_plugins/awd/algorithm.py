@@ -17,7 +17,7 @@ from ..common import get_logger
 from ..common.folders import results_folder
 from ..common.options import WithOptions, choice, patterns, plain
 from ..common.upstream import program_of
-from ..pools.family import FinishOptions, family_of
+from ..pools.family import FinishOptions, adapter_for, family_of
 from ..pools.loading import as_modelpool, load_task_vectors
 from ..pools.replaced import with_shared_heads
 from ..task_vectors import TaskVectors, merge_into, require_finite
@@ -93,10 +93,13 @@ class AWDAlgorithm(
                 method makes several models.
         """
         modelpool, options = as_modelpool(modelpool), self.options
+        asked = options.scaling is not None or options.tasks
+        adapter = self._adapter(modelpool) if asked else None
+        # Where test sets are checked, with their own classes.
         folder = results_folder(self) if self.fabric.is_global_zero else None
         base = options.base
         if options.scaling is not None:
-            base = self._base_with_best_scaling(modelpool, folder)
+            base = self._base_with_best_scaling(adapter, folder)
         method = build_base_method(base, program_of(self), self.fabric)
         with self.profile("load base"):
             module, task_vectors = load_task_vectors(modelpool, options.keep)
@@ -122,22 +125,26 @@ class AWDAlgorithm(
         self.card = finish.card("AWD", plain(self.config), merged)
         return merged
 
-    def _base_with_best_scaling(
-        self, modelpool: BaseModelPool, folder: Path | None
-    ) -> dict[str, Any]:
+    def _adapter(self, modelpool: BaseModelPool) -> Any:
         if not family_of(modelpool).has_data:
+            option = "tasks" if self.options.scaling is None else "scaling=auto"
             raise TypeError(
-                "scaling=auto needs samples, and nothing knows those of a"
+                f"{option} needs samples, and nothing knows those of a"
                 f" {type(modelpool).__name__}. Set the base method's scaling factor, or"
                 " register an adapter for this class."
             )
+        return adapter_for(modelpool, self.options.tasks)
+
+    def _base_with_best_scaling(
+        self, adapter: Any, folder: Path | None
+    ) -> dict[str, Any]:
         config = plain(self.config) | {"scaling": None}
         # On use: merging without it needs no data, and no test-time engine.
         room = import_module("...selection.scaling", family_of.__module__)
         with self.profile("select scaling"):
             return room.select_scaling(
                 config | {"base": base_config(self.options.base)},
-                modelpool,
+                adapter,
                 lambda settings, fabric: build_base_method(settings, None, fabric),
                 self.fabric,
                 self.options.data,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
+from inspect import signature
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -60,20 +61,24 @@ def check_numbers(config: Mapping[str, Any]) -> None:
         config: Of the method; one without ``_target_`` is not looked at.
 
     Raises:
-        ValueError: An option that its class declares as a number is text, NaN or Inf.
+        ValueError: An option that its class declares as a number is text, NaN, Inf, or
+            nothing where its class knows no such value.
     """
     if "_target_" not in config:
         return
     module, _, owner = str(config["_target_"]).rpartition(".")
     try:
         kind = getattr(import_module(module), owner)
-        hints = get_type_hints(getattr(kind, "__init__", kind))
+        made = getattr(kind, "__init__", kind)
+        hints, options = get_type_hints(made), signature(made).parameters
     except (AttributeError, ImportError, NameError, ValueError):
         return  # said when the method is built; or a type for type checkers alone
     for name, hint in hints.items():
         kinds = {hint, *get_args(hint)}
         value = config.get(name)
         odd = isinstance(value, float) and not math.isfinite(value)
+        if name in config and value is None:
+            odd = type(None) not in kinds and options[name].default is not None
         number = bool(kinds & {int, float}) and kinds <= {int, float, type(None), hint}
         if number and (odd or type(value) is str):
             raise ValueError(f"{owner}: {name} is {value!r}, expected a number.")

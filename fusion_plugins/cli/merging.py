@@ -22,8 +22,9 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from torch import nn
 
+from ..awd.base_method import check_numbers
 from ..common.folders import claimed
-from ..common.loggers import choices, log_summary
+from ..common.loggers import choices, log_summary, prepare_loggers
 from ..common.options import plain
 from ..common.running import one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
@@ -43,7 +44,9 @@ _OURS = f"{__name__}.MergingProgram"
 
 def prepared(config: DictConfig) -> DictConfig:
     """The command's config for our program, unless the user wants FusionBench's."""
-    with open_dict(config):
+    with open_dict(config), one_line_errors(_AGAIN):
+        if config.get("fabric"):
+            prepare_loggers(config.fabric)
         if config.pop("verbose", False):
             return config
     if config._target_ == _THEIRS:
@@ -75,6 +78,7 @@ class MergingProgram(FabricModelFusionProgram):
             self._table_instead(),
         ):
             _say(_announcement())
+            check_numbers(plain(self._method))
             result = super().run()
             self._say_what_is_kept()
             log_summary(self.fabric, _scalars(result["report"]), self._settings())
@@ -94,7 +98,7 @@ class MergingProgram(FabricModelFusionProgram):
             self.merged_model_save_path = getattr(self.method, "saved_model", None)
             if self.merged_model_save_path is not None:
                 return
-        folder = self.log_dir or (self.path or {}).get("log_dir")
+        folder = self._folder
         own = isinstance(self.modelpool, OwnFolders) and folder is not None
         if self.merged_model_save_path is None and own:
             self.merged_model_save_path = "{log_dir}/merged_model"
@@ -108,6 +112,11 @@ class MergingProgram(FabricModelFusionProgram):
             whole_clip(merged_model, self.modelpool) if whole else merged_model
         )
         add_card(self._saved, merged_model, self.modelpool, self.method)
+
+    @property
+    def _folder(self) -> str | None:
+        """Of the run: the first logger's, or without any the program's."""
+        return self.log_dir or (self.path or {}).get("log_dir")
 
     @property
     def _saved(self) -> Path:
@@ -150,8 +159,8 @@ class MergingProgram(FabricModelFusionProgram):
             note_main_scores(self._saved, score(read_tasks(report)))
 
     def _say_what_is_kept(self) -> None:
-        if self.log_dir is not None:
-            _say(f"Results: {self.log_dir}")
+        if self._folder is not None:
+            _say(f"Results: {self._folder}")
         if self.merged_model_save_path is not None:
             _say(f"Merged model: {self._saved}")
         else:

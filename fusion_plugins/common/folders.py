@@ -95,7 +95,7 @@ def require_folder(name: str, folder: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have had the same idea
     except OSError as error:
         raise ValueError(
             f"{name}: {path} cannot be written into ({error.strerror}). Give another"

@@ -8,9 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def prepare_loggers(fabric: DictConfig) -> None:
+    """Give Fabric's config the loggers that the user named as Fabric takes them.
+
+    Raises:
+        ValueError: They are neither loggers nor none.
+    """
+    given = fabric.get("loggers")
+    several = OmegaConf.is_list(given)
+    named = list(given) if several else [given]
+    if given is None or given is False or not named:
+        fabric.loggers = None
+    elif not all(
+        OmegaConf.is_dict(logger) and "_target_" in logger for logger in named
+    ):
+        raise ValueError(
+            f"fabric.loggers is {given!r}, expected null for none, or the config of a"
+            " logger. fabric/loggers=NAME takes one of FusionBench's: tensorboard_logger,"
+            " csv_logger, wandb_logger."
+        )
+    elif several:
+        fabric._convert_ = "all"  # Fabric takes any other list for one logger
 
 
 def choices() -> dict[str, str]:

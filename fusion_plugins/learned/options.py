@@ -16,7 +16,6 @@ from ..common.options import (
     choice,
     flag,
     integer,
-    mapping,
     number,
     option,
     path,
@@ -77,7 +76,6 @@ class LearnedOptions(FinishOptions):
         disentangle: AWD settings (alpha, lr, iterations, granularity, scale_free, ...)
             to disentangle the task vectors first; None for none.
         fraction, max_samples: How much of each dataset takes part.
-        tasks: What FusionBench does not know of own tasks; see the pool's adapter.
         keep: Patterns of tensors left as in the base.
         coefficients: File of saved coefficients: merge with them, learn nothing.
         seed: Of the samples' order; None means 0.
@@ -108,7 +106,6 @@ class LearnedOptions(FinishOptions):
     disentangle: dict[str, Any] | None = option(None, _check_disentangle)
     fraction: float = number(1.0, high=1, open_low=True)
     max_samples: int | None = integer(None, low=1)
-    tasks: dict[str, Any] | None = mapping("{my_task: {classnames: [...]}}")
     keep: tuple[str, ...] = patterns()
     coefficients: str | None = path()
     seed: int = option(None, _check_seed)

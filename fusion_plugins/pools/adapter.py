@@ -35,7 +35,7 @@ class AdapterFinish(Finish):
         if head_site(self.modelpool, module) is not None:
             check_task_names(self.modelpool.model_names)
         if self.statistics.recalibrates:
-            adapter = self.adapter or adapter_for(self.modelpool)
+            adapter = self.adapter or adapter_for(self.modelpool, self.options.tasks)
             adapter.check_datasets(self.options.data)
 
     def complete(self, merged: nn.Module, device: torch.device) -> nn.Module:

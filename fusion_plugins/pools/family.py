@@ -14,7 +14,7 @@ from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
 from ..common.folders import require_names, require_paths
-from ..common.options import Options, choice, integer
+from ..common.options import Options, choice, integer, mapping
 from ..merged.statistics import BatchNorm, RunningStatistics
 from ..modelpool.folders import FolderModelPool
 from ..task_vectors import TaskVectors
@@ -39,11 +39,13 @@ class FinishOptions(Options):
             last two need samples.
         batch_norm_samples: Samples per task to estimate them on, unlabelled.
         data: Split the samples are from: ``test``, ``val`` or ``train``.
+        tasks: What FusionBench does not know of own tasks; see the pool's adapter.
     """
 
     batch_norm: BatchNorm = choice(BatchNorm.AVERAGE)
     batch_norm_samples: int = integer(512, low=2)
     data: str = choice("test", SPLITS)
+    tasks: dict[str, Any] | None = mapping("{my_task: {classnames: [...]}}")
 
 
 class Finish:

@@ -47,7 +47,7 @@ def as_rgb(image: Any) -> Image.Image:
         raise ValueError(
             f"its image is a {type(image).__name__}, expected an image of pillow, not"
             " preprocessed. Cast the column with datasets.Image(), or remove the data"
-            " set's own transform."
+            " set's own transform or format."
         )
     deep = image.mode == "I" and image.format == "PNG"  # by older releases of pillow
     if deep or image.mode.startswith("I;16"):
@@ -217,13 +217,14 @@ def _steps_of(processor: Any) -> tuple[_Step, tuple[_Step, _Step] | None]:
     if not hasattr(processor, "image_mean"):  # one of the user's own
         return processor, None
 
-    def run(image: Image.Image, **options: bool) -> Tensor:
-        inputs = processor(images=[image], return_tensors="pt", **options)
-        return inputs["pixel_values"][0]
-
+    run = partial(_inputs, processor)  # which processes that load data can be given
     in_place: dict[str, Any] = {n: False for n in _PLACES if hasattr(processor, n)}
     as_bytes = partial(run, do_rescale=False, do_normalize=False)
     return run, (as_bytes, partial(run, **in_place))
+
+
+def _inputs(processor: Any, image: Image.Image, **options: bool) -> Tensor:
+    return processor(images=[image], return_tensors="pt", **options)["pixel_values"][0]
 
 
 def _torchvision_steps(compose: Any) -> tuple[_Step, tuple[_Step, _Step] | None]:

@@ -117,21 +117,22 @@ def new_room(
     count: int, shape: tuple[int, ...], path: Path | None = None
 ) -> Room | None:
     """Room in a file of that path, or in one without a name that goes with the process."""
-    needed = _bytes_of(count, shape)
-    if path is not None and path.is_file() and path.stat().st_size == needed:
-        with path.open("r+b") as file:
-            return Room(file, count, shape)
-    folder = path.parent if path else Path(tempfile.gettempdir())
-    free = shutil.disk_usage(folder).free // 2
-    if path is None:
-        free = min(free, LIMIT - sum(room.nbytes for room in _NAMELESS))
+    needed, folder = _bytes_of(count, shape), path and path.parent
     try:
+        if path is not None and path.is_file() and path.stat().st_size == needed:
+            with path.open("r+b") as file:
+                return Room(file, count, shape)
+        folder = folder or Path(tempfile.gettempdir())
+        free = shutil.disk_usage(folder).free // 2
+        if path is None:
+            free = min(free, LIMIT - sum(room.nbytes for room in _NAMELESS))
         if needed > free or not hasattr(os, "posix_fallocate"):
             raise OSError("too little room")
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, needed)
             if path is not None:
-                os.link(file.name, path)
+                os.link(file.name, whole := f"{file.name}{path.suffix}")
+                os.replace(whole, path)  # of another process, or cut off
             room = Room(file, count, shape)
     except OSError as error:
         level = logging.DEBUG if path is None else logging.WARNING

@@ -1,4 +1,4 @@
-"""Labels of a task's samples, where a score asks for them."""
+"""Labels of a task's samples, and what a data set says of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset as ArrowDataset
 from torch import Tensor
 
-from .samples import Samples, class_number, label_columns, part
+from .samples import LABEL_COLUMNS, Samples, class_number, label_columns, part
+
+
+def class_counts(raw: Any) -> list[int]:
+    """How many classes a data set says it has, of each column of labels that says so."""
+    features = raw.features if isinstance(raw, ArrowDataset) else {}
+    listed = [getattr(features.get(name), "num_classes", 0) for name in LABEL_COLUMNS]
+    return [count for count in listed if count]
 
 
 def read_labels(task: str, raw: Any, samples: np.ndarray, classes: int) -> Tensor:

@@ -33,7 +33,7 @@ from ..task_vectors import (
     files,
 )
 from ..task_vectors import names as known
-from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
+from ..task_vectors.checkpoint import SpilledCheckpoint, copied, module_checkpoint
 from ..task_vectors.checks import require_own_memory, say_other_config
 from ..task_vectors.files import one_line, require_plain_weights
 from .family import PRETRAINED, as_modelpool, family_of, label_of
@@ -55,7 +55,7 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
     model = load_model(modelpool, name)
     if isinstance(model, LazyStateDict):
         return _materialise(model, label_of(name))
-    model = deepcopy(model) if is_instance(modelpool, name) else model
+    model = copied(model) if is_instance(modelpool, name) else model
     require_own_memory(model, label_of(name))
     return family_of(modelpool).adopt(model)
 
@@ -85,7 +85,7 @@ def load_model(
     adapter = adapters.Adapter(folder, label_of(name))
     adapter.check_base(_pretrained_source(modelpool))
     base = load(PRETRAINED, adapter.label, adapter.brings_head)
-    base = deepcopy(base) if is_instance(modelpool, PRETRAINED) else base
+    base = copied(base) if is_instance(modelpool, PRETRAINED) else base
     if isinstance(base, LazyStateDict):
         base = _materialise(base, adapter.label)
     with accounted(adapter.label):

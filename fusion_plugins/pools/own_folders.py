@@ -26,6 +26,7 @@ from .saving import OwnFolders
 from .text import load_tokenizer
 
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
+_KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _READ = "fusion_plugins.pools.own_folders.read_data"
 _CLASS = "transformers.AutoModelForSequenceClassification"
 
@@ -128,9 +129,9 @@ def read_data(path: str) -> Any:
 
     Args:
         path: A folder with a folder of images per class; an ``.npz`` file with `x_test`,
-            `y_test` and `class_names`; a ``.tsv`` or ``.csv`` file with columns `label`
-            and `text`; or a data set on the hub or saved by `datasets`, whose split
-            `test` is taken if it has one.
+            `y_test` and `class_names`; a ``.tsv``, ``.csv``, ``.jsonl``, ``.json`` or
+            ``.parquet`` file with columns `label` and `text`; or a data set on the hub or
+            saved by `datasets`, whose split `test` is taken if it has one.
 
     Raises:
         ValueError: It cannot be read as any of these.
@@ -145,22 +146,30 @@ def read_data(path: str) -> Any:
         raise ValueError(
             f"data: {path!r} cannot be read ({one_line(error.__cause__ or error)[:200]})."
             " It can be a folder of images per class, an .npz file of uint8 images x_test,"
-            " class numbers y_test and class_names, a .tsv or .csv file with columns label"
-            " and text, or a data set on the hub or saved by datasets."
+            " class numbers y_test and class_names, a .tsv, .csv, .jsonl, .json or .parquet"
+            " file with columns label and text, or a data set on the hub or saved by"
+            " datasets."
         ) from error
 
 
 def _read_data(file: Path) -> Any:
     if not file.name:
         raise ValueError("its path is empty")
-    if file.suffix == ".tsv":
+    if file.is_file() and not file.stat().st_size:
+        raise ValueError("it is an empty file")
+    if file.suffix.lower() == ".tsv":
         return TsvDataset(file)
-    if file.suffix == ".npz":
+    if file.suffix.lower() == ".npz":
         return _read_npz(file)
     import datasets
 
-    if file.suffix == ".csv":
+    kind = file.suffix.lower()
+    if kind == ".csv":
         return _read_csv(file)
+    if kind in _KINDS:
+        return datasets.load_dataset(_KINDS[kind], data_files=str(file), split="train")
+    if file.is_file():
+        raise ValueError("its name does not end as that of a known kind of file does")
     if (file / "dataset_dict.json").is_file() or (file / "state.json").is_file():
         found = datasets.load_from_disk(str(file))
     elif file.is_dir():
@@ -175,9 +184,11 @@ def _read_data(file: Path) -> Any:
 def _read_csv(file: Path) -> Any:
     import datasets
 
-    found = datasets.load_dataset(
-        "csv", data_files=str(file), split="train", keep_default_na=False
-    )
+    with file.open(encoding="utf-8-sig") as lines:
+        header = lines.readline()
+    mark = next((m for m in ",;\t" if m in header), ",")  # ; where , is for decimals
+    options = {"data_files": str(file), "sep": mark, "keep_default_na": False}
+    found = datasets.load_dataset("csv", split="train", **options)
     if "__index_level_0__" in found.column_names:  # of pandas
         raise ValueError("its rows have more fields than its header; quote texts")
     return found
@@ -187,10 +198,16 @@ def _read_images(folder: Path) -> Any:
     """Classes may have names that are also those of splits, such as ``train``."""
     import datasets
 
-    inner = (path for path in folder.glob("*/*") if path.is_dir())
-    classes = next(inner, None) is None
+    folders = [path for path in folder.glob("[!.]*") if path.is_dir()]
+    classes = not any(path.is_dir() for inner in folders for path in inner.iterdir())
     files = {"data_files": {"test": "*/*"}, "drop_labels": False} if classes else {}
-    return datasets.load_dataset("imagefolder", data_dir=str(folder), **files)
+    found = datasets.load_dataset("imagefolder", data_dir=str(folder), **files)
+    if classes:
+        known = found["test"].features["label"].names
+        empty = sorted({path.name for path in folders} - set(known))
+        if empty:
+            raise ValueError(f"the folders {empty} hold no image of their classes")
+    return found
 
 
 def _read_npz(file: Path) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from fusion_bench.tasks.clip_classification import get_num_classes
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
@@ -76,11 +77,46 @@ def head_config(head_of: Any) -> Any:
     if isinstance(head_of, PreTrainedModel):
         return head_of.config
     known = isinstance(head_of, str) or is_from_pretrained(head_of)
+    if isinstance(head_of, Mapping) and "dataset_name" not in head_of:
+        known = known or "config_path" in head_of
     source = source_of(head_of) if known else None
     try:
         return None if source is None else AutoConfig.from_pretrained(source)
     except (OSError, ValueError):  # an adapter, or a model of another library
         return None
+
+
+def output_size(head: nn.Module) -> int | None:
+    """How many numbers a head gives per sample; None if it ends in no linear layer."""
+    linear = [m for m in head.modules() if isinstance(m, nn.Linear)]
+    return linear[-1].out_features if linear else None
+
+
+def check_head_size(task: str, expert: Any, counts: Sequence[int], of: str) -> None:
+    """Raise if the head of a task's expert tells another number of classes apart.
+
+    Args:
+        task: The task.
+        expert: As a pool lists it. Where only loading tells what its head has, it passes.
+        counts: How many classes there may be; none passes.
+        of: Who says so.
+    """
+    outputs = _outputs(expert)
+    if counts and outputs is not None and outputs not in counts:
+        raise ValueError(
+            f"Task '{task}' has {counts[0]} classes by {of}, but the head of its expert has"
+            f" {outputs} outputs. Give the names or the data set that it was trained with."
+        )
+
+
+def _outputs(expert: Any) -> int | None:
+    if isinstance(expert, Mapping) and "model_name" in expert:  # of torchvision
+        known = expert.get("dataset_name")
+        return get_num_classes(known) if known else expert.get("num_classes")
+    if (config := head_config(expert)) is not None:
+        return config.num_labels
+    head = getattr(expert, "fc", None)  # as torchvision's models in memory
+    return output_size(head) if isinstance(head, nn.Module) else None
 
 
 def check_head_order(task: str, raw: Any, config: Any) -> None:

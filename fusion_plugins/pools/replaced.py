@@ -10,6 +10,7 @@ from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
 from ..common.upstream import models_of, with_methods
+from ..task_vectors.checkpoint import copied
 from .family import PRETRAINED
 from .loading import head_site, is_instance, load_base, load_model, load_module
 
@@ -42,7 +43,7 @@ def with_experts(
         if name in modelpool.model_names or name in also:
             return make_expert(name)
         model = load_model(modelpool, name, *args, **kwargs)
-        return deepcopy(model) if is_instance(modelpool, name) else model
+        return copied(model) if is_instance(modelpool, name) else model
 
     view = copy(modelpool)
     models_of.put(view, copy(models_of(modelpool)))
@@ -57,7 +58,7 @@ def read_once(modelpool: BaseModelPool) -> BaseModelPool:
     """
     names = [PRETRAINED, *modelpool.model_names]
     held = {name: load_module(modelpool, name) for name in names}
-    view: Any = with_experts(modelpool, lambda n: deepcopy(held[n]), [PRETRAINED])
+    view: Any = with_experts(modelpool, lambda n: copied(held[n]), [PRETRAINED])
     view.held = held
     return view
 

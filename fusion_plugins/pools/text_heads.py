@@ -32,7 +32,8 @@ class TextHeads:
         clip = self._classifier.clip_model
         parts = (clip.text_model, clip.text_projection)
         device = next(clip.text_projection.parameters()).device.type
-        return fingerprint(device, [dict(part.state_dict()) for part in parts])
+        config = clip.config.text_config.to_json_string()
+        return fingerprint(device, config, [dict(part.state_dict()) for part in parts])
 
     @torch.no_grad()
     def __call__(

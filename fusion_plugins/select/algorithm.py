@@ -15,7 +15,7 @@ from ..common import get_logger
 from ..common.folders import results_folder
 from ..common.options import WithOptions
 from ..common.upstream import program_of
-from ..pools.family import as_modelpool
+from ..pools.family import adapter_for, as_modelpool
 from ..selection import response
 from ..selection.runner import Selection
 from .options import SelectOptions
@@ -55,13 +55,15 @@ class SelectAlgorithm(
             ValueError, TypeError: The pool has no samples, or a candidate does not fit.
         """
         options = self.options
+        adapter = adapter_for(as_modelpool(modelpool), options.tasks)
         grid, data = options.grid, options.selection_data
+        # Where test sets are checked, with their own classes.
         folder = results_folder(self) if self.fabric.is_global_zero else None
         with self.profile("select"):
             selection = Selection(
                 grid, data, self._build, self.fabric, options.drop_early
             )
-            found = selection.run(as_modelpool(modelpool))
+            found = selection.run(adapter)
         with self.profile("merge"):
             merged = found.kept
             if merged is None:

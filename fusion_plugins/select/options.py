@@ -69,6 +69,4 @@ class SelectOptions(Options):
     def selection_data(self) -> SelectionData:
         """What they are scored on."""
         samples = self.fraction, self.max_samples, self.cache, self.num_workers
-        return SelectionData(
-            self.score, DataOptions(self.data, *samples), self.seed, self.tasks
-        )
+        return SelectionData(self.score, DataOptions(self.data, *samples), self.seed)

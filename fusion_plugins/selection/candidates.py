@@ -120,6 +120,8 @@ def _option(name: str, config: Mapping[str, Any], owner: str) -> Option:
 
 def _expected(config: Mapping[str, Any]) -> str:
     names = ", ".join(".".join(path) for path in _paths(config))
+    if not names:
+        return "and the method has no other"
     return f"expected lists for some of {names}"
 
 

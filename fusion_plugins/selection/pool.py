@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench import BaseAlgorithm
 from lightning import Fabric, seed_everything
 from torch import Tensor, nn
 
 from ..adaptation import AdaptationTask, SampleOrder
 from ..common.options import WithOptions
 from ..pools.adapter import PoolAdapter
-from ..pools.family import PRETRAINED, adapter_for
+from ..pools.family import PRETRAINED
 from ..pools.labels import read_labels
 from ..pools.replaced import read_once, with_shared_heads
 from ..pools.task_heads import with_task_heads
@@ -45,13 +45,11 @@ class SelectionData:
             of the predictions, negative.
         options: Which samples.
         seed: Of their choice and order, and before every merge.
-        task_info: What the adapter needs to know of own tasks.
     """
 
     score: str = "agreement"
     options: DataOptions = field(default=DataOptions(max_samples=SAMPLES))
     seed: int = 0
-    task_info: Any = None
 
     @property
     def split(self) -> str:
@@ -62,18 +60,6 @@ class SelectionData:
     def about(self) -> dict[str, Any]:
         """What a response says of it."""
         return {"score": self.score, "data": self.split, "seed": self.seed}
-
-    def adapter(self, modelpool: BaseModelPool) -> PoolAdapter:
-        """What reads the pool's samples; they are looked at.
-
-        Raises:
-            TypeError: No family knows the pool.
-            ValueError: Samples are missing, or tasks have no classes.
-        """
-        adapter = adapter_for(modelpool, self.task_info)
-        adapter.check_datasets(self.split)
-        require_classes(adapter)
-        return adapter
 
 
 def require_classes(adapter: PoolAdapter) -> None:
@@ -94,7 +80,6 @@ class SelectionPool:
     """Merges candidates of a pool and says what they predict.
 
     Args:
-        modelpool: The pool.
         adapter: Of the pool.
         data: What candidates are scored on.
         fabric: Device and precision.
@@ -105,16 +90,9 @@ class SelectionPool:
         base: The pretrained model; not to be changed.
     """
 
-    def __init__(
-        self,
-        modelpool: BaseModelPool,
-        adapter: PoolAdapter,
-        data: SelectionData,
-        fabric: Fabric,
-    ):
-        self.modelpool, self.adapter = modelpool, adapter
-        self._data, self.fabric = data, fabric
-        self._view = read_once(modelpool)
+    def __init__(self, adapter: PoolAdapter, data: SelectionData, fabric: Fabric):
+        self.adapter, self._data, self.fabric = adapter, data, fabric
+        self._view = read_once(adapter.modelpool)
         self.base = self._view.load_model(PRETRAINED)
         self.scorer = self._make_scorer()
 
@@ -136,7 +114,7 @@ class SelectionPool:
                 f"{type(algorithm).__name__} gives a {type(merged).__name__}, not a model:"
                 " there is nothing to score. Choose a method that merges into one model."
             )
-        return merged if own else with_task_heads(merged, self.modelpool)
+        return merged if own else with_task_heads(merged, self.adapter.modelpool)
 
     def logits(self, model: nn.Module) -> Logits:
         """What a model predicts."""

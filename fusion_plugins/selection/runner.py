@@ -7,15 +7,16 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench import BaseAlgorithm
 from lightning import Fabric
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..common.upstream import loggers_of
+from ..pools.adapter import PoolAdapter
 from .candidates import Grid
 from .line import Line
-from .pool import SelectionData, SelectionPool
+from .pool import SelectionData, SelectionPool, require_classes
 from .scoring import Logits
 from .search import SCANNED, Search, scan
 
@@ -38,11 +39,15 @@ class Selection:
     fabric: Fabric
     drop: bool = True
 
-    def run(self, modelpool: BaseModelPool) -> Selected:
+    def run(self, adapter: PoolAdapter) -> Selected:
         """Look at every candidate.
 
+        Args:
+            adapter: Of the pool.
+
         Raises:
-            ValueError, TypeError: The pool has no samples, or a candidate does not fit.
+            ValueError, TypeError: The pool has no samples, its tasks have no classes, or
+                a candidate does not fit.
         """
         quiet = copy(self.fabric)
         loggers_of.put(quiet, [])  # candidates leave no files
@@ -53,8 +58,9 @@ class Selection:
         listed = list(self.grid.settings())
         for settings in listed:  # what is wrong with one is said now
             build(settings)
-        adapter = self.data.adapter(modelpool)
-        pool = SelectionPool(modelpool, adapter, self.data, self.fabric)
+        adapter.check_datasets(self.data.split)
+        require_classes(adapter)
+        pool = SelectionPool(adapter, self.data, self.fabric)
         candidates = Candidates(self.grid, pool, build, Search(pool.scorer, self.drop))
         count, silent = len(listed) or SCANNED, not self.fabric.is_global_zero
         with tqdm(desc="Select", total=count, disable=silent) as bar:

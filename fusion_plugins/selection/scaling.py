@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench import BaseAlgorithm
 from lightning import Fabric
 
+from ..pools.adapter import PoolAdapter
 from ..pools.tasks import DataOptions
 from . import response
 from .candidates import Grid
@@ -18,7 +19,7 @@ from .runner import Selection
 
 def select_scaling(
     config: Mapping[str, Any],
-    modelpool: BaseModelPool,
+    adapter: PoolAdapter,
     build: Callable[[Mapping[str, Any], Fabric], BaseAlgorithm],
     fabric: Fabric,
     split: str,
@@ -28,7 +29,7 @@ def select_scaling(
 
     Args:
         config: The method.
-        modelpool: The pool.
+        adapter: Of the pool.
         build: A config and the fabric to run it with -> the method.
         fabric: Device and precision.
         split: Where unlabelled samples are from.
@@ -39,6 +40,6 @@ def select_scaling(
     """
     grid = Grid.scan(config, "scaling=auto")
     data = SelectionData(options=DataOptions(split, max_samples=SAMPLES))
-    search = Selection(grid, data, build, fabric).run(modelpool).search
+    search = Selection(grid, data, build, fabric).run(adapter).search
     response.publish(search, data.about, folder, "selection")
     return grid.method(response.chosen(search).settings)

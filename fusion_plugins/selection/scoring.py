@@ -20,8 +20,11 @@ _ERRORS = 3.0  # standard errors behind the best
 
 
 def agreement(logits: Tensor, classes: Tensor) -> Tensor:
-    """1 for each sample whose most probable class is the given one, else 0."""
-    return (logits.argmax(-1) == classes).float()
+    """1 for each sample whose most probable class is the given one, else 0.
+
+    A prediction that holds NaN is of no class.
+    """
+    return ((logits.argmax(-1) == classes) & ~logits.isnan().any(-1)).float()
 
 
 def negative_entropy(logits: Tensor, classes: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .checkpoint import Reader
+# Fills a buffer with a tensor, or rows of its first dimension, converting the dtype.
+Reader = Callable[[Tensor, "slice | None"], None]
 
 # Entries of one tensor looked at together: bounds memory at (tasks + 2) blocks.
 BLOCK_ENTRIES = 2**18
@@ -127,3 +129,24 @@ def spread_slices(
         chosen[key] = list(row_slices(shape, entries, start, every))
         start += len(chosen[key]) * every - len(_starts(shape, entries))
     return chosen
+
+
+class _Staging(threading.local):
+    """Room for what is read, one for each thread: several would not fit into its cache."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(2**21, dtype=torch.uint8)
+        self._taken = self._bytes, self._bytes.numpy().data
+
+    def take(self, entries: int, dtype: torch.dtype) -> tuple[Tensor, memoryview]:
+        """Room for so many entries, as a tensor and as what a file reads into."""
+        held = self._taken[0]
+        if held.numel() != entries or held.dtype != dtype:
+            size = entries * dtype.itemsize
+            fits = size <= self._bytes.numel()
+            taken = self._bytes[:size] if fits else torch.empty(size, dtype=torch.uint8)
+            self._taken = taken.view(dtype), taken.numpy().data
+        return self._taken
+
+
+STAGING = _Staging()

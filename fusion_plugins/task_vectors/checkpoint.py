@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from . import files
+from .blocks import STAGING, Reader
 from .files import TensorSpec
 
-# Fills a buffer with a tensor, or rows of its first dimension, converting the dtype.
-Reader = Callable[[Tensor, "slice | None"], None]
 Places = dict[str, tuple[Any, int]]  # tensor name -> file, and where in it
 
 
@@ -75,18 +75,33 @@ class StateDictCheckpoint(Checkpoint):
         return [names for names in groups.values() if len(names) > 1]
 
 
+def is_strided(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory as most do, neither sparse nor nested."""
+    return tensor.layout == torch.strided and not tensor.is_nested
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module; tensors that torch cannot copy, such as sparse ones, are shared.
+
+    They are not merged, so that nothing writes into them.
+    """
+    tensors = (*module.parameters(), *module.buffers())
+    return deepcopy(module, {id(t): t for t in tensors if not is_strided(t)})
+
+
 def _require_plain(name: str, value: Any, label: str) -> None:
     if not isinstance(value, Tensor):
         kind = f"a {type(value).__name__}"
     elif is_lazy(value) or value.is_meta:
         kind = "without values"
-    elif value.is_quantized or value.layout != torch.strided or value.is_complex():
+    elif value.is_quantized or value.is_complex() or not is_strided(value):
         kind = f"a tensor of {value.dtype}, {value.layout}"
     else:
         return
     raise ValueError(
         f"{label}: '{name}' is {kind}, which cannot be merged. Give a model with plain"
-        " tensors of real numbers, neither quantised nor sparse."
+        " tensors of real numbers, neither quantised nor sparse; a buffer that is not"
+        " saved (persistent=False) may be either."
     )
 
 
@@ -184,27 +199,6 @@ class SpilledCheckpoint(_FileCheckpoint):
         return self._file
 
 
-class _Staging(threading.local):
-    """Room for what is read, one for each thread: several would not fit into its cache."""
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(2**21, dtype=torch.uint8)
-        self._taken = self._bytes, self._bytes.numpy().data
-
-    def take(self, entries: int, dtype: torch.dtype) -> tuple[Tensor, memoryview]:
-        """Room for so many entries, as a tensor and as what a file reads into."""
-        held = self._taken[0]
-        if held.numel() != entries or held.dtype != dtype:
-            size = entries * dtype.itemsize
-            fits = size <= self._bytes.numel()
-            taken = self._bytes[:size] if fits else torch.empty(size, dtype=torch.uint8)
-            self._taken = taken.view(dtype), taken.numpy().data
-        return self._taken
-
-
-_STAGING = _Staging()
-
-
 class _TensorReader:
     """Reads rows of one tensor; what they have in common is looked up once."""
 
@@ -219,7 +213,7 @@ class _TensorReader:
             content = out.view(-1).view(torch.uint8).numpy().data
             self._file.read_into(content, start, self._name)
             return
-        stored, content = _STAGING.take(out.numel(), self._dtype)
+        stored, content = STAGING.take(out.numel(), self._dtype)
         self._file.read_into(content, start, self._name)
         out.copy_(stored.view(out.shape))
 

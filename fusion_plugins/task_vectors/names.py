@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..common import get_logger
-from .checkpoint import Checkpoint, Reader
+from .blocks import Reader
+from .checkpoint import Checkpoint
 
 log = get_logger(__name__)
 

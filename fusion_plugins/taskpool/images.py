@@ -27,7 +27,7 @@ from ..merged.model import TintedModel
 from ..pools.clip_tasks import registered_tasks, require_class_names
 from ..pools.image_processing import ImageCodec, LabelledImages, labelled_images
 from ..pools.kept_images import chosen_folder
-from ..pools.own_heads import check_head_order, head_config
+from ..pools.own_heads import check_head_order, check_head_size, head_config
 from ..pools.samples import opened
 from .kept import KeptTestSet
 
@@ -65,10 +65,11 @@ class CalibratedImages:
         """
         chosen_folder()
         test_datasets = test_datasets_of(self)
-        for task, listed in test_datasets.items():
-            if task not in self._checked:
-                raw, classes = opened(listed), self.classes(task)
-                self._checked[task] = labelled_images(task, raw, classes)
+        # Before any data set is opened, which may download it.
+        classes = {t: self.classes(t) for t in test_datasets if t not in self._checked}
+        for task, known in classes.items():
+            raw = opened(test_datasets[task])
+            self._checked[task] = labelled_images(task, raw, known)
         return {task: self._checked[task] for task in test_datasets}
 
     @cached_property
@@ -166,7 +167,7 @@ class OwnTasks(CalibratedImages):
         return registered_tasks(self.tasks, self._prompts)
 
     def classes(self, task: str) -> Sequence[str]:
-        require_class_names([task], "taskpool.tasks", self._prompts)
+        require_class_names(test_datasets_of(self), "taskpool.tasks", self._prompts)
         return get_classnames(task)
 
     def check_samples(self) -> dict[str, LabelledImages]:
@@ -194,23 +195,22 @@ class ImageTaskPool(OwnTasks, _Upstream):
         super().setup()
         is_set_up.put(self, True)  # upstream's forgets, and does it again every time
 
+    def classes(self, task: str) -> Sequence[str]:
+        names = super().classes(task)
+        check_head_size(task, self._experts.get(task), [len(names)], "its class names")
+        return names
+
     def check_samples(self) -> dict[str, LabelledImages]:
         checked = super().check_samples()
-        experts = models_of(getattr(program_of(self), "modelpool", None), {})
         for task, samples in checked.items():
-            if (config := head_config(experts.get(task))) is not None:
+            config = head_config(self._experts.get(task))
+            if config is not None:
                 check_head_order(task, samples.raw, config)
-                self._check_count(task, config.num_labels)
         return checked
 
-    def _check_count(self, task: str, outputs: int) -> None:
-        with self._registered():
-            count = len(self.classes(task))
-        if count != outputs:
-            raise ValueError(
-                f"Task '{task}' has {count} class names, but the head of its expert has"
-                f" {outputs} outputs. Give a name for each."
-            )
+    @property
+    def _experts(self) -> Mapping[str, Any]:
+        return models_of(getattr(program_of(self), "modelpool", None), {})
 
     def load_test_dataset(
         self, dataset_name: str, *args: Any, **kwargs: Any

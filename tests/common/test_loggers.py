@@ -5,12 +5,16 @@ from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
+from fusion_bench.utils import instantiate
+from fusion_bench.utils.instantiate_utils import set_print_function_call
+from lightning import Fabric
 from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
 from lightning.fabric.loggers.logger import Logger
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from fusion_plugins.common.loggers import log_summary, log_table
+from fusion_plugins.common.loggers import log_summary, log_table, prepare_loggers
 
 NUMBERS = {"average/accuracy": 0.5, "digits/accuracy": 0.25}
 SETTINGS = {"method": "awd", "seed": None, "options": {"alpha": 0.1, "over": [1, 2]}}
@@ -101,3 +105,30 @@ def test_any_logger_of_lightnings_is_told_everything():
 
     give(Own())
     assert told == {"metrics": NUMBERS, "params": SETTINGS}
+
+
+def made(loggers) -> Fabric:
+    """The Fabric of a command whose `fabric.loggers` is this."""
+    config = {"_target_": "lightning.Fabric", "accelerator": "cpu", "devices": 1}
+    config = OmegaConf.create(config | {"loggers": loggers})
+    prepare_loggers(config)
+    with set_print_function_call(False):
+        return instantiate(config)
+
+
+@pytest.mark.parametrize("none", [None, False, []])
+def test_no_logger_may_be_asked_for_in_several_ways(none):
+    assert made(none).loggers == []
+
+
+def test_several_loggers_are_taken(tmp_path):
+    csv = {"_target_": "lightning.fabric.loggers.CSVLogger", "root_dir": str(tmp_path)}
+    kinds = [type(logger) for logger in made([csv, csv]).loggers]
+    assert kinds == [CSVLogger, CSVLogger]
+
+
+@pytest.mark.parametrize("wrong", [True, "csv", 3, ["csv"], {"name": "csv"}])
+def test_what_is_no_logger_is_refused(wrong):
+    message = "fabric.loggers is .*, expected null for none.*fabric/loggers=NAME takes"
+    with pytest.raises(ValueError, match=message):
+        made(wrong)

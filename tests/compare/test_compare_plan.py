@@ -194,6 +194,10 @@ def test_mistakes_in_seeds_are_explained(seeds, message):
     [
         ("methods=[awdd]", "Did you mean 'awd'"),
         ("methods=[{awd: {alpha: -1}}]", "alpha is -1, expected a number in [0, inf)"),
+        (
+            "methods=[{task_arithmetic: {scaling_factor: null}}]",
+            "TaskArithmeticAlgorithm: scaling_factor is None, expected a number.",
+        ),
         ("methods=[{tinting: {rounds: some}}]", "rounds is 'some'"),
         ("seeds=[a]", "seeds: an entry is 'a'"),
         ("add=somewhere", "add is 'somewhere', expected a list"),

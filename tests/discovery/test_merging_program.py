@@ -105,6 +105,7 @@ def test_a_model_is_not_saved_over_one_of_a_run_that_began_in_the_same_second(
     assert (tmp_path / "run-2" / "model" / "weights").read_text() == "saved"
     said = "".join(capsys.readouterr().out.split())
     assert f"Mergedmodel:{tmp_path}/run-2/model" in said
+    assert f"Results:{tmp_path}/run" in said  # without a logger, too
 
 
 def test_a_model_that_its_method_has_saved_is_not_saved_again(tmp_path, capsys):
@@ -153,6 +154,14 @@ def test_a_missing_logger_package_is_named_in_one_line(monkeypatch):
         with one_line_errors("Again."):
             instantiate(loggers)
     assert "\n" not in str(error.value)
+
+
+def test_numbers_of_fusionbenchs_methods_are_looked_at_before_a_pool():
+    method = {"_target_": "fusion_bench.method.TaskArithmeticAlgorithm"}
+    run = program(OmegaConf.create(method | {"scaling_factor": None}))
+    with pytest.raises(ValueError, match="scaling_factor is None, expected a number"):
+        run.run()
+    assert not hasattr(run, "modelpool")
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):

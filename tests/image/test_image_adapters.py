@@ -1,9 +1,12 @@
 """What the methods learn about image classification pools: heads, images, files."""
 
-from copy import deepcopy
+from copy import copy, deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import ClassLabel
+from datasets import Dataset as ArrowDataset
 from omegaconf import OmegaConf
 from tiny_image_pools import FAMILIES, TASKS, Images, datasets, make_pool, reference
 from torch import nn
@@ -11,9 +14,11 @@ from torchvision import transforms
 
 from fusion_plugins.modelpool.image_pools import ResNetPool
 from fusion_plugins.pools import adapter_for, family_of, head_site, load_base
+from fusion_plugins.pools.clip_tasks import registered_tasks
 from fusion_plugins.pools.families.image_classification import load_processor
 from fusion_plugins.pools.image_processing import ImageCodec
 from fusion_plugins.pools.loading import load_module
+from fusion_plugins.taskpool.images import ImageTaskPool
 
 HEADS = {"resnet": "classifier", "convnext": "classifier", "dinov2": "classifier"}
 HEADS |= {"torchvision": "fc"}
@@ -128,6 +133,28 @@ def test_own_tasks_are_described_by_their_class_names(tmp_path):
         ValueError, match=r"tasks.img-c is \['a'\], expected .*classnames"
     ):
         adapter_for(pool, {"img-c": ["a"]})
+
+
+def test_heads_of_another_number_of_classes_are_refused(pool, family):
+    tasks = {"img-a": {"classnames": ["one", "two"]}}
+    options = {"processor": None, "dataloader_kwargs": {}}
+    taskpool = ImageTaskPool({"img-a": None}, tasks=tasks, **options)
+    taskpool._program = SimpleNamespace(modelpool=pool)
+    message = "Task 'img-a' has 2 classes by its {}, but the head of its expert has 3"
+    with registered_tasks():
+        with pytest.raises(ValueError, match=message.format("class names")):
+            taskpool.check_samples()
+        with pytest.raises(ValueError, match=message.format("class names")):
+            adapter_for(pool, tasks).check_datasets("test")
+    labels = ClassLabel(names=["one", "two"])
+    rows = [{"image": Images("img-a")[0]["image"], "label": 0}]
+    listed = {**pool._test_datasets, "img-a": ArrowDataset.from_list(rows)}
+    listed["img-a"] = listed["img-a"].cast_column("label", labels)
+    other = copy(pool)
+    other._test_datasets = listed
+    with pytest.raises(ValueError, match=message.format("data set")):
+        adapter_for(other).check_datasets("test")
+    adapter_for(pool).check_datasets("test")
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

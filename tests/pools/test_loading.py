@@ -467,3 +467,29 @@ def test_copies_of_experts_hold_every_kind_of_tensor():
         copy.reader(name)(out, None)
         assert torch.equal(out, want.double())
     assert torch.equal(copy.read("odd", slice(1, 3)), module.odd[1:3])
+
+
+def with_buffer(buffer: torch.Tensor, saved: bool) -> nn.Module:
+    model = nn.Linear(2, 2, bias=False)
+    model.register_buffer("graph", buffer, persistent=saved)
+    return model
+
+
+ODD = {
+    "csr": torch.eye(2).to_sparse_csr(),
+    "bsr": torch.eye(2).to_sparse_bsr((1, 1)),
+    "coo": torch.eye(2).to_sparse(),
+    "nested": torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_buffers_that_cannot_be_merged_are_named_or_stay_the_bases(kind):
+    pool = {name: with_buffer(ODD[kind], saved=True) for name in NAMES}
+    with pytest.raises(ValueError, match=r"'graph' is a tensor of .*cannot be merged"):
+        load_task_vectors(pool)
+    pool = {name: with_buffer(ODD[kind], saved=False) for name in NAMES}
+    module, task_vectors = load_task_vectors(pool)
+    assert module.graph is pool["_pretrained_"].graph
+    assert module.weight is not pool["_pretrained_"].weight
+    assert task_vectors.keys == ("weight",)

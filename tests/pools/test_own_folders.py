@@ -222,10 +222,12 @@ def test_files_are_read_as_images_and_texts(own, tmp_path):
     _, data, _ = own
     first = read_data(data[TASKS[1]])[0]
     assert isinstance(first["image"], Image.Image) and first["label"] in range(20)
-    for suffix, mark in ((".csv", ","), (".tsv", "\t")):
-        file = tmp_path / f"x{suffix}"
-        file.write_text(f"label{mark}text\n1{mark}good\n")
-        assert read_data(str(file))[0] == {"label": 1, "text": "good"}
+    kinds = {"a.csv": ",", "b.csv": ";", "c.csv": "\t", "d.TSV": "\t"}
+    texts = {n: f"\ufefflabel{mark}text\n1{mark}good\n" for n, mark in kinds.items()}
+    texts["e.jsonl"] = '{"label": 1, "text": "good"}\n'
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert read_data(str(tmp_path / name))[0] == {"label": 1, "text": "good"}
 
 
 def npz(folder, **changes):
@@ -238,6 +240,14 @@ def npz(folder, **changes):
 def text_file(folder, name, content):
     (folder / name).write_bytes(content)
     return folder / name
+
+
+def class_folders(folder, full, empty):
+    for name in (full, empty):
+        (folder / name).mkdir()
+    Image.new("RGB", (4, 4)).save(folder / full / "0.png")
+    (folder / empty / "notes.txt").write_text("none yet")
+    return folder
 
 
 UNREADABLE = {
@@ -253,6 +263,10 @@ UNREADABLE = {
     "latin-1": lambda f: text_file(f, "x.csv", b"label,text\n0,\xe4\n"),
     "unquoted commas": lambda f: text_file(f, "x.csv", b"text,label\na, b,0\n"),
     "no images": lambda f: f,
+    "no images of a class": lambda f: class_folders(f, "cat", "dog"),
+    "empty": lambda f: text_file(f, "x.jsonl", b""),
+    "other kind": lambda f: text_file(f, "x.txt", b"label,text\n0,good\n"),
+    "cut off": lambda f: text_file(f, "x.jsonl", b'{"label": 0, "te'),
 }
 
 

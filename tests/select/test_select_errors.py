@@ -3,9 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
+from fusion_bench.tasks.clip_classification import get_num_classes
 from torch import nn
 
-from fusion_plugins import AWDAlgorithm, SelectAlgorithm, TintingAlgorithm
+from fusion_plugins import (
+    AdaMergingAlgorithm,
+    AWDAlgorithm,
+    SelectAlgorithm,
+    TintingAlgorithm,
+)
+from fusion_plugins.pools.clip_tasks import registered_tasks
 from fusion_plugins.selection.pool import require_classes
 
 TASK_ARITHMETIC = {"_target_": "fusion_bench.method.TaskArithmeticAlgorithm"}
@@ -41,6 +48,37 @@ def test_before_any_model_is_read(unread, options, error, message):
     with pytest.raises(error, match=message) as caught:
         SelectAlgorithm(**options).run(unread)
     assert "\n" not in str(caught.value)
+
+
+DESCRIBED = {"classnames": ["a", "b"], "templates": ["a {}."]}
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (SelectAlgorithm, {}),
+        (AWDAlgorithm, {"scaling": "auto"}),
+        (AWDAlgorithm, {}),
+        (AdaMergingAlgorithm, {"init": "auto"}),
+    ],
+)
+def test_own_tasks_are_known_before_a_test_set_is_opened(unread, method, options):
+    def check_samples():
+        assert get_num_classes("digits") == 2  # as the method describes it
+        raise InterruptedError
+
+    def run(tasks):
+        algorithm = method(tasks=tasks, **options)
+        taskpool = SimpleNamespace(check_samples=check_samples)
+        algorithm._program = SimpleNamespace(taskpool=taskpool)
+        algorithm.run(unread)
+
+    with pytest.raises(ValueError, match=r"`tasks` describes \['nope'\], but the pool"):
+        run({"nope": DESCRIBED})
+    with pytest.raises(ValueError, match="tasks.digits is .*expected classnames"):
+        run({"digits": {"templates": ["a {}."]}})
+    with registered_tasks(), pytest.raises(InterruptedError):
+        run({"digits": DESCRIBED})
 
 
 def test_a_method_without_a_scaling_factor_needs_lists(unread):

@@ -48,6 +48,7 @@ def test_measures_by_hand():
     got = negative_entropy(odd, torch.zeros(3)).tolist()
     assert got == pytest.approx([-np.log(2), -np.log(2), 0])
     assert agreement(logits, torch.tensor([1, 1, 0])).tolist() == [1, 0, 1]
+    assert agreement(odd, torch.zeros(3)).tolist() == [0, 1, 1]  # NaN is no class
     p = 1 / (1 + np.exp(-1))
     want = p * np.log(p) + (1 - p) * np.log(1 - p)
     got = negative_entropy(logits, torch.zeros(3))

@@ -1,6 +1,8 @@
 """Test images that are kept resized: the same results, and nothing read again."""
 
 import copy
+import tempfile
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,12 +83,14 @@ def test_kept_images_are_prepared_to_the_same_numbers(workers, listed, reads):
     assert reads == []  # workers have filled the same file
 
 
-@pytest.mark.parametrize("case", ["no room", "limit", "pickled", "damaged"])
+@pytest.mark.parametrize("case", ["no room", "no place", "limit", "pickled", "damaged"])
 def test_otherwise_samples_are_read_again(case, reads, monkeypatch):
     processor = clip_processor()
     if case == "no room":
         usage = SimpleNamespace(free=1000)
         monkeypatch.setattr(kept_images.shutil, "disk_usage", lambda path: usage)
+    if case == "no place":
+        monkeypatch.setattr(tempfile, "tempdir", "/no such folder")
     if case == "limit":
         monkeypatch.setattr(kept_images, "LIMIT", 100)
     samples = labelled_images("task", photos(), 2)
@@ -95,7 +99,8 @@ def test_otherwise_samples_are_read_again(case, reads, monkeypatch):
     images.keep(make=True)
     assert all(map(torch.equal, inputs(images), want))
     if case == "pickled":
-        images = copy.copy(images)  # by what pickle would take
+        assert ForkingPickler.dumps(images)  # for a process that is no fork
+        images = copy.copy(images)  # by what that takes
     if case == "damaged":
         images._room._images[:, 0, 0, 0] ^= 1
     del reads[:]
@@ -137,6 +142,11 @@ def test_a_folder_keeps_images_for_the_next_run(
         assert (reads == []) == (run == 1)
     (file,) = (tmp_path / "images").iterdir()
     assert file.suffix == ".images"
+    size = file.stat().st_size
+    file.write_bytes(b"cut off")
+    rooms.clear()
+    KeptTestSet(samples, codec).keep(make=False)
+    assert [f.stat().st_size for f in (tmp_path / "images").iterdir()] == [size]
     monkeypatch.setenv(kept_images.FOLDER, str(file))
     with pytest.raises(
         ValueError, match="^FUSION_PLUGINS_IMAGES: .* expected a folder"
@@ -189,7 +199,7 @@ def test_a_task_pool_keeps_images_from_its_second_evaluation_on(tiny_pool_root, 
     assert counts[1] >= sum(map(len, pool.test_datasets.values())) and counts[2] == 0
 
 
-@pytest.mark.parametrize("part", [None, "text_model", "text_projection"])
+@pytest.mark.parametrize("part", [None, "text_model", "text_projection", "config"])
 def test_text_towers_read_class_names_once_if_they_are_equal(
     part, tiny_pool_root, monkeypatch
 ):
@@ -206,7 +216,9 @@ def test_text_towers_read_class_names_once_if_they_are_equal(
     processor = demo_modelpool(tiny_pool_root).load_processor()
     for changed in (None, part):
         model = copy.deepcopy(clip)
-        if changed:
+        if changed == "config":  # as of a checkpoint that another program converted
+            model.config.text_config.hidden_act = "gelu"
+        elif changed:
             next(getattr(model, changed).parameters()).data.mul_(-1)
         classifier = HFCLIPClassifier(model, processor)
         found = text_heads.TextHeads(classifier)(*asked)

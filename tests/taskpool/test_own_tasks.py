@@ -361,7 +361,7 @@ def test_classifiers_of_images_have_own_tasks_and_checked_labels(depth):
     [
         (
             ["a", "b", "c"],
-            "^Task 'light' has 2 class names, but the head .* has 3 outp",
+            "^Task 'light' has 2 classes by its class names, but the head .* has 3 outp",
         ),
         (
             ["light", "dark"],

@@ -35,6 +35,7 @@ from fusion_plugins import (
 from fusion_plugins.adamerging.objective import AdaMergingObjective
 from fusion_plugins.adaptation import SampleOrder
 from fusion_plugins.pools import adapter_for, load_task_vectors
+from fusion_plugins.pools.replaced import read_once
 
 BATCH = 6
 FAMILIES = ["bert", "roberta", "gpt2", "score", "t5"]
@@ -108,6 +109,15 @@ def test_features_and_head_are_the_experts_own_logits(pool, kind):
 
 
 @torch.no_grad()
+def test_a_view_of_a_pool_has_its_heads(pool):
+    """As method=select shows pools to the methods that it tries."""
+    want, got = (prepared(shown).heads() for shown in (pool, read_once(pool)))
+    for task in CLASSES:
+        found = got[task].state_dict()
+        for name, value in want[task].state_dict().items():
+            assert torch.equal(found[name], value)
+
+
 def test_tasks_share_a_forward(pool, kind):
     adapter = prepared(pool)
     module = pool.load_model("aa").eval()

@@ -49,6 +49,8 @@ class GPT2Adapter(TextAdapter):
         """
         heads: dict[str, nn.Module] = {}
         classifiers = copy(self.modelpool)
+        # Not as a view of a pool, which may hand out the trunks that it holds.
+        classifiers.__class__ = GPT2ForSequenceClassificationPool
         configs = models_of(self.modelpool)
         with_heads = {
             name: {**config, "_target_": _CLASSIFIER}

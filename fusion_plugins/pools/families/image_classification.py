@@ -14,8 +14,9 @@ from ...common.upstream import models_of, plain_forward_of
 from ..clip_tasks import register_clip_tasks
 from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
+from ..labels import class_counts
 from ..loading import PRETRAINED
-from ..own_heads import OwnHeadsAdapter
+from ..own_heads import OwnHeadsAdapter, check_head_size
 
 # Pool classes whose models given as a folder are exactly what its files hold.
 _KNOWN = {
@@ -47,6 +48,16 @@ class ImageClassificationAdapter(ImageAdapter, OwnHeadsAdapter):
     def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         super().__init__(modelpool, task_info)
         register_clip_tasks(self.task_info, prompts=False)
+
+    def check_datasets(self, split: str) -> None:
+        experts = models_of(self.modelpool)
+        for task, info in self.task_info.items():
+            count = len(info["classnames"])
+            check_head_size(task, experts[task], [count], "its class names")
+        super().check_datasets(split)
+        for task in self.tasks:
+            counts = class_counts(self._raw(task, split))
+            check_head_size(task, experts[task], counts, "its data set")
 
     @classmethod
     def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..family import family
 from ..hugging_face import local_folder
-from ..own_heads import OwnHeadsAdapter
+from ..own_heads import OwnHeadsAdapter, output_size
 from ..text import TextAdapter
 
 
@@ -57,12 +57,6 @@ class SequenceClassificationAdapter(TextAdapter, OwnHeadsAdapter):
 
     def outputs(self, module: nn.Module, inputs: Tensor) -> Tensor:
         return module(**self._encoder.unpack(inputs)).logits
-
-
-def output_size(head: nn.Module) -> int | None:
-    """How many numbers a head gives per sample; None if it ends in no linear layer."""
-    linear = [m for m in head.modules() if isinstance(m, nn.Linear)]
-    return linear[-1].out_features if linear else None
 
 
 def require_classes(task: str, outputs: int | None) -> None:
