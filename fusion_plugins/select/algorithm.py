@@ -18,6 +18,7 @@ from ..common.upstream import program_of
 from ..pools.family import adapter_for, as_modelpool
 from ..selection import response
 from ..selection.runner import Selection
+from ..task_vectors import require_finite
 from .options import SelectOptions
 
 log = get_logger(__name__)
@@ -70,6 +71,8 @@ class SelectAlgorithm(
                 config = grid.method(response.chosen(found.search).settings)
                 method = build_base_method(config, program_of(self), self.fabric)
                 merged = found.pool.merge(method)
+        best = response.described(response.chosen(found.search).settings)
+        require_finite(merged, f"It is that of {best}: give other values to try.")
         self.response = response.publish(found.search, data.about, folder, "selection")
         candidates = self.response["candidates"]
         self.samples_seen = sum(sum(c["samples"].values()) for c in candidates)

@@ -12,6 +12,7 @@ from lightning import Fabric
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..common.charts import described
 from ..common.upstream import loggers_of
 from ..pools.adapter import PoolAdapter
 from .candidates import Grid
@@ -19,6 +20,10 @@ from .line import Line
 from .pool import SelectionData, SelectionPool, require_classes
 from .scoring import Logits
 from .search import SCANNED, Search, scan
+
+
+# What FusionBench's methods raise for values that they do not know.
+_REFUSALS = (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,13 @@ class Candidates:
         merged: list[nn.Module] = []
 
         def merge() -> Logits:
-            merged.append(self._merge(settings))
+            try:
+                merged.append(self._merge(settings))
+            except _REFUSALS as error:
+                what = f"The candidate {described(settings)} cannot be merged"
+                raise ValueError(
+                    f"{what} ({type(error).__name__}: {error})."
+                ) from error
             return self._pool.logits(merged[0])
 
         best = self.search.consider(settings, merge)

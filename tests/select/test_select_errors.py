@@ -124,3 +124,32 @@ def test_a_method_that_gives_no_model_is_named(tiny_modelpool):
         TypeError, match="TaskSingularVectorMerging gives a .*, not a mod"
     ):
         SelectAlgorithm(base=base, **options).run(tiny_modelpool)
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "message"),
+    [
+        (
+            {"_target_": "fusion_bench.method.TiesMergingAlgorithm"}
+            | {
+                "scaling_factor": 0.3,
+                "remove_keys": [],
+                "merge_func": "sum",
+                "threshold": 9,
+            },
+            {"threshold": [20, 200]},
+            r"The candidate threshold=200 cannot be merged \(RuntimeError: ",
+        ),
+        (
+            TASK_ARITHMETIC | {"scaling_factor": 0.3},
+            {"scaling_factor": [1e41]},
+            "holds NaN or Inf .* It is that of scaling_factor=1e[+]41: give other values",
+        ),
+    ],
+)
+def test_a_candidate_that_cannot_be_merged_is_named(
+    tiny_modelpool, base, over, message
+):
+    options = {"max_samples": 8, "num_workers": 0, "over": over}
+    with pytest.raises(ValueError, match=message):
+        SelectAlgorithm(base=base, **options).run(tiny_modelpool)
