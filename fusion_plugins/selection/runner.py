@@ -21,7 +21,6 @@ from .pool import SelectionData, SelectionPool, require_classes
 from .scoring import Logits
 from .search import SCANNED, Search, scan
 
-
 # What FusionBench's methods raise for values that they do not know.
 _REFUSALS = (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError)
 
