@@ -204,5 +204,8 @@ def read_folder(
 
 def _is_of_one_class(config: PretrainedConfig, other: PretrainedConfig) -> bool:
     """Whether both describe one module; with code of its own a folder may mean another."""
-    ours, theirs = (c.to_dict() | {"_name_or_path": None} for c in (config, other))
+    ours, theirs = (
+        {k: v for k, v in c.to_dict().items() if not k.startswith("_")}
+        for c in (config, other)
+    )
     return "auto_map" not in ours and ours == theirs
