@@ -114,7 +114,7 @@ def apply_rule(
             write(block, merged)
             bar.update(block.nbytes)
 
-    task_vectors.for_each_key(merge_tensor, keys, task_vectors.cached_rows)
+    task_vectors.for_each_key(merge_tensor, keys)
 
 
 def _rounded(task_vectors: TaskVectors, block: Block, merged: Tensor) -> Tensor:
