@@ -4,11 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from tqdm import tqdm
 
 from fusion_plugins.task_vectors import SafetensorsCheckpoint, TaskVectors, blocks
 from fusion_plugins.task_vectors.blocks import row_slices, spread_slices
-from fusion_plugins.task_vectors.merge import apply_rule, merge_block
+from fusion_plugins.task_vectors.merge import merge_block
 
 
 def test_rows_are_walked_once_and_in_order():
@@ -46,13 +45,11 @@ def test_blocks_that_stay_in_the_cache_merge_the_same_to_the_bit(
     def merged(cached: int) -> tuple[torch.Tensor, int]:
         monkeypatch.setattr(blocks, "_CACHED", cached)
         parts = {}
-        apply_rule(
-            task_vectors,
-            lambda block: merge_block(block, weights),
-            lambda block, rows: parts.update({block.rows.start: rows}),
-            task_vectors.keys,
-            tqdm(disable=True),
-        )
+
+        def merge(found) -> None:
+            parts.update({b.rows.start: merge_block(b, weights) for b in found})
+
+        task_vectors.for_each_key(merge, rows_of=task_vectors.cached_rows)
         return torch.cat([parts[start] for start in sorted(parts)]), len(parts)
 
     (want, whole), (got, many) = merged(2**22), merged(500 * (tasks + 1))
