@@ -29,7 +29,6 @@ IMAGE_COLUMNS = ("image", "img", "pixel_values")
 # Not square and no multiple of usual sizes, so that resizing and cropping take part.
 _PROBE_SIZE = (67, 45)
 _PLACES = ("do_resize", "do_center_crop", "do_pad")  # what moves or adds pixels
-_COLOURS = torch.arange(3).view(3, 1, 1)
 
 _Step = Callable[[Image.Image], Tensor]
 
@@ -193,7 +192,8 @@ class ImageCodec:
 def _looked_up(table: Tensor, stored: Tensor) -> Tensor:
     """The table's entry for each byte of images, (images, 3, height, width)."""
     if stored.device.type != "cpu":
-        return table[_COLOURS.to(stored.device), stored.long()]
+        colours = torch.arange(3, device=stored.device).view(3, 1, 1)
+        return table[colours, stored.long()]
     images = stored.numpy().swapaxes(0, 1)  # several times faster than torch's indexing
     found = [t.take(i) for t, i in zip(table.numpy(), images, strict=True)]
     return torch.from_numpy(np.stack(found, 1))

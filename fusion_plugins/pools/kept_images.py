@@ -54,6 +54,9 @@ class Room:
         self._marks = whole[:start].view(_MARK)
         self._images = whole[start:].reshape(count, *shape)
 
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()  # a process that is no fork has no share in the file
+
     def get(self, index: int) -> Tensor | None:
         """An image that has been put here."""
         mark, image = int(self._marks[index]), self._images[index]
@@ -159,10 +162,6 @@ class EncodedImages(Samples):
     def keep(self, codec: Codec) -> None:
         """Keep each image that is made, for everybody with an equal data set."""
         self._room = shared_room(self.raw, codec, make=True)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A process that is no fork has no share in the file.
-        return {**self.__dict__, "_room": None}
 
     def __getitem__(self, index: int) -> Tensor:
         image = self._room.get(index) if self._room else None

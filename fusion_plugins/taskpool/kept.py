@@ -22,6 +22,9 @@ class KeptTestSet(Dataset):
     def __init__(self, samples: LabelledImages, codec: ImageCodec):
         self._samples, self._codec = samples, codec
         self._room: Room | None = None
+        self._looked = (
+            False  # for room, in vain or not: it costs reading what is stored
+        )
         self._labels = torch.full((len(samples),), -1)  # not yet
         if samples.labels:
             self._labels = torch.tensor(samples.labels)
@@ -34,17 +37,15 @@ class KeptTestSet(Dataset):
         Args:
             make: Make such a place where there is none.
         """
-        if self._room is None:
-            self._room = shared_room(self._samples.raw, self._codec, make)
+        if self._room is not None or self._looked:
+            return
+        self._room = shared_room(self._samples.raw, self._codec, make)
         if self._room is None and make:
             self._room = new_room(len(self), self._codec.shape)
+        self._looked = make
 
     def __len__(self) -> int:
         return len(self._samples)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A process that is no fork has no share in the file.
-        return {**self.__dict__, "_room": None}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = self._room.get(index) if self._room else None
