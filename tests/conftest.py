@@ -42,6 +42,24 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def blank_pictures():
+    """Runs draw their pictures and write empty files: a run takes less than rendering."""
+    from pictures import blank
+
+    with blank():
+        yield
+
+
+@pytest.fixture
+def rendered_pictures():
+    """Runs in this test write whole pictures."""
+    from pictures import rendered
+
+    with rendered():
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """Slow files first, where processes share the files: so all end at the same time."""
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -21,6 +21,7 @@ from hydra.utils import instantiate
 from lightning import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from omegaconf import OmegaConf
+from pictures import rendered
 from PIL import Image
 
 from fusion_plugins import AdaMergingAlgorithm
@@ -256,7 +257,8 @@ def finished(tiny_pool_root, tmp_path_factory):
     algorithm.fabric = cpu_fabric(
         loggers=TensorBoardLogger(folder, name="", version="")
     )
-    merged = algorithm.run(demo_modelpool(root=tiny_pool_root))
+    with rendered():
+        merged = algorithm.run(demo_modelpool(root=tiny_pool_root))
     return algorithm, merged, folder
 
 

@@ -96,7 +96,7 @@ def test_reported_norms_are_those_of_the_vectors():
     assert result.delta_norm() == pytest.approx(delta.norm().item(), rel=1e-5)
 
 
-def test_the_picture_of_the_cosines_is_png_svg_and_pdf(tmp_path):
+def test_the_picture_of_the_cosines_is_png_svg_and_pdf(tmp_path, rendered_pictures):
     with_logger(tmp_path, **OPTIONS).run(make_pool())
     (file,) = tmp_path.rglob("awd_cosines.png")
     assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 5000

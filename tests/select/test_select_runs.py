@@ -76,7 +76,7 @@ def test_the_result_is_the_methods_own_with_the_best_options(
     assert_same(merged, build_base_method(config, None, fabric).run(pool))
 
 
-def test_what_a_run_leaves(tiny_modelpool, fabric, tmp_path):
+def test_what_a_run_leaves(tiny_modelpool, fabric, tmp_path, rendered_pictures):
     algorithm, _ = select(tiny_modelpool, fabric, over=SCALING)
     (file,) = tmp_path.rglob("selection.json")
     assert json.loads(file.read_text()) == algorithm.response
