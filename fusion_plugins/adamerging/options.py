@@ -29,6 +29,14 @@ _DEFAULT = {
     "guard_patience": 3,
     "init": AUTO,
     "guard_every": 50,
+    "guard_samples": 64,
+}
+_FAST = {
+    "steps": 100,
+    "lr": 2e-2,
+    "guard_every": 10,
+    "guard_patience": 5,
+    "guard_samples": 256,  # of 11 states, 64 samples may take a worse one for the best
 }
 
 
@@ -52,8 +60,7 @@ class AdaMergingOptions(PresetOptions):
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "default": _DEFAULT,
-        "fast": _DEFAULT
-        | {"steps": 100, "lr": 2e-2, "guard_every": 10, "guard_patience": 5},
+        "fast": _DEFAULT | _FAST,
         "official": _DEFAULT | _PUBLISHED,
         "fusion_bench": _DEFAULT
         | _PUBLISHED
@@ -71,6 +78,7 @@ class AdaMergingOptions(PresetOptions):
     stop_on_collapse: bool = flag(None)
     init: float | str = like(LearnedOptions, "init", None)
     guard_every: int = integer(None)
+    guard_samples: int = integer(None, low=1)
     guard_patience: int = integer(None)
 
     @property
