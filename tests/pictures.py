@@ -9,17 +9,17 @@ from unittest import mock
 
 from fusion_plugins import common
 
-_WHOLE = {name: getattr(common, name) for name in ("lay_out", "save_figure")}
+_render = common._render
 
 
 def blank() -> AbstractContextManager:
-    """Inside, `save_pictures` calls what draws a picture and writes empty files."""
-    return mock.patch.multiple(common, lay_out=lambda f: f, save_figure=_touch)
+    """Inside, runs draw their pictures and write empty files."""
+    return mock.patch.object(common, "_render", _touch)
 
 
 def rendered() -> AbstractContextManager:
-    """Inside, files are whole, within `blank` too."""
-    return mock.patch.multiple(common, **_WHOLE)
+    """Inside, the files are whole, within `blank` too."""
+    return mock.patch.object(common, "_render", _render)
 
 
 def _touch(figure: object, files: Mapping[str, Path]) -> None:

@@ -156,6 +156,10 @@ def save_figure(figure: Figure, files: Mapping[str, Path | BinaryIO]) -> None:
         figure.savefig(file, format=kind, metadata=_UNDATED.get(kind))
 
 
+def _render(figure: Figure, files: Mapping[str, Path]) -> None:
+    save_figure(lay_out(figure), files)
+
+
 def files_of(path: Path) -> dict[str, Path]:
     """PNG, SVG and PDF of a picture whose path has no suffix."""
     return {
@@ -184,5 +188,5 @@ def save_pictures(
         return []
     with paper_style():
         for name, draw in pictures.items():
-            save_figure(lay_out(draw()), files_of(folder / name))
+            _render(draw(), files_of(folder / name))
     return [file for name in pictures for file in files_of(folder / name).values()]
