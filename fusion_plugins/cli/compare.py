@@ -6,18 +6,13 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from .parsing import path
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
+from .parsing import names, path
 
 # Options of tables that the command line takes -> how they are read, help.
 _TABLES: dict[str, tuple[Callable[[str], Any], str]] = {
     "sort": (str, "column of results.csv, the best row first (default: as listed)"),
-    "columns": (_names, "for example average,tasks,merge_seconds"),
-    "tasks": (_names, "only these, with commas between them"),
+    "columns": (names, "for example average,tasks,merge_seconds"),
+    "tasks": (names, "only these, with commas between them"),
     "split": (int, "columns of a LaTeX table before it goes on below (default: 12)"),
 }
 

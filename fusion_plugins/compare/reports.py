@@ -18,14 +18,15 @@ from .terminal import new_table
 _SWEEP = "sweep.json"
 
 
-def report_table(report: Mapping[str, Any]) -> Table | None:
-    """One line per task, the mean first; None if the report has no tasks.
+def report_table(report: Mapping[str, Any], scores: Scores) -> Table:
+    """One line per task, the mean first.
 
     The main metric is in percent if it is a share, such as accuracy.
+
+    Args:
+        report: As the task pool gives it.
+        scores: What `report_scores` reads there.
     """
-    scores = report_scores(report)
-    if scores is None:
-        return None
     average, main = scores.average(), scores.metric
     others = [metric for metric in average if metric != main]
     scale = _scale(scores, [numbers[main] for numbers in scores.tasks.values()])
@@ -52,14 +53,13 @@ def report_scores(report: object) -> Scores | None:
     return None if scores.metrics else scores
 
 
-def sweep_table(hydra: Any, report: Mapping[str, Any]) -> Table:
+def sweep_table(hydra: Any, scores: Scores) -> Table:
     """The jobs of a sweep so far, this one included, the best first.
 
     Args:
         hydra: Hydra's own configuration of this job.
-        report: Of this job, with tasks.
+        scores: Of this job.
     """
-    scores = score(read_tasks(report))
     file = Path(hydra.sweep.dir) / _SWEEP
     jobs = json.loads(file.read_text()) if file.is_file() else {}
     jobs[", ".join(hydra.overrides.task)] = scores.average()[scores.metric]

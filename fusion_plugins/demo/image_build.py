@@ -106,6 +106,21 @@ def training(recipe: DemoRecipe | ResNetRecipe) -> Iterator[tqdm]:
         yield bar
 
 
+@contextmanager
+def one_thread() -> Iterator[int]:
+    """Let torch compute with one thread; gives how many it had.
+
+    Models this small gain little from a second one, and stand still where other programs
+    want the cores too. Results then do not depend on how many cores there are.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
 def save_pool(
     folder: Path,
     tasks: Sequence[TaskData],

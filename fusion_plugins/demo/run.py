@@ -21,9 +21,9 @@ from ..compare.store import Results
 from ..compare.tables import TableOptions, protocol
 from ..compare.terminal import terminal_tables
 from .build import ensure_pool
+from .image_build import one_thread
 from .pool_folder import CONFIGS, pool_format, read_description
 from .recipe import DemoRecipe
-from .training import one_thread
 
 # As in `methods` of the compare config, with the fast schedules.
 METHODS: tuple[str | dict, ...] = (

@@ -19,7 +19,7 @@ from torch import nn
 from fusion_plugins.cli.merging import MergingProgram
 from fusion_plugins.common.folders import results_folder
 from fusion_plugins.common.running import one_line_errors
-from fusion_plugins.compare.reports import sweep_table
+from fusion_plugins.compare.reports import report_scores, sweep_table
 from fusion_plugins.pools.clip_tasks import register_clip_task
 
 
@@ -179,7 +179,8 @@ def test_jobs_of_a_sweep_share_a_table_the_best_first(tmp_path):
             sweep=SimpleNamespace(dir=str(tmp_path)),
             overrides=SimpleNamespace(task=["method=x", f"scaling={scaling}"]),
         )
-        shown.append(sweep_table(hydra, {"digits": {"accuracy": accuracy}}))
+        scores = report_scores({"digits": {"accuracy": accuracy}})
+        shown.append(sweep_table(hydra, scores))
     jobs, values = (list(column.cells) for column in shown[-1].columns)
     assert [str(job) for job in jobs] == [
         f"method=x, scaling={s}" for s in (0.3, 0.4, 0.2)
