@@ -28,8 +28,7 @@ from ..common.loggers import choices, log_summary, prepare_loggers
 from ..common.options import plain
 from ..common.running import one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
-from ..compare.reports import report_scores, report_table, sweep_table
-from ..compare.saving import note_main_scores
+from ..compare.reports import note_main_scores, report_scores, report_table, sweep_table
 from ..pools.clip_tasks import registered_tasks
 from ..pools.saving import OwnFolders, add_card, whole_clip
 

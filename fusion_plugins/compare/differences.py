@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .answers import Answers
+from .files import Answers
 from .paired import Difference, compare
 
 NONE = "none"  # the baseline that is none

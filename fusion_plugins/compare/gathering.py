@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from ..common import require
+from .columns import cells_csv, frame_csv, rows_csv
 from .differences import differences_frame, measured_on
 from .files import write_json, write_text
-from .frames import cells_csv, frame_csv, rows_csv
 from .latex import latex_table
 from .loading import EXPERTS, frame_of
 from .results import Comparison

@@ -26,8 +26,8 @@ from ..common.upstream import (
     train_datasets_of,
     val_datasets_of,
 )
-from .environment import versions
-from .methods import as_plain
+from .costs import versions
+from .files import as_plain
 
 log = get_logger(__name__)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 
+from ..common import get_logger
 from ..common.running import vanishing
 from .cells import Cell
 from .execution import Bench, run_cell
+from .numbers import duration_text
 from .plan import Plan
-from .progress import Progress
 
 
 def run_missing(
@@ -48,3 +50,20 @@ def _run(
         plan.results.replace(cell, records)
         plan.results.note_tasks([task for r in records for task in r["tasks"]])
     return True
+
+
+log = get_logger(__name__)
+
+
+class Progress:
+    """Which cell is run now, and how long the rest will take."""
+
+    def __init__(self, cells: int):
+        self._cells, self._begun, self._start = cells, 0, time.monotonic()
+
+    def tell(self, cell: Cell) -> None:
+        passed, done = time.monotonic() - self._start, self._begun
+        self._begun += 1
+        left = passed / done * (self._cells - done) if done else 0
+        rest = f", about {duration_text(left)} left" if left else ""
+        log.info("cell %d of %d: %s%s", self._begun, self._cells, cell.id, rest)

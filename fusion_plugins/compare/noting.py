@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..common.identity import fingerprint
-from .answers import Answers
+from .files import Answers
 
 _ROUNDING = 1e-5  # of float32, between a share that a pool reports and ours
 

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from ..common.hashing import settings_hash
 from .cells import Cell, make_cells
-from .files import FORMAT
+from .files import FORMAT, as_plain
 from .forecast import downloads, totals
 from .inputs import inputs_identity, references
-from .methods import Method, as_plain
+from .methods import Method
 from .published import published_for
 from .records import failed_record
 from .store import Results

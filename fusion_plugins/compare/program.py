@@ -26,19 +26,18 @@ from ..common.upstream import (
     set_up,
     taskpool_config,
 )
-from .adding import add_results, check_tasks, read_added
-from .cells import Cell, read_seeds
-from .chosen import with_choices
+from .cells import Cell, read_seeds, with_choices
+from .columns import rows_frame, scalars
 from .evaluation import Scores, check_metric, task_names
 from .execution import Bench
-from .frames import rows_frame, scalars
+from .files import as_plain
 from .gathering import check_tables, gather, require_report
-from .methods import as_plain, read_baseline, read_methods
+from .methods import read_baseline, read_methods
 from .missing import run_missing
 from .plan import Plan, plain_config, resolve_method
+from .reports import save_merged
 from .results import Comparison
-from .saving import save_merged
-from .store import Results, results_folder
+from .store import Results, add_results, check_tasks, read_added, results_folder
 from .tables import TableOptions, markdown_table
 from .terminal import terminal_tables
 

@@ -18,9 +18,8 @@ from ..common import (
 )
 from ..common.charts import draw_response
 from .differences import NONE
-from .files import flatten
+from .files import did_you_mean, flatten
 from .loading import load_results
-from .methods import did_you_mean
 from .numbers import SHARE
 
 if TYPE_CHECKING:

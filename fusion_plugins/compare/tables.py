@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 
 from ..common.options import Options, integer, mapping, option
-from .columns import ADDED, SAME, Column
-from .frames import columns_of, rows_frame
-from .methods import did_you_mean
+from .columns import ADDED, SAME, Column, columns_of, rows_frame
+from .files import did_you_mean
 from .numbers import MISSING
 from .results import Comparison, Row, shorter_averages
 from .verdicts import verdicts

@@ -9,9 +9,8 @@ import pytest
 from scipy.stats import bootstrap
 from test_compare_tables import record, summary, text_of
 
-from fusion_plugins.compare.answers import Answers
-from fusion_plugins.compare.files import checked_record
-from fusion_plugins.compare.frames import rows_csv
+from fusion_plugins.compare.columns import rows_csv
+from fusion_plugins.compare.files import Answers, checked_record
 from fusion_plugins.compare.latex import latex_table
 from fusion_plugins.compare.loading import frame_of
 from fusion_plugins.compare.paired import compare, mcnemar

@@ -8,8 +8,8 @@ from forked import run_script
 from running import make_program, read_cells
 
 from fusion_plugins import load_differences, load_results
-from fusion_plugins.compare.answers import Answers
 from fusion_plugins.compare.evaluation import evaluate_model
+from fusion_plugins.compare.files import Answers
 from fusion_plugins.demo import demo_taskpool
 from fusion_plugins.pools.loading import PRETRAINED, load_model
 

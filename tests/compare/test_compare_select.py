@@ -6,7 +6,7 @@ import pytest
 from running import make_method, make_program, read_cells
 
 from fusion_plugins import load_results
-from fusion_plugins.compare.chosen import with_choices
+from fusion_plugins.compare.cells import with_choices
 from fusion_plugins.compare.methods import read_methods
 
 

@@ -11,13 +11,13 @@ from running import run_toy
 
 from fusion_plugins.cli import main
 from fusion_plugins.compare import gather
+from fusion_plugins.compare.columns import cells_csv, rows_csv
 from fusion_plugins.compare.figures import draw_differences
-from fusion_plugins.compare.frames import cells_csv, rows_csv
 from fusion_plugins.compare.gathering import fill_shares
 from fusion_plugins.compare.latex import latex_escape, latex_table
 from fusion_plugins.compare.loading import frame_of
 from fusion_plugins.compare.looks import looks_of
-from fusion_plugins.compare.report.published import published
+from fusion_plugins.compare.report.summary import published
 from fusion_plugins.compare.results import Comparison
 from fusion_plugins.compare.tables import TableOptions, make_grid, markdown_table
 from fusion_plugins.compare.terminal import terminal_tables
