@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -171,13 +171,12 @@ def _line(row: Row, comparison: Comparison) -> dict[str, object]:
     return line | average_difference(row)
 
 
-def scalars(comparison: Comparison) -> dict[str, float]:
+def scalars(rows: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
     """A number per method and task, for loggers; means over seeds."""
-    names = ["average", *comparison.tasks]
-    frame = rows_frame(comparison).set_index("label")[names]
+    found = rows.set_index("label")[["average", *tasks]].T.to_dict()
     return {
         f"{label}/{name}": value
-        for label, numbers in frame.iterrows()
+        for label, numbers in found.items()
         for name, value in numbers.items()
         if value is not None
     }

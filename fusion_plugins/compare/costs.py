@@ -38,9 +38,8 @@ class Meter:
         if uses_cuda():
             torch.cuda.synchronize()
         self.seconds[part] = time.perf_counter() - self._begun
-        now = energy()
-        known = now is not None and self._energy is not None
-        self.joules[part] = now - self._energy if known else None  # type: ignore[operator]
+        before, now = self._energy, energy()
+        self.joules[part] = None if before is None or now is None else now - before
 
     def record(self) -> dict[str, Any]:
         """For a cell's file."""
@@ -49,12 +48,8 @@ class Meter:
 
 def count_samples(found: Evaluation, method: object) -> dict[str, int | None]:
     """Test samples, and those that a method has learned or chosen from, repeats too."""
-    answers = found.answers.values()
-    evaluated = sum(len(answer.right) for answer in answers) if answers else None
-    return {
-        "evaluated": evaluated,
-        "adapted": getattr(method, "samples_seen", None),
-    }
+    evaluated = sum(len(answers.right) for answers in found.answers.values()) or None
+    return {"evaluated": evaluated, "adapted": getattr(method, "samples_seen", None)}
 
 
 def numel(model: nn.Module) -> int:
@@ -93,17 +88,11 @@ def versions() -> dict[str, str]:
 _version = cache(version)  # which reads and parses a file
 
 
-def git_commit(folder: str | Path = ".") -> str | None:
-    """The commit checked out in a folder, "-dirty" if changed; None outside git."""
+def git_commit() -> str | None:
+    """The commit checked out here, "-dirty" if changed; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    options: dict[str, Any] = {
-        "cwd": folder,
-        "capture_output": True,
-        "text": True,
-        "timeout": 30,
-    }
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        run = subprocess.run(command, check=False, **options)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=30)
         return run.stdout.strip() or None
     return None
 

@@ -12,7 +12,6 @@ from .files import Answers
 from .paired import Difference, compare
 
 NONE = "none"  # the baseline that is none
-_COMMON = ("baseline", "no_interval")
 _FIGURES = ("difference", "low", "high", "p", "same")
 
 Rows = Mapping[str, Sequence[Mapping]]  # label -> records of its finished cells
@@ -33,7 +32,8 @@ def add_differences(
         references: Methods that merge nothing.
     """
     done = cells[cells["status"] == "done"] if len(cells) else cells
-    rows = {label: list(found["record"]) for label, found in _by_label(done)}
+    by_label = done.sort_values("seed", kind="stable").groupby("label", sort=False)
+    rows = {label: list(found["record"]) for label, found in by_label}
     chosen = None if baseline == NONE else _choose(rows, baseline, references)
     if chosen is None:
         missing = baseline not in (None, NONE) and bool(rows)
@@ -44,18 +44,12 @@ def add_differences(
         for label, records in rows.items()
         if label != chosen
     }
-    names = dict.fromkeys([*_COMMON, *(n for line in lines.values() for n in line)])
-    known = {"baseline": chosen}
-    added = [
-        [(known | lines.get(label, {})).get(name) for name in names]
-        for label in cells["label"]
-    ]
-    columns = pd.DataFrame(added, cells.index, list(names), dtype=object)
+    found = [name for line in lines.values() for name in line]
+    names = list(dict.fromkeys(["no_interval", *found]))
+    added = [[*map(lines.get(label, {}).get, names)] for label in cells["label"]]
+    columns = pd.DataFrame(added, cells.index, names, dtype=object)
+    columns.insert(0, "baseline", chosen)
     return pd.concat([cells, columns], axis=1)
-
-
-def _by_label(cells: pd.DataFrame) -> Any:
-    return cells.sort_values("seed", kind="stable").groupby("label", sort=False)
 
 
 def _choose(rows: Rows, wanted: str | None, references: Sequence[str]) -> str | None:
@@ -79,13 +73,11 @@ def _figures(ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> dict[str, An
         return {"no_interval": str(reason)}
     return {
         f"{figure}/{task}": value
-        for task, difference in found.items()
-        for figure, value in zip(_FIGURES, _values(difference), strict=True)
+        for task, d in found.items()
+        for figure, value in zip(
+            _FIGURES, (d.value, d.low, d.high, d.p, not d.distinguishable), strict=True
+        )
     }
-
-
-def _values(found: Difference) -> tuple[float | bool | None, ...]:
-    return found.value, found.low, found.high, found.p, not found.distinguishable
 
 
 def _differences(

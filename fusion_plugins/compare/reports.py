@@ -7,15 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fusion_bench import BaseAlgorithm, BaseModelPool
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
-from ..merged.cards import CARD, note_scores
-from ..pools.saving import add_card
+from ..merged.cards import note_scores
 from .evaluation import Scores, read_tasks, score
-from .files import slug, write_json
+from .files import write_json
 from .numbers import PLAIN, Scale, whole_text
 from .terminal import new_table
 
@@ -77,23 +74,6 @@ def sweep_table(hydra: Any, scores: Scores) -> Table:
         table.add_row(Text(overrides), scale.text(value))
     table.caption = Text(f"{len(jobs)} job(s) so far, in {file}", justify="left")
     return table
-
-
-def save_merged(
-    modelpool: BaseModelPool,
-    method: BaseAlgorithm,
-    folder: Path,
-    part: str | None,
-    model: nn.Module,
-    scores: Scores,
-) -> None:
-    """Write a merged model with the model pool's own means, and its card."""
-    name = "merged_model" if part is None else f"merged_model.{slug(part)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    modelpool.save_model(model, str(folder / name))
-    add_card(folder / name, model, modelpool, method)
-    if (folder / name / CARD).is_file():
-        note_main_scores(folder / name, scores)
 
 
 def note_main_scores(folder: Path, scores: Scores) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 import pandas as pd
 
 from .loading import ORACLE, REFERENCES, load_results
-from .numbers import PERCENT, SHARE, Scale, Spread
+from .numbers import PERCENT, SHARE, Scale, Spread, seeds_text
 from .store import Results
 
 
@@ -54,16 +54,16 @@ class Row:
     def seeds(self) -> list[int]:
         return list(self.figures["seed"])
 
-    def errors(self) -> list[str]:
-        """A line for each error of failed cells, with their seeds."""
-        found: dict[str, list[int]] = {}
+    def errors(self) -> dict[str, list[dict]]:
+        """Each error as a line with its seeds -> the failed cells."""
+        found: dict[str, list[dict]] = {}
         for cell in self.failures:
             error = f"{cell['error']['type']}: {cell['error']['message']}"
-            found.setdefault(error, []).append(cell["seed"])
-        return [
-            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {error}"
-            for error, seeds in found.items()
-        ]
+            found.setdefault(error, []).append(cell)
+        return {
+            f"{seeds_text(cell['seed'] for cell in cells)}: {error}": cells
+            for error, cells in found.items()
+        }
 
     def over_seeds(self, column: str) -> Spread | None:
         """Spread of a column over the finished cells."""
@@ -163,10 +163,6 @@ class Comparison:
         return [row for row in self.rows if row.cells]
 
     @property
-    def failures(self) -> list[tuple[Row, dict]]:
-        return [(row, cell) for row in self.rows for cell in row.failures]
-
-    @property
     def measure(self) -> str:
         """What the average is of, in words."""
         return SHARE if self.metrics else self.metric
@@ -192,17 +188,14 @@ class Comparison:
         shares = bool(values) and all(0 <= v <= 1 for v in values)
         return Scale(shares and all(map(self.higher, tasks)))
 
-    def average(self, row: Row, metric: str | None = None) -> Spread | None:
-        return row.over_seeds(f"average/{metric or self.metric}")
-
-    def task(self, row: Row, task: str, metric: str | None = None) -> Spread | None:
-        return row.over_seeds(f"{task}/{metric or self.metric}")
+    def average(self, row: Row) -> Spread | None:
+        return row.over_seeds(f"average/{self.metric}")
 
     def averaged(self, row: Row, task: str) -> Spread | None:
         """What the average is the mean of."""
         if self.metrics:
             return row.over_seeds(f"normalised/{task}")
-        return self.task(row, task)
+        return row.over_seeds(f"{task}/{self.metric}")
 
     @property
     def other_metrics(self) -> list[str]:

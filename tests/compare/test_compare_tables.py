@@ -84,10 +84,10 @@ def test_mean_and_sample_standard_deviation_over_seeds():
     shown = summary()
     awd = shown.row("awd")
     assert awd.seeds == [0, 1, 2]
-    assert shown.task(awd, "x_1").mean == pytest.approx(0.5)
-    deviation = shown.task(awd, "x_1").deviation
+    assert shown.averaged(awd, "x_1").mean == pytest.approx(0.5)
+    deviation = shown.averaged(awd, "x_1").deviation
     assert deviation == pytest.approx(0.1)  # not 0.0816, the population's
-    assert shown.task(awd, "y").deviation == 0.0
+    assert shown.averaged(awd, "y").deviation == 0.0
     assert shown.average(awd).mean == pytest.approx(0.55)
     assert shown.average(shown.row("experts")).deviation is None
 

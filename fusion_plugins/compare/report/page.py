@@ -17,7 +17,7 @@ from markupsafe import Markup
 from ...common import CYCLE, STYLE
 from ..figures import coefficients_of
 from ..looks import GREY, looks_of
-from ..numbers import count_text, date_text, heading_text
+from ..numbers import count_text, date_text, heading_text, seeds_text
 from ..pictures import Picture
 from ..results import Comparison, Row, shorter_averages
 from .summary import failures, published, summary
@@ -63,15 +63,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"date": date_text, "count": count_text}
+    environment.filters |= {"date": date_text, "count": count_text, "seeds": seeds_text}
     environment.filters |= {"heading": heading_text, "yaml": _yaml}
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": re.compile("[^_/,=]*[_/,=]+|[^_/,=]+").findall}
     return environment
-
-
-def _breakable(text: str) -> list[str]:
-    """A name in parts between which a narrow column may break it."""
-    return re.findall(r"[^_/,=]*[_/,=]+|[^_/,=]+", text)
 
 
 def _yaml(content: object) -> str:

@@ -29,7 +29,7 @@ def summary(comparison: Comparison) -> dict:
 def _sentence(comparison: Comparison) -> str:
     best = comparison.best()
     if best is None:
-        failed = len({row.label for row, _ in comparison.failures})
+        failed = len([row for row in comparison.rows if row.failures])
         failures = f"{count_text(failed, 'method')} failed."
         return f"No merged model was measured; {failures}" if failed else ""
     unit = f"\u00a0{comparison.scale.unit}" if comparison.scale.unit else ""
@@ -56,13 +56,11 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
     for name in (EXPERTS, PRETRAINED):
         if row := comparison.row(name):
             tiles.append((name.capitalize(), _average(comparison, row), note))
-    finished = sum(len(row.cells) for row in comparison.finished)
-    failed = len(comparison.failures)
-    counts = f"{count_text(finished, 'run')} finished" + f", {failed} failed" * bool(
-        failed
-    )
+    costs = [cell["seconds"] for row in comparison.rows for cell in row.cells]
+    counts = f"{count_text(len(costs), 'run')} finished"
+    if failed := sum(len(row.failures) for row in comparison.rows):
+        counts += f", {failed} failed"
     tiles.append(("Methods", str(len(comparison.rows)), counts))
-    costs = [c["seconds"] for row in comparison.finished for c in row.cells]
     spent = sum((cost["merge"] or 0) + (cost["evaluate"] or 0) for cost in costs)
     if spent:
         note = "merging and evaluating, all runs"
@@ -72,16 +70,11 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 def failures(comparison: Comparison) -> list[dict]:
     """Failed runs; seeds of one method with the same error are one entry."""
-    groups: dict[tuple, dict] = {}
-    for row, cell in comparison.failures:
-        error = cell["error"]
-        anchor = row.label not in {label for label, _, _ in groups}
-        key = (row.label, error["type"], error["message"])
-        entry = groups.setdefault(
-            key, {"row": row, "error": error, "seeds": [], "anchor": anchor}
-        )
-        entry["seeds"].append(cell["seed"])
-    return list(groups.values())
+    return [
+        {"row": row, "cells": cells, "anchor": not place}
+        for row in comparison.rows
+        for place, cells in enumerate(row.errors().values())
+    ]
 
 
 def _shared(comparison: Comparison, key: str) -> object:
