@@ -129,6 +129,8 @@ def holds(private: Private) -> bool:
         if not hasattr(owner, name):
             raise ImportError(f"{module} has no {name}")
         owner = getattr(owner, name)
+    if hasattr(owner, private.name):
+        return True
     kinds = owner.__mro__ if inspect.isclass(owner) else (owner,)
     home = module.partition(".")[0]
     sources = [
@@ -136,8 +138,7 @@ def holds(private: Private) -> bool:
         for kind in kinds
         if kind is owner or kind.__module__.partition(".")[0] == home
     ]
-    word = rf"\b{private.name}\b"
-    return hasattr(owner, private.name) or any(re.search(word, s) for s in sources)
+    return any(re.search(rf"\b{private.name}\b", source) for source in sources)
 
 
 def _devices() -> Iterator[tuple[str, str, bool]]:

@@ -145,8 +145,11 @@ def new_figure(width: float, height: float) -> Figure:
 
 def lay_out(figure: Figure) -> Figure:
     """Give a whole figure its final layout: once, not again for each file."""
+    from matplotlib import rc_context
+
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    with rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # "none" keeps one that draws all once more
     return figure
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from forked import kill_often
 from running import ToyMethods, read_cells, toy_program
 
-from fusion_plugins.compare import pictures, program
+from fusion_plugins.compare import gathering, pictures, program
 
 METHODS = ("pretrained", "experts", "DrawWeights", "Several")
 
@@ -19,8 +19,9 @@ def run(folder: Path) -> None:
     cells = read_cells(folder / "results")
     found = {name: cell["finished"] for name, cell in cells.items()}
     program.read_methods = ToyMethods(*METHODS)
-    # Figures take most of the time, and are drawn anew from the cells by every run.
+    # These take most of the time, and are made anew from the cells by every run.
     pictures.draw_pictures = lambda *_: []
+    gathering.latex_table = lambda *_: ""
     toy_program(folder / "results", seeds=(0, 1)).run()
     (folder / "found.json").write_text(json.dumps(found))
 

@@ -39,6 +39,7 @@ def test_choices_oracles_and_the_users_logger(
     make_program(
         tmp_path,
         *tiny,
+        *(f"{pool}.tasks=[digits,colours]" for pool in pools),
         "methods=[simple_average,task_arithmetic]",
         "select=agreement",
         "oracle=true",
