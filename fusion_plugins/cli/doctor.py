@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common import EXTRAS, how_to_get
+from ..demo.pool_folder import cache_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -172,7 +173,6 @@ def _folders() -> Iterator[tuple[str, str, str, bool]]:
     """Where large files go, and how much space is left there."""
     from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
-    from ..demo.pool_folder import cache_folder
     from ..pools.kept_images import FOLDER
 
     datasets = os.environ.get("HF_DATASETS_CACHE") or os.path.join(HF_HOME, "datasets")

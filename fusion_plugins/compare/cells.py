@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,14 +77,13 @@ def with_choices(
         raise ValueError(f"select is {select!r}, expected null or one of {SCORES}.")
     if not isinstance(oracle, bool):
         raise ValueError(f"oracle is {oracle!r}, expected true or false.")
-    return [row for method in methods for row in _rows(method, select, oracle)]
-
-
-def _rows(method: Method, select: object, oracle: bool) -> Iterator[Method]:
-    free = _has_free_scaling(method)
-    yield _chosen(method, select) if free and select else method
-    if free and oracle:
-        yield _chosen(method, ORACLE)
+    rows = []
+    for method in methods:
+        free = _has_free_scaling(method)
+        rows.append(_chosen(method, select) if free and select else method)
+        if free and oracle:
+            rows.append(_chosen(method, ORACLE))
+    return rows
 
 
 def _has_free_scaling(method: Method) -> bool:

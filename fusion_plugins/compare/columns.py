@@ -73,8 +73,7 @@ class Column:
 
         That stands in an optional column of the results frame, as ``same/average``.
         """
-        flags = row.figures.get(f"same/{self.title}", ())
-        return SAME if any(flag is True for flag in flags) else ""
+        return SAME if row.first(f"same/{self.title}") is True else ""
 
 
 class Added(Column):
@@ -108,14 +107,13 @@ def metric_columns(comparison: Comparison, metric: str) -> list[Column]:
 
 def main_columns(comparison: Comparison) -> list[Column]:
     """The average, then every task, of the main metric."""
-    return [_main_column(comparison, name) for name in ["average", *comparison.tasks]]
-
-
-def _main_column(comparison: Comparison, name: str) -> Column:
-    best = "max" if comparison.higher(name) else "min"
-    scale, own = comparison.scale_of(name), comparison.metrics.get(name, "")
-    source = f"{name}/{comparison.metric}"
-    return Column(name, source, scale.text, scale.unit, best, own)
+    columns = []
+    for name in ["average", *comparison.tasks]:
+        best = "max" if comparison.higher(name) else "min"
+        scale, own = comparison.scale_of(name), comparison.metrics.get(name, "")
+        source = f"{name}/{comparison.metric}"
+        columns.append(Column(name, source, scale.text, scale.unit, best, own))
+    return columns
 
 
 OF_EXPERTS = Column("of experts", "normalised_average", PERCENT.text, "%", "max")
@@ -162,7 +160,7 @@ def _line(row: Row, comparison: Comparison) -> dict[str, object]:
         "seeds": " ".join(map(str, row.seeds)),
         "failed": len(row.failures),
         "error": next(iter(row.errors()), ""),
-        "added_parameters": next(iter(row.figures[ADDED.source]), None),
+        "added_parameters": row.first(ADDED.source),
     }
     for name, column in columns_of(comparison).items():
         spread = column.spread(row)
@@ -180,11 +178,6 @@ def scalars(rows: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
         for name, value in numbers.items()
         if value is not None
     }
-
-
-def rows_csv(comparison: Comparison) -> str:
-    """One line per row, numbers not rounded."""
-    return frame_csv(rows_frame(comparison))
 
 
 def cells_csv(comparison: Comparison) -> str:

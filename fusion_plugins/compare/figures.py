@@ -65,8 +65,8 @@ def draw_time(comparison: Comparison, looks: Looks) -> Figure | None:
 def draw_differences(
     comparison: Comparison, looks: Looks, baseline: Row | None
 ) -> Figure | None:
-    rows = [row for row in comparison.finished if not row.is_reference]
-    rows = [row for row in rows if row is not baseline]
+    merged = [row for row in comparison.finished if not row.is_reference]
+    rows = [row for row in merged if row is not baseline]
     if baseline is None or not rows:
         return None
     names = ["average", *comparison.tasks]
@@ -122,18 +122,12 @@ def coefficients_of(row: Row) -> dict[str, Any] | None:
 
 
 def draw_all_coefficients(comparison: Comparison, looks: Looks) -> Figure | None:
-    found = [(row, coefficients_of(row)) for row in comparison.finished]
-    maps = [
-        HeatMap(
-            looks[row.number].name,
-            short_tasks(saved["tasks"]),
-            saved["keys"],
-            saved["values"],
-            looks[row.number].group,
-        )
-        for row, saved in found
-        if saved
-    ]
+    maps = []
+    for row in comparison.finished:
+        if saved := coefficients_of(row):
+            look, tasks = looks[row.number], short_tasks(saved["tasks"])
+            values = saved["values"]
+            maps.append(HeatMap(look.name, tasks, saved["keys"], values, look.group))
     return draw_coefficients(maps) if maps else None
 
 
@@ -193,11 +187,9 @@ def _draw(axes: Axes, lines: Lines, tasks: int, look: Look) -> None:
     shown = means[:: -(-len(means) // MOST_POINTS)]
     axes.plot(shown.index, shown.mean(axis=1), **look.line, gid=look.group)
     if len(lines) > 1:
-        low, high = shown.min(axis=1), shown.max(axis=1)
-        colour, group = look.line["color"], look.group
-        axes.fill_between(
-            shown.index, low, high, color=colour, alpha=0.2, lw=0, gid=group
-        )
+        band = shown.index, shown.min(axis=1), shown.max(axis=1)
+        style = {"color": look.line["color"], "alpha": 0.2, "lw": 0}
+        axes.fill_between(*band, **style, gid=look.group)
 
 
 def _numbers(history: dict) -> pd.DataFrame:

@@ -102,22 +102,20 @@ _FIELDS = {
     dict: ("tasks", "average", "seconds", "peak_memory_mib", "parameters"),
     dict | None: ("overrides", "config", "identity", "artifacts", "normalised"),
 }
-#: Of releases that keep them.
-_NEWER = ("answers", "samples", "energy_joules", "memory_before_mib")
+# Of releases that keep them.
+_NEWER: dict[str, dict] = {
+    name: {} for name in ("answers", "samples", "energy_joules", "memory_before_mib")
+}
 
 
 def checked_record(path: Path, record: dict) -> dict:
     """The content of a cell's file; raises ValueError where it is not whole."""
+    given: dict[str, Any] = _NEWER | record
     wrong = [
-        f"{name} is {str(record.get(name))[:80]!r}"
-        for kind, names in _FIELDS.items()
+        f"{name} is {str(given.get(name))[:80]!r}"
+        for kind, names in (*_FIELDS.items(), (dict, _NEWER))
         for name in names
-        if name not in record or not isinstance(record[name], kind)
-    ]
-    wrong += [
-        f"{name} is {str(record[name])[:80]!r}"
-        for name in _NEWER
-        if not isinstance(record.get(name, {}), dict)
+        if name not in given or not isinstance(given[name], kind)
     ]
     if record.get("id") != path.stem:
         wrong.append(f"id is {str(record.get('id'))[:80]!r}, not the file's name")

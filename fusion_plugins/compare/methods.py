@@ -49,9 +49,10 @@ class Method:
 
     @property
     def label(self) -> str:
-        pairs = flatten(self.overrides)
-        texts = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in pairs]
-        options = ", ".join(f"{key}={text}" for key, text in texts)
+        options = ", ".join(
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in flatten(self.overrides)
+        )
         return f"{self.name} ({options})" if options else self.name
 
     @property
@@ -201,9 +202,8 @@ def _with_chosen_methods(
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     """Proposes methods that give a result."""
-    parts = "fusion_plugins/"
-    running = [n for n in known if n not in NOT_RUNNING and not n.startswith(parts)]
-    return did_you_mean(name, running)
+    alone = (n for n in known if not n.startswith("fusion_plugins/"))
+    return did_you_mean(name, [n for n in alone if n not in NOT_RUNNING])
 
 
 def _check_options(name: str, node: Mapping, changes: Mapping, path: str = "") -> None:

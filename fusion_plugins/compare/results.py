@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,6 @@ from .numbers import PERCENT, SHARE, Scale, Spread, seeds_text
 from .store import Results
 
 
-@dataclass(eq=False)
 class Row:
     """One line of every table: a method with its options, over its seeds.
 
@@ -25,16 +25,11 @@ class Row:
         number: Its place by average, counted from 1; names it in the charts.
     """
 
-    label: str
-    figures: pd.DataFrame
-    cells: list[dict]
-    failures: list[dict]
-    number: int = 0
-
-    @classmethod
-    def of(cls, label: str, cells: pd.DataFrame) -> Row:
+    def __init__(self, label: str, cells: pd.DataFrame):
         done, records = cells["status"] == "done", cells["record"]
-        return cls(label, cells[done], list(records[done]), list(records[~done]))
+        self.label, self.figures, self.number = label, cells[done], 0
+        self.cells: list[dict] = list(records[done])
+        self.failures: list[dict] = list(records[~done])
 
     @property
     def any_cell(self) -> dict:
@@ -68,6 +63,10 @@ class Row:
     def over_seeds(self, column: str) -> Spread | None:
         """Spread of a column over the finished cells."""
         return Spread.of(self._values[column]) if column in self._values else None
+
+    def first(self, column: str) -> Any:
+        """A column's value in the first finished cell; None without one."""
+        return next(iter(self._values.get(column, ())), None)
 
     @cached_property
     def _values(self) -> dict[str, list]:
@@ -118,7 +117,7 @@ class Comparison:
             self.about["tasks"] or next((record["tasks"] for record in done), ())
         )
         by_label = self.cells.sort_values("seed", kind="stable").groupby("label")
-        self.rows = sorted((Row.of(*found) for found in by_label), key=self._rank)
+        self.rows = sorted((Row(*found) for found in by_label), key=self._rank)
         for number, row in enumerate(self.rows, start=1):
             row.number = number
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -23,12 +23,10 @@ from .files import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from .cells import Cell
 
-class Cell(Protocol):
-    """What a results folder knows of a cell: the name of its file."""
-
-    @property
-    def id(self) -> str: ...
+log = get_logger(__name__)
 
 
 class Results:
@@ -137,11 +135,10 @@ class Results:
                 and not applies(record, identities, shared)
             ]
             for record in stale:
-                name = (
-                    f"{record['id']}-{slug(str(record['identity'].get('method')))}.json"
-                )
+                mark = slug(str(record["identity"].get("method")))
                 (self.folder / "stale").mkdir(exist_ok=True)
-                os.replace(self.path(record), self.folder / "stale" / name)
+                name = self.folder / "stale" / f"{record['id']}-{mark}.json"
+                os.replace(self.path(record), name)
         return [record["id"] for record in stale]
 
     # -- processes ---------------------------------------------------------------------
@@ -184,9 +181,6 @@ def applies(record: Mapping, identities: Mapping, shared: Mapping) -> bool:
     """Whether a record has the identity of its row, or what all rows share."""
     row = record["label"].removesuffix(f" / {record['part']}")
     return identities.get(row, shared).items() <= record["identity"].items()
-
-
-log = get_logger(__name__)
 
 
 def read_added(folders: object, results: Results) -> list[Results]:

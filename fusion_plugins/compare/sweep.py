@@ -56,9 +56,8 @@ def plot_sweep(
     """
     require("matplotlib", "The plot of a sweep")
     cells = load_results(folder, NONE).query("status == 'done'")
-    points = sweep_points(
-        cells[cells["method"] == method] if method else cells, option, task
-    )
+    chosen = cells[cells["method"] == method] if method else cells
+    points = sweep_points(chosen, option, task)
     if points[option].nunique() < 2:
         names = (name for r in cells["record"] for name, _ in flatten(r["config"]))
         raise ValueError(

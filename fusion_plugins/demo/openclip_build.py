@@ -83,7 +83,9 @@ def _write(source: Path, folder: Path, tasks: dict[str, dict]) -> None:
         tokens = prompt_tokens(
             name, task["class_names"], task["templates"], processor.tokenizer
         )
-        head = to_head(pretrained, tokens)
+        # FusionBench's heads have the temperature in their weights.
+        weights = zero_shot_head(pretrained, tokens) * pretrained.logit_scale.exp()
+        head = ClassificationHead(normalize=True, weights=weights.detach())
         save_head(head, folder / "heads" / f"{name}.safetensors")
     shutil.copytree(source / "data", folder / "data")
 
@@ -91,18 +93,6 @@ def _write(source: Path, folder: Path, tasks: dict[str, dict]) -> None:
 def to_openclip(model: CLIPModel, processor: CLIPProcessor) -> OpenCLIPImageEncoder:
     """The same image encoder, in open_clip's own modules."""
     return OpenCLIPImageEncoder(_architecture(model, processor), _tensors(model))
-
-
-@torch.no_grad()
-def to_head(model: CLIPModel, tokens: Tensor) -> ClassificationHead:
-    """FusionBench's head from prompts: the temperature is in its weights.
-
-    Args:
-        model: The pretrained model.
-        tokens: Shape (templates, classes, length).
-    """
-    weights = zero_shot_head(model, tokens) * model.logit_scale.exp()
-    return ClassificationHead(normalize=True, weights=weights)
 
 
 def _architecture(model: CLIPModel, processor: CLIPProcessor) -> Architecture:

@@ -231,8 +231,7 @@ def accuracy(
     """Share of right test sentences, 0 to 1."""
     rows = sorted(task.test, key=lambda row: len(row["text"]))  # little padding
     right = 0
-    for at in range(0, len(rows), _EVALUATED_AT_ONCE):
-        part = rows[at : at + _EVALUATED_AT_ONCE]
+    for part in _chunks(rows, _EVALUATED_AT_ONCE):
         found = model(**_inputs(part, tokenizer, recipe)).logits.argmax(-1)
         right += int((found == torch.tensor([row["label"] for row in part])).sum())
     return right / len(rows)

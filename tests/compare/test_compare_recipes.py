@@ -5,10 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from fusion_bench.utils import instantiate
-from fusion_bench.utils.instantiate_utils import set_print_function_call_permanent
 from omegaconf import OmegaConf
-from running import compose_compare, make_program, read_cells
+from running import compose_compare, make_program, program_of, read_cells
 
 from fusion_plugins.compare import methods
 from fusion_plugins.compare.published import published_data, published_for
@@ -74,9 +72,8 @@ def test_the_recipes_that_the_guide_lists():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_dry_runs(name, tmp_path, capsys, composed_once):
-    set_print_function_call_permanent(False)
     changes = {"dry_run": True, "results": str(tmp_path / "results")}
-    program = instantiate(OmegaConf.merge(by_its_header(name), changes))
+    program = program_of(OmegaConf.merge(by_its_header(name), changes))
     cells = program.run()["cells"]
     said = capsys.readouterr().out
     assert cells >= 6 and said.count("to run") == cells
@@ -202,6 +199,8 @@ def test_every_row_of_every_recipe_of_images_is_measured(
         "taskpool=demo",
         f"modelpool.root={tiny_pool_root}",
         f"taskpool.root={tiny_pool_root}",
+        "modelpool.tasks=[digits,colours]",
+        "taskpool.tasks=[digits,colours]",
         f"methods={unquoted(rows)}",
         f"+overrides={unquoted(short)}",
     )

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fusion_plugins.compare.methods import read_methods
-from fusion_plugins.demo.build import one_thread
+from fusion_plugins.demo.image_build import one_thread
 from fusion_plugins.demo.run import METHODS, summary
 
 REFERENCES = {"pretrained": 50.04, "experts": 95.0}

@@ -80,9 +80,10 @@ def test_both_pools_agree_on_tasks_and_size(size: str, tasks: str) -> None:
     assert pool["models"]["_pretrained_"] == pool["processor"] == pretrained
     for task, expert in experts.items():
         assert expert == f"tanganke/clip-vit-{SIZES[size]}_{task}"
-    assert taskpool["base_model"] == pretrained
-    for part in (taskpool["clip_model"], taskpool["processor"]):
-        assert part["pretrained_model_name_or_path"] == pretrained
+    resolved = compose_alias(size, tasks).taskpool
+    assert resolved.base_model == pretrained
+    for part in (resolved.clip_model, resolved.processor):
+        assert part.pretrained_model_name_or_path == pretrained
 
 
 @pytest.mark.parametrize("size, tasks", ALIASES)

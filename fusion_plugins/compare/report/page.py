@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -40,11 +40,13 @@ def render(
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode("utf-8")).digest()
     template = _environment().get_template("page.html.j2")
-    parts = (summary, failures, shorter_averages, published, coefficient_values)
-    parts += (results_table, share_table, cost_table, metric_tables)
+    parts: list[Callable] = [summary, failures, shorter_averages, published]
+    parts += [coefficient_values, results_table, share_table, cost_table, metric_tables]
     return template.render(
         comparison=comparison,
-        pictures=inline_pictures(pictures),
+        pictures=[
+            {"picture": picture, "svg": _element(picture)} for picture in pictures
+        ],
         baseline=baseline,
         looks=looks_of(comparison),
         css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
@@ -88,24 +90,14 @@ _VARIABLES = {
 _GROUP = re.compile(r"m\d+")
 
 
-def inline_pictures(pictures: Sequence[Picture]) -> list[dict]:
-    """What the template shows: each picture and its SVG element."""
-    return [{"picture": picture, "svg": _element(picture)} for picture in pictures]
-
-
 def coefficient_values(comparison: Comparison) -> dict[str, dict]:
     """Group -> method, tasks, tensors and thousandths of the coefficients."""
-    found = ((row, coefficients_of(row)) for row in comparison.finished)
-    return {
-        f"m{row.number}": {
-            "method": row.label,
-            "tasks": saved["tasks"],
-            "keys": saved["keys"],
-            "values": (1000 * saved["values"]).round().astype(int).tolist(),
-        }
-        for row, saved in found
-        if saved
-    }
+    found = {}
+    for row in comparison.finished:
+        if saved := coefficients_of(row):
+            values = (1000 * saved["values"]).round().astype(int).tolist()
+            found[f"m{row.number}"] = {"method": row.label, **saved, "values": values}
+    return found
 
 
 def _element(picture: Picture) -> Markup:

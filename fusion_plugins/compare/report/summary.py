@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..columns import Column, main_columns
 from ..loading import EXPERTS, PRETRAINED
-from ..numbers import MISSING, PERCENT, Spread, count_text, date_text, duration_text
+from ..numbers import MISSING, PERCENT, count_text, date_text, duration_text
 from ..results import Comparison, Row
 
 
@@ -121,16 +121,14 @@ def _row(entry: dict, columns: Sequence[Column], comparison: Comparison) -> dict
         "label": entry["label"],
         "measured_label": row and row.label,
         "figures": [
-            _figure(
-                given.get(column.title), column.spread(row) if row else None, column
-            )
-            for column in columns
+            _figure(given.get(column.title), row, column) for column in columns
         ],
     }
 
 
-def _figure(published: float | None, measured: Spread | None, column: Column) -> dict:
+def _figure(published: float | None, row: Row | None, column: Column) -> dict:
     factor, digits = 100 if column.unit == "%" else 1, column.digits
+    measured = column.spread(row) if row else None
     found = None if measured is None else measured.mean * factor
     difference = None
     if found is not None and published is not None:
