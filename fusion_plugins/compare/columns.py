@@ -99,6 +99,17 @@ class Seeds(Column):
         return f"seeds {', '.join(map(str, row.seeds))}" if row.cells else ""
 
 
+def ranks(column: Column, rows: Sequence[Row]) -> list[int]:
+    """1 for the best of several merged models, 2 for the second, 0 for all others."""
+    merged = [None if row.is_reference else column.sort(row) for row in rows]
+    found = pd.Series(merged, dtype=float).rank(
+        method="min", ascending=column.best == "min"
+    )
+    if not column.best or found.count() < 2:
+        return [0] * len(rows)
+    return found.where(found <= 2, 0).astype(int).tolist()
+
+
 def metric_columns(comparison: Comparison, metric: str) -> list[Column]:
     """The average, then every task, of a further metric."""
     names = ["average", *comparison.tasks]

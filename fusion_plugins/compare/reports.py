@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rich.table import Table
 from rich.text import Text
 
@@ -23,10 +24,6 @@ def report_table(report: Mapping[str, Any], scores: Scores) -> Table:
     """One line per task, the mean first.
 
     The main metric is in percent if it is a share, such as accuracy.
-
-    Args:
-        report: As the task pool gives it.
-        scores: What `report_scores` reads there.
     """
     average, main = scores.average(), scores.metric
     others = [metric for metric in average if metric != main]
@@ -55,16 +52,13 @@ def report_scores(report: object) -> Scores | None:
 
 
 def sweep_table(hydra: Any, scores: Scores) -> Table:
-    """The jobs of a sweep so far, this one included, the best first.
-
-    Args:
-        hydra: Hydra's own configuration of this job.
-        scores: Of this job.
-    """
+    """The jobs of a sweep so far, this one included, the best first."""
     file = Path(hydra.sweep.dir) / _SWEEP
-    jobs = json.loads(file.read_text()) if file.is_file() else {}
-    jobs[", ".join(hydra.overrides.task)] = scores.average()[scores.metric]
-    write_json(file, jobs)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):  # of jobs side by side
+        jobs = json.loads(file.read_text()) if file.is_file() else {}
+        jobs[", ".join(hydra.overrides.task)] = scores.average()[scores.metric]
+        write_json(file, jobs)
     scale = _scale(scores, jobs.values())
     table = new_table("job", [f"average {scores.metric} {scale.unit}".strip()])
     ranked = sorted(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..common.charts import described
+from .differences import LEVEL
 from .loading import REFERENCES
 from .numbers import Scale
-from .paired import LEVEL
 from .results import Comparison, Row
 
 _KINDS = ("Better", "Worse", "Not distinguishable")

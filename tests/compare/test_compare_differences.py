@@ -10,10 +10,10 @@ from scipy.stats import bootstrap
 from test_compare_tables import record, summary, text_of
 
 from fusion_plugins.compare.columns import frame_csv, rows_frame
+from fusion_plugins.compare.differences import compare, mcnemar
 from fusion_plugins.compare.files import Answers, checked_record
 from fusion_plugins.compare.latex import latex_table
 from fusion_plugins.compare.loading import frame_of
-from fusion_plugins.compare.paired import compare, mcnemar
 from fusion_plugins.compare.tables import markdown_table
 from fusion_plugins.compare.terminal import terminal_tables
 
