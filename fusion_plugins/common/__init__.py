@@ -145,11 +145,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def lay_out(figure: Figure) -> Figure:
     """Give a whole figure its final layout: once, not again for each file."""
-    from matplotlib import rc_context
-
     figure.draw_without_rendering()
-    with rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)  # "none" keeps one that draws all once more
+    figure.set_layout_engine("none")
     return figure
 
 

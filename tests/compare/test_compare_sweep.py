@@ -23,11 +23,13 @@ class Sweep(ToyMethods):
         return [make_method("experts"), *rows]
 
 
-@pytest.fixture
-def swept(monkeypatch, tmp_path):
-    monkeypatch.setattr("running.ToyMethods", Sweep)
-    run_toy(monkeypatch, tmp_path, seeds=[0, 1])
-    return tmp_path
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("running.ToyMethods", Sweep)
+        run_toy(patch, folder, seeds=[0, 1])
+    return folder
 
 
 def test_one_line_for_each_setting_of_the_other_options(swept):
