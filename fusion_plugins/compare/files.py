@@ -99,8 +99,11 @@ _FIELDS = {
     str: ("cell", "method", "label"),
     int: ("seed", "order"),
     list: ("parts",),
-    dict: ("tasks", "average", "seconds", "peak_memory_mib", "parameters"),
-    dict | None: ("overrides", "config", "identity", "artifacts", "normalised"),
+    dict: (
+        *("tasks", "average", "seconds", "peak_memory_mib", "parameters"),
+        *("overrides", "identity", "artifacts"),
+    ),
+    dict | None: ("config", "normalised"),
 }
 # Of releases that keep them.
 _NEWER: dict[str, dict] = {

@@ -132,6 +132,9 @@ def change(path: Path, **changes) -> None:
         ({"status": "half"}, "status is 'half'"),
         ({"status": "failed", "error": {}}, "error holds only []"),
         ({"order": None}, "order is 'None'"),
+        ({"identity": None}, "identity is 'None'"),
+        ({"artifacts": None}, "artifacts is 'None'"),
+        ({"overrides": None}, "overrides is 'None'"),
     ],
 )
 def test_damaged_and_foreign_cells_are_named_with_the_fix(tmp_path, changes, message):

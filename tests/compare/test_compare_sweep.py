@@ -57,6 +57,11 @@ def test_without_the_experts_unlike_metrics_have_no_average():
         sweep_points(cells, "scaling")
 
 
+def test_a_cell_without_a_config_has_no_value_of_an_option():
+    cells = pd.DataFrame({"record": [{"config": None}]})
+    assert sweep_points(cells, "scaling").empty
+
+
 def test_the_command_draws_a_picture(swept, capsys):
     assert main(["compare", "sweep-plot", str(swept), "--x", "scaling", "--log"]) == 0
     picture = swept / "sweep_scaling.png"
