@@ -1,4 +1,4 @@
-"""The cells of a comparison: one method with one seed each."""
+"""The cells of a comparison: one method with one seed each, at a chosen setting or not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from .composing import compose_method
 from .files import as_plain, flatten
 from .loading import ORACLE
 from .methods import Method
+
+SCORES = ("agreement", "val")
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,6 @@ def make_cells(methods: Sequence[Method], seeds: Sequence[int]) -> list[Cell]:
         for method in methods
         for seed in (seeds if method.uses_seed else seeds[:1])
     ]
-
-
-SCORES = ("agreement", "val")
 
 
 def with_choices(

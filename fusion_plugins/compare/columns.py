@@ -1,4 +1,4 @@
-"""The columns of the tables: which figure of a row they show, and how it is written."""
+"""The columns of the tables: which figure of a row they show, and how; the same as frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What merging and evaluating one model took: time, energy, parameters, samples."""
+"""What a cell was run with and took: versions, time, energy, memory, samples, parameters."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ import torch
 from torch import nn
 
 from .evaluation import Evaluation
+
+_PACKAGES = ("fusion-plugins", "fusion-bench", "torch", "transformers")
+_MIB = 2**20
 
 
 class Meter:
@@ -74,10 +77,6 @@ def experts_parameters(base: int | None, experts: int) -> dict[str, int | None]:
     if base is None:
         return {"model": None, "added": None, "per_task": None}
     return {"model": base * experts, "added": base * (experts - 1), "per_task": base}
-
-
-_PACKAGES = ("fusion-plugins", "fusion-bench", "torch", "transformers")
-_MIB = 2**20
 
 
 def versions() -> dict[str, str]:

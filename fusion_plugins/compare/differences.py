@@ -1,4 +1,4 @@
-"""Differences of the rows to a baseline, as columns of the results frame."""
+"""Paired differences of the rows to a baseline, as columns of the results frame."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from scipy.stats import binomtest
 from .files import Answers
 
 NONE = "none"  # the baseline that is none
+LEVEL = 0.95
+_RESAMPLES, _SEED = 2000, 0
 _FIGURES = ("difference", "low", "high", "p", "same")
 
 Rows = Mapping[str, Sequence[Mapping]]  # label -> records of its finished cells
@@ -133,10 +135,6 @@ def differences_frame(cells: pd.DataFrame) -> pd.DataFrame:
     ]
     names = ["label", "baseline", "task", *_FIGURES]
     return pd.DataFrame(lines, columns=names, dtype=object)
-
-
-LEVEL = 0.95
-_RESAMPLES, _SEED = 2000, 0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MOST_POINTS = 150  # per line; more than a column of paper shows
 SHORTEST = 0.01  # seconds; what is faster is drawn here, a logarithm needs a start
+
+Lines = dict[int, pd.Series]  # seed -> values by step
 
 
 def _averages(comparison: Comparison) -> list[tuple[Row, Spread]]:
@@ -147,11 +150,6 @@ def draw_all_cosines(comparison: Comparison, looks: Looks) -> Figure | None:
                 matrices[f"before {name}" if known else "before"] = before
             matrices[name] = after
     return draw_cosines(short_tasks(tasks), matrices) if matrices else None
-
-
-MOST_POINTS = 150  # per line; more than a column of paper shows
-
-Lines = dict[int, pd.Series]  # seed -> values by step
 
 
 def draw_curves(comparison: Comparison, looks: Looks) -> Figure | None:

@@ -1,4 +1,4 @@
-"""A task pool's report as a table for the terminal, and a sweep's reports as one."""
+"""A task pool's report: as a table for the terminal, with a sweep's others, in a card."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
@@ -23,10 +23,14 @@ from .files import (
     write_json,
 )
 
-if TYPE_CHECKING:
-    from .cells import Cell
-
 log = get_logger(__name__)
+
+
+class Cell(Protocol):
+    """What a results folder knows of a cell: the name of its file."""
+
+    @property
+    def id(self) -> str: ...
 
 
 class Results:

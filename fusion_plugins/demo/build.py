@@ -1,4 +1,4 @@
-"""Build a pool of small CLIP models."""
+"""Build a pool of small CLIP models: contrastive pretraining, then one expert per task."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ from .image_build import (
 )
 from .pool_folder import build_folder, cached_root
 from .recipe import DemoRecipe
+
+_MAX_LOGIT_SCALE = float(np.log(100))  # as in CLIP
+_WARM_UP = 0.1  # share of the steps
+_NEGATIVE = -0.5  # dark and light change places, at half the contrast
 
 
 def ensure_pool(
@@ -104,11 +108,6 @@ def _write_pool(
     }
     about = save_pool(folder, tasks, base, experts, processor, scores)
     return about | {"pretraining_only": [task.name for task in other]}
-
-
-_MAX_LOGIT_SCALE = float(np.log(100))  # as in CLIP
-_WARM_UP = 0.1  # share of the steps
-_NEGATIVE = -0.5  # dark and light change places, at half the contrast
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,10 @@ from .pool_folder import build_folder, save_model
 from .recipe import TextRecipe
 from .text_data import TextTask, fingerprint
 
+_WARM_UP = 0.1  # share of the steps
+_SORTED_TOGETHER = 8  # batches
+_EVALUATED_AT_ONCE = 128
+
 
 def build_text_pool(
     encoder: str | os.PathLike,
@@ -117,11 +121,6 @@ def _save_data(folder: Path, task: TextTask) -> None:
             writer.writerow(["label", "text"])
             rows = getattr(task, split)
             writer.writerows([row["label"], row["text"]] for row in rows)
-
-
-_WARM_UP = 0.1  # share of the steps
-_SORTED_TOGETHER = 8  # batches
-_EVALUATED_AT_ONCE = 128
 
 
 def load_classifier(encoder: Path, classes: int, seed: int) -> PreTrainedModel:

@@ -24,6 +24,18 @@ from .summary import failures, published, summary
 from .tables import cost_table, metric_tables, results_table, share_table
 
 TEMPLATES = Path(__file__).parent / "templates"
+# Colours of the figures -> their names in the page's style sheet.
+_VARIABLES = {
+    **{colour: f"c{place}" for place, colour in enumerate(CYCLE)},
+    STYLE["text.color"]: "text",
+    STYLE["axes.edgecolor"]: "muted",
+    STYLE["grid.color"]: "grid",
+    STYLE["figure.facecolor"]: "surface",
+    GREY: "grey",
+    "#000000": "text",
+}
+# A row of the comparison; a class, for it is in many figures.
+_GROUP = re.compile(r"m\d+")
 
 
 def render(
@@ -74,20 +86,6 @@ def _environment() -> Environment:
 def _yaml(content: object) -> str:
     """Nested plain data as YAML, in the order in which it came."""
     return yaml.safe_dump(content or {}, sort_keys=False, allow_unicode=True)
-
-
-# Colours of the figures -> their names in the page's style sheet.
-_VARIABLES = {
-    **{colour: f"c{place}" for place, colour in enumerate(CYCLE)},
-    STYLE["text.color"]: "text",
-    STYLE["axes.edgecolor"]: "muted",
-    STYLE["grid.color"]: "grid",
-    STYLE["figure.facecolor"]: "surface",
-    GREY: "grey",
-    "#000000": "text",
-}
-# A row of the comparison; a class, for it is in many figures.
-_GROUP = re.compile(r"m\d+")
 
 
 def coefficient_values(comparison: Comparison) -> dict[str, dict]:

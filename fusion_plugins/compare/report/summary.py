@@ -1,4 +1,4 @@
-"""The page's first lines: what was compared, what came out, on what it ran."""
+"""What the page says of a comparison beside tables: its first lines, published numbers."""
 
 from __future__ import annotations
 
