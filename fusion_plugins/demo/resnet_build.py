@@ -36,9 +36,8 @@ from .recipe import ResNetRecipe
 _RISING = 0.1  # share of the steps
 
 
-def ensure_resnet_pool(recipe: ResNetRecipe | None = None) -> Path:
+def ensure_resnet_pool(recipe: ResNetRecipe) -> Path:
     """The folder of the pool of built-in tasks, built first if it is not there."""
-    recipe = recipe or ResNetRecipe()
     return build_resnet_pool(recipe, cached_root("demo-resnet", recipe))
 
 

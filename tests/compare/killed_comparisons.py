@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 from forked import kill_often
@@ -17,7 +18,13 @@ def run(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     os.chdir(folder)  # in a checkout, every cell would ask git
     cells = read_cells(folder / "results")
-    found = {name: cell["finished"] for name, cell in cells.items()}
+    parts = Counter(cell["cell"] for cell in cells.values())
+    # Half of several models is no finished cell: it runs again.
+    found = {
+        name: cell["finished"]
+        for name, cell in cells.items()
+        if parts[cell["cell"]] == len(cell["parts"])
+    }
     program.read_methods = ToyMethods(*METHODS)
     # These take most of the time, and are made anew from the cells by every run.
     gathering._write_report = lambda *_: None
