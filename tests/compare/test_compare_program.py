@@ -18,11 +18,12 @@ pytestmark = pytest.mark.slow
 # The command, whose launcher forks: its processes import nothing anew.
 SIDE_BY_SIDE = """
 from fusion_bench.scripts.cli import _hydra_main
+from fusion_plugins.awd import report
 from fusion_plugins.compare import pictures
 from joblib.externals.loky.backend.context import set_start_method
 
 set_start_method("fork")
-pictures.draw_pictures = lambda *_: []  # most of the time
+pictures.draw_pictures = report.save_pictures = lambda *_: []  # most of the time
 _hydra_main()
 """
 QUICK = "{adamerging: {steps: 2, guard_every: 1, guard_samples: 8}}"
