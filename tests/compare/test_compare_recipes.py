@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from running import compose_compare, make_program, program_of, read_cells
 
-from fusion_plugins.compare import methods
+from fusion_plugins.compare import inputs, methods
 from fusion_plugins.compare.published import published_data, published_for
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -60,6 +60,7 @@ def composed_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "method_names", functools.cache(methods.method_names))
         patch.setattr(methods, "compose_method", once)
+        patch.setattr(inputs, "HfApi", None)  # asked what is to be fetched: no answer
         yield
 
 
