@@ -15,9 +15,9 @@ pytestmark = pytest.mark.slow
 JOB = ["method=awd", "modelpool=clip-vit-b32_TA8", "taskpool=clip-vit-b32_TA8"]
 
 
-# The command where the hub's library was told to ask nobody before it was imported.
+# The command, with the hub's library told to ask nobody, as HF_HUB_OFFLINE=1 does.
 OFFLINE = """
-import datasets, huggingface_hub.constants, sys
+import datasets, huggingface_hub.constants
 from fusion_bench.scripts.cli import _hydra_main
 
 datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
