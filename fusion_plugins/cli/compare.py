@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from collections.abc import Callable
 from typing import Any
 
-from .parsing import path
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
+from .parsing import names, path
 
 # Options of tables that the command line takes -> how they are read, help.
 _TABLES: dict[str, tuple[Callable[[str], Any], str]] = {
     "sort": (str, "column of results.csv, the best row first (default: as listed)"),
-    "columns": (_names, "for example average,tasks,merge_seconds"),
-    "tasks": (_names, "only these, with commas between them"),
+    "columns": (names, "for example average,tasks,merge_seconds"),
+    "tasks": (names, "only these, with commas between them"),
     "split": (int, "columns of a LaTeX table before it goes on below (default: 12)"),
 }
 
@@ -29,7 +24,7 @@ def add_to(commands: Any) -> None:
     gathering = kinds.add_parser("gather", help="write tables and report again")
     gathering.add_argument("results", type=path, help="the results folder")
     for name, (read, text) in _TABLES.items():
-        gathering.add_argument(f"--{name}", type=read, help=text)
+        gathering.add_argument(f"--{name}", type=read, help=text, default=SUPPRESS)
     gathering.set_defaults(run=_gather)
     sweep = kinds.add_parser("sweep-plot", help="plot results against an option")
     sweep.add_argument("results", type=path, help="the results folder")
@@ -48,8 +43,7 @@ def _gather(options: Namespace) -> None:
     from ..compare.tables import TableOptions
     from ..compare.terminal import terminal_tables
 
-    given = {name: vars(options)[name] for name in _TABLES}
-    shown = TableOptions(**{k: v for k, v in given.items() if v is not None})
+    shown = TableOptions(**{k: v for k, v in vars(options).items() if k in _TABLES})
     console = Console()
     found = gather(options.results, shown)
     console.print(*terminal_tables(found, console.width, shown))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..demo.pool_folder import CONFIGS, output_folder, pool_format, read_description
 from ..demo.recipe import (
     DATA_DEFAULTS,
     OPENCLIP_RECIPE,
@@ -78,7 +79,6 @@ def _run(options: Namespace) -> None:
 def _build(options: Namespace) -> None:
     from ..demo import build_pool, ensure_pool, read_npz_folder
     from ..demo.npz_folder import load_tasks, task_names
-    from ..demo.pool_folder import output_folder
 
     if options.out is not None:
         output_folder(options.out)
@@ -97,7 +97,6 @@ def _build(options: Namespace) -> None:
 
 
 def _build_resnet(options: Namespace) -> None:
-    from ..demo.pool_folder import output_folder
     from ..demo.resnet_build import build_resnet_pool
 
     recipe = ResNetRecipe(**given(options, ResNetRecipe))
@@ -111,7 +110,6 @@ def _build_text(options: Namespace) -> None:
     if options.data is None and not os.environ.get(_DATA):
         raise ValueError(f"give --data, or set ${_DATA} to its parent folder")
 
-    from ..demo.pool_folder import output_folder
     from ..demo.text_build import build_text_pool
     from ..demo.text_data import read_text_folder
 
@@ -123,7 +121,6 @@ def _build_text(options: Namespace) -> None:
 def _build_openclip(options: Namespace) -> None:
     from ..demo.build import ensure_pool
     from ..demo.openclip_build import ensure_openclip_pool, export_pool
-    from ..demo.pool_folder import output_folder
 
     recipe = replace(OPENCLIP_RECIPE, seed=options.seed)
     if options.out is None:
@@ -137,8 +134,6 @@ def _build_openclip(options: Namespace) -> None:
 def _show(root: Path, built_in: bool = False) -> None:
     """What was built, and how to go on."""
     from rich.console import Console
-
-    from ..demo.pool_folder import CONFIGS, pool_format, read_description
 
     description = read_description(root)
     name = CONFIGS[pool_format(description)]

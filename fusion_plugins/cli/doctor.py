@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common import EXTRAS, how_to_get
+from ..demo.pool_folder import cache_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -129,6 +130,8 @@ def holds(private: Private) -> bool:
         if not hasattr(owner, name):
             raise ImportError(f"{module} has no {name}")
         owner = getattr(owner, name)
+    if hasattr(owner, private.name):
+        return True
     kinds = owner.__mro__ if inspect.isclass(owner) else (owner,)
     home = module.partition(".")[0]
     sources = [
@@ -136,8 +139,7 @@ def holds(private: Private) -> bool:
         for kind in kinds
         if kind is owner or kind.__module__.partition(".")[0] == home
     ]
-    word = rf"\b{private.name}\b"
-    return hasattr(owner, private.name) or any(re.search(word, s) for s in sources)
+    return any(re.search(rf"\b{private.name}\b", source) for source in sources)
 
 
 def _devices() -> Iterator[tuple[str, str, bool]]:
@@ -171,7 +173,6 @@ def _folders() -> Iterator[tuple[str, str, str, bool]]:
     """Where large files go, and how much space is left there."""
     from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
-    from ..demo.pool_folder import cache_folder
     from ..pools.kept_images import FOLDER
 
     datasets = os.environ.get("HF_DATASETS_CACHE") or os.path.join(HF_HOME, "datasets")

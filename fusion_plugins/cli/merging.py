@@ -28,9 +28,7 @@ from ..common.loggers import choices, log_summary, prepare_loggers
 from ..common.options import plain
 from ..common.running import one_line_errors, quiet
 from ..common.upstream import print_report, taskpool_config
-from ..compare.evaluation import read_tasks, score
-from ..compare.reports import report_scores, report_table, sweep_table
-from ..compare.saving import note_main_scores
+from ..compare.reports import note_main_scores, report_scores, report_table, sweep_table
 from ..pools.clip_tasks import registered_tasks
 from ..pools.saving import OwnFolders, add_card, whole_clip
 
@@ -77,11 +75,14 @@ class MergingProgram(FabricModelFusionProgram):
             registered_tasks(),
             self._table_instead(),
         ):
-            _say(_announcement())
+            parts = [f"{group}={name}" for group, name in choices().items()]
+            _say(f"Merging: {' '.join(parts)}" if parts else "Merging.")
             check_numbers(plain(self._method))
             result = super().run()
             self._say_what_is_kept()
-            log_summary(self.fabric, _scalars(result["report"]), self._settings())
+            settings = {"seed": self.seed, "options": plain(self._method)}
+            scores = _scalars(result["report"])
+            log_summary(self.fabric, scores, {**choices(), **settings})
         return result
 
     def save_merged_model(self, merged_model: nn.Module) -> None:
@@ -141,22 +142,17 @@ class MergingProgram(FabricModelFusionProgram):
 
     def _show(self, report: Any) -> bool:
         """Print a report as a table; False if it is of another kind."""
-        if not isinstance(report, Mapping):
-            return False
-        table = report_table(report)
-        if table is None:  # of FusionBench's dummy task pool
-            return set(report) == {"model_info"}
-        self._note_in_card(report)
-        Console().print(sweep_table(_job(), report) if _in_sweep() else table)
-        return True
-
-    def _settings(self) -> dict[str, Any]:
-        """What decides the result, for the user's loggers."""
-        return {**choices(), "seed": self.seed, "options": plain(self._method)}
-
-    def _note_in_card(self, report: Mapping[str, Any]) -> None:
+        scores = report_scores(report)
+        if scores is None:  # of FusionBench's dummy task pool
+            return isinstance(report, Mapping) and set(report) == {"model_info"}
         if self.merged_model_save_path is not None and self._saved.is_dir():
-            note_main_scores(self._saved, score(read_tasks(report)))
+            note_main_scores(self._saved, scores)
+        in_sweep = HydraConfig.initialized() and _job().mode == RunMode.MULTIRUN
+        table = (
+            sweep_table(_job(), scores) if in_sweep else report_table(report, scores)
+        )
+        Console().print(table)
+        return True
 
     def _say_what_is_kept(self) -> None:
         if self._folder is not None:
@@ -177,15 +173,6 @@ class MergingProgram(FabricModelFusionProgram):
 def _job() -> Any:
     """Hydra's own configuration of this job."""
     return HydraConfig.get()
-
-
-def _announcement() -> str:
-    parts = [f"{group}={name}" for group, name in choices().items()]
-    return f"Merging: {' '.join(parts)}" if parts else "Merging."
-
-
-def _in_sweep() -> bool:
-    return HydraConfig.initialized() and _job().mode == RunMode.MULTIRUN
 
 
 def _scalars(report: Any) -> dict[str, float]:

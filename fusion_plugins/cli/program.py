@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
-from . import cite, compare, completion, convert, demo, doctor, pools
+from ..common import require
+from . import compare, convert, demo, doctor
 from .parsing import Parser
 
 
@@ -17,9 +21,19 @@ def make_parser() -> Parser:
         description="Offline pools, comparisons and conversions for merging models.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in (demo, pools, compare, convert, doctor, cite):
-        group.add_to(commands)
-    completion.add_to(commands, parser)
+    demo.add_to(commands)
+    pools = commands.add_parser("pools", help="names for modelpool= and taskpool=")
+    pools.set_defaults(run=_pools)
+    compare.add_to(commands)
+    convert.add_to(commands)
+    doctor.add_to(commands)
+    cite = commands.add_parser("cite", help="BibTeX of the papers and this software")
+    cite.set_defaults(run=_cite)
+    completion = commands.add_parser(
+        "completion", help="a script by which your shell completes this command"
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=partial(_completion, parser))
     return parser
 
 
@@ -43,3 +57,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     return status or 0
+
+
+def _cite(options: Namespace) -> None:
+    file = Path(__file__).with_name("citations.bib")
+    sys.stdout.write(file.read_text(encoding="utf-8"))
+
+
+def _completion(program: Parser, options: Namespace) -> None:
+    require("shtab", "Completion")
+    import shtab
+
+    sys.stdout.write(shtab.complete(program, options.shell))
+
+
+def _pools(options: Namespace) -> None:
+    package = Path(__file__).resolve().parents[1]
+    # A wheel carries the configs inside the package, a checkout beside it.
+    places = (package / "config", package.parent / "config")
+    folder = next(place for place in places if place.is_dir()) / "modelpool"
+    files = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    width = max(map(len, files))
+    for name, file in files.items():
+        sys.stdout.write(f"{name:<{width}}  {_headline(file)}\n")
+
+
+def _headline(file: Path) -> str:
+    """The first sentence of the comment that a config starts with."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    end = next(i for i, line in enumerate(lines) if not line.startswith("# "))
+    return " ".join(line[2:] for line in lines[:end]).split(". ")[0].rstrip(".")

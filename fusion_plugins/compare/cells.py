@@ -1,12 +1,22 @@
-"""The cells of a comparison: one method with one seed each."""
+"""The cells of a comparison: one method with one seed each, at a chosen setting or not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from ..common.options import require_integer
-from .methods import Method, as_plain
+from ..selection.candidates import Grid
+from ..selection.line import SCALING
+from .composing import compose_method
+from .files import as_plain, flatten
+from .loading import ORACLE
+from .methods import Method
+
+SCORES = ("agreement", "val")
 
 
 @dataclass(frozen=True)
@@ -45,3 +55,53 @@ def make_cells(methods: Sequence[Method], seeds: Sequence[int]) -> list[Cell]:
         for method in methods
         for seed in (seeds if method.uses_seed else seeds[:1])
     ]
+
+
+def with_choices(
+    methods: Sequence[Method], select: object, oracle: object
+) -> list[Method]:
+    """The rows, those with one scaling factor at the value that is chosen for them.
+
+    Rows that were given theirs, and those that have none, stay as they are.
+
+    Args:
+        methods: The rows.
+        select: ``agreement``, ``val``, or None to choose nothing.
+        oracle: Whether a row is added for each, chosen by test accuracy.
+
+    Raises:
+        ValueError: An argument is something else.
+    """
+    if select is not None and select not in SCORES:
+        raise ValueError(f"select is {select!r}, expected null or one of {SCORES}.")
+    if not isinstance(oracle, bool):
+        raise ValueError(f"oracle is {oracle!r}, expected true or false.")
+    rows = []
+    for method in methods:
+        free = _has_free_scaling(method)
+        rows.append(_chosen(method, select) if free and select else method)
+        if free and oracle:
+            rows.append(_chosen(method, ORACLE))
+    return rows
+
+
+def _has_free_scaling(method: Method) -> bool:
+    given = [name.rpartition(".")[2] for name, _ in flatten(method.overrides)]
+    if method.is_reference or SCALING in given:
+        return False
+    config: Any = OmegaConf.to_container(method.config)
+    try:
+        Grid.scan(config, method.label)
+    except ValueError:
+        return False
+    return True
+
+
+def _chosen(method: Method, score: object) -> Method:
+    config = compose_method("select")
+    OmegaConf.set_struct(config, False)
+    config.base, config.score = method.config, score
+    if score == ORACLE:
+        config.max_samples = None
+    overrides: Mapping = {**as_plain(method.overrides), "select": score}
+    return Method(method.name, overrides, config)

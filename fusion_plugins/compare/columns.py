@@ -1,12 +1,15 @@
-"""The columns of the tables: which figure of a row they show, and how it is written."""
+"""The columns of the tables: which figure of a row they show, and how; the same as frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import pandas as pd
 
 from .numbers import MISSING, PERCENT, PLAIN, Spread, seconds_text, whole_text
 from .results import Comparison, Row
+from .verdicts import average_difference
 
 SAME = "≈"
 
@@ -70,8 +73,7 @@ class Column:
 
         That stands in an optional column of the results frame, as ``same/average``.
         """
-        flags = row.figures.get(f"same/{self.title}", ())
-        return SAME if any(flag is True for flag in flags) else ""
+        return SAME if row.first(f"same/{self.title}") is True else ""
 
 
 class Added(Column):
@@ -97,6 +99,17 @@ class Seeds(Column):
         return f"seeds {', '.join(map(str, row.seeds))}" if row.cells else ""
 
 
+def ranks(column: Column, rows: Sequence[Row]) -> list[int]:
+    """1 for the best of several merged models, 2 for the second, 0 for all others."""
+    merged = [None if row.is_reference else column.sort(row) for row in rows]
+    found = pd.Series(merged, dtype=float).rank(
+        method="min", ascending=column.best == "min"
+    )
+    if not column.best or found.count() < 2:
+        return [0] * len(rows)
+    return found.where(found <= 2, 0).astype(int).tolist()
+
+
 def metric_columns(comparison: Comparison, metric: str) -> list[Column]:
     """The average, then every task, of a further metric."""
     names = ["average", *comparison.tasks]
@@ -105,14 +118,13 @@ def metric_columns(comparison: Comparison, metric: str) -> list[Column]:
 
 def main_columns(comparison: Comparison) -> list[Column]:
     """The average, then every task, of the main metric."""
-    return [_main_column(comparison, name) for name in ["average", *comparison.tasks]]
-
-
-def _main_column(comparison: Comparison, name: str) -> Column:
-    best = "max" if comparison.higher(name) else "min"
-    scale, own = comparison.scale_of(name), comparison.metrics.get(name, "")
-    source = f"{name}/{comparison.metric}"
-    return Column(name, source, scale.text, scale.unit, best, own)
+    columns = []
+    for name in ["average", *comparison.tasks]:
+        best = "max" if comparison.higher(name) else "min"
+        scale, own = comparison.scale_of(name), comparison.metrics.get(name, "")
+        source = f"{name}/{comparison.metric}"
+        columns.append(Column(name, source, scale.text, scale.unit, best, own))
+    return columns
 
 
 OF_EXPERTS = Column("of experts", "normalised_average", PERCENT.text, "%", "max")
@@ -127,3 +139,72 @@ def memory_columns(comparison: Comparison) -> list[Column]:
     """The process's memory and, where one was used, the GPU's."""
     gpu = any(GPU_MEMORY.spread(row) for row in comparison.finished)
     return [MEMORY, GPU_MEMORY] if gpu else [MEMORY]
+
+
+def columns_of(comparison: Comparison) -> dict[str, Column]:
+    """Name in `rows_frame` -> the column: tasks, average, shares and costs."""
+    average, *tasks = main_columns(comparison)
+    return {column.title: column for column in (*tasks, average)} | {
+        "normalised_average": OF_EXPERTS,
+        "merge_seconds": MERGE,
+        "evaluate_seconds": EVALUATE,
+        "peak_memory_mib": memory_columns(comparison)[-1],
+    }
+
+
+def rows_frame(comparison: Comparison) -> pd.DataFrame:
+    """One line per row, as listed; numbers are means, deviations in columns of their own.
+
+    The index is the rows' numbers.
+    """
+    rows = comparison.listed()
+    lines = [_line(row, comparison) for row in rows]
+    return pd.DataFrame(lines, index=[row.number for row in rows], dtype=object)
+
+
+def _line(row: Row, comparison: Comparison) -> dict[str, object]:
+    own = ", ".join(f"{task} {name}" for task, name in comparison.metrics.items())
+    line: dict[str, object] = {
+        "label": row.label,
+        "method": row.method,
+        "metric": own or comparison.metric if comparison.finished else None,
+        "seeds": " ".join(map(str, row.seeds)),
+        "failed": len(row.failures),
+        "error": next(iter(row.errors()), ""),
+        "added_parameters": row.first(ADDED.source),
+    }
+    for name, column in columns_of(comparison).items():
+        spread = column.spread(row)
+        line[name] = spread.mean if spread else None
+        line[f"{name}_std"] = spread.deviation if spread else None
+    return line | average_difference(row)
+
+
+def scalars(rows: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
+    """A number per method and task, for loggers; means over seeds."""
+    found = rows.set_index("label")[["average", *tasks]].T.to_dict()
+    return {
+        f"{label}/{name}": value
+        for label, numbers in found.items()
+        for name, value in numbers.items()
+        if value is not None
+    }
+
+
+def cells_csv(comparison: Comparison) -> str:
+    """One line per cell, with every metric of every task."""
+    derived = "(normalised|difference|low|high|p|same)/"
+    return frame_csv(comparison.cells.filter(regex=f"^(?!record$|{derived})"))
+
+
+def frame_csv(frame: pd.DataFrame) -> str:
+    """A frame's CSV."""
+    values = [[*map(_inert, line)] for line in frame.to_numpy()]
+    frame = pd.DataFrame(values, columns=[*map(_inert, frame.columns)], dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _inert(value: object) -> object:
+    """Text that a spreadsheet would run as a formula begins with an apostrophe."""
+    formula = isinstance(value, str) and value.startswith(tuple("=+-@\t\r"))
+    return f"'{value}" if formula else value

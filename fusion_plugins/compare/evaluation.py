@@ -14,7 +14,7 @@ from torch import nn
 
 from ..common.upstream import is_set_up, test_datasets_of
 from ..pools.loading import load_model
-from .answers import Answers
+from .files import Answers
 from .noting import noted_answers
 
 Tasks = dict[str, dict[str, float]]  # task -> metric -> value

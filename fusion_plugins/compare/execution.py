@@ -26,8 +26,17 @@ from ..pools.loading import head_site, load_model, load_module
 from ..pools.replaced import with_experts
 from ..pools.task_heads import with_task_heads
 from .cells import Cell
-from .costs import Meter, count_samples, experts_parameters, numel, parameters
-from .environment import memory, peak_memory, restart_peak_memory, uses_cuda
+from .costs import (
+    Meter,
+    count_samples,
+    experts_parameters,
+    memory,
+    numel,
+    parameters,
+    peak_memory,
+    restart_peak_memory,
+    uses_cuda,
+)
 from .evaluation import (
     Scores,
     UnknownMetric,

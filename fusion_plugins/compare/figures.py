@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from ..awd.report import draw_cosines
 from ..common import COLUMN, new_figure
 from ..common.charts import HeatMap, draw_coefficients, draw_response
 from .columns import MERGE
-from .looks import Looks, add_legend, short_tasks
+from .looks import Look, Looks, add_legend, short_tasks
 from .numbers import Spread
 from .results import Comparison, Row
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
+MOST_POINTS = 150  # per line; more than a column of paper shows
 SHORTEST = 0.01  # seconds; what is faster is drawn here, a logarithm needs a start
+
+Lines = dict[int, pd.Series]  # seed -> values by step
 
 
 def _averages(comparison: Comparison) -> list[tuple[Row, Spread]]:
@@ -62,8 +68,8 @@ def draw_time(comparison: Comparison, looks: Looks) -> Figure | None:
 def draw_differences(
     comparison: Comparison, looks: Looks, baseline: Row | None
 ) -> Figure | None:
-    rows = [row for row in comparison.finished if not row.is_reference]
-    rows = [row for row in rows if row is not baseline]
+    merged = [row for row in comparison.finished if not row.is_reference]
+    rows = [row for row in merged if row is not baseline]
     if baseline is None or not rows:
         return None
     names = ["average", *comparison.tasks]
@@ -119,18 +125,12 @@ def coefficients_of(row: Row) -> dict[str, Any] | None:
 
 
 def draw_all_coefficients(comparison: Comparison, looks: Looks) -> Figure | None:
-    found = [(row, coefficients_of(row)) for row in comparison.finished]
-    maps = [
-        HeatMap(
-            looks[row.number].name,
-            short_tasks(saved["tasks"]),
-            saved["keys"],
-            saved["values"],
-            looks[row.number].group,
-        )
-        for row, saved in found
-        if saved
-    ]
+    maps = []
+    for row in comparison.finished:
+        if saved := coefficients_of(row):
+            look, tasks = looks[row.number], short_tasks(saved["tasks"])
+            values = saved["values"]
+            maps.append(HeatMap(look.name, tasks, saved["keys"], values, look.group))
     return draw_coefficients(maps) if maps else None
 
 
@@ -150,3 +150,63 @@ def draw_all_cosines(comparison: Comparison, looks: Looks) -> Figure | None:
                 matrices[f"before {name}" if known else "before"] = before
             matrices[name] = after
     return draw_cosines(short_tasks(tasks), matrices) if matrices else None
+
+
+def draw_curves(comparison: Comparison, looks: Looks) -> Figure | None:
+    """Means over seeds; bands reach from the lowest to the highest seed.
+
+    Single steps see one batch, often of one task, and jump: lines are running means over
+    whole turns of the tasks. None where no method kept a history.
+    """
+    panels: dict[str, dict[Row, Lines]] = {}
+    for row in comparison.finished:
+        histories = {s: _numbers(history) for s, history in row.artifacts("history")}
+        for name in dict.fromkeys(name for h in histories.values() for name in h):
+            lines = {s: h[name].dropna() for s, h in histories.items() if name in h}
+            if lines := {seed: line for seed, line in lines.items() if len(line)}:
+                panels.setdefault(name, {})[row] = lines
+    if not panels:
+        return None
+    figure = new_figure(COLUMN, 1.5 * len(panels) + 0.4)
+    stacked = figure.subplots(len(panels), squeeze=False)[:, 0]
+    for axes, (name, rows) in zip(stacked, panels.items(), strict=True):
+        axes.set(ylabel=name)
+        for row, lines in rows.items():
+            _draw(axes, lines, len(comparison.tasks), looks[row.number])
+    stacked[-1].set_xlabel("step")
+    found = dict.fromkeys(row for rows in panels.values() for row in rows)
+    add_legend(figure, list(found), looks, "line")
+    return figure
+
+
+def _draw(axes: Axes, lines: Lines, tasks: int, look: Look) -> None:
+    window = _window(max(map(len, lines.values())), tasks)
+    means = pd.DataFrame({s: running_mean(line, window) for s, line in lines.items()})
+    shown = means[:: -(-len(means) // MOST_POINTS)]
+    axes.plot(shown.index, shown.mean(axis=1), **look.line, gid=look.group)
+    if len(lines) > 1:
+        band = shown.index, shown.min(axis=1), shown.max(axis=1)
+        style = {"color": look.line["color"], "alpha": 0.2, "lw": 0}
+        axes.fill_between(*band, **style, gid=look.group)
+
+
+def _numbers(history: dict) -> pd.DataFrame:
+    """The series over the steps; what is no finite number is missing."""
+    frame = pd.DataFrame(history).apply(pd.to_numeric, errors="coerce")
+    finite = frame.replace([float("inf"), float("-inf")], float("nan"))
+    return finite.groupby("step").last()  # a resumed run may repeat steps
+
+
+def _window(steps: int, tasks: int) -> int:
+    """Steps per running mean: a twelfth of the run in whole turns; 1 in short runs."""
+    turns = max(1, round(steps / 12 / tasks))
+    return turns * tasks if steps >= 4 * turns * tasks else 1
+
+
+def running_mean(line: pd.Series, window: int) -> pd.Series:
+    """Mean of every `window` points in a row, at the middle of their steps."""
+    if not 1 < window <= len(line):
+        return line
+    steps = line.index.to_series()
+    middles = (steps.shift(window - 1) + steps) / 2
+    return line.rolling(window).mean().set_axis(middles).iloc[window - 1 :]

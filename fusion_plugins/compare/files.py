@@ -1,16 +1,29 @@
-"""Reading and writing the files of a results folder."""
+"""The files of a results folder, read, checked and written; names and options as text."""
 
 from __future__ import annotations
 
+import base64
+import difflib
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..common.options import plain
 
 FORMAT = 1
+
+
+def as_plain(value: object) -> Any:
+    """Lists and mappings of OmegaConf, and tuples, as lists and dictionaries."""
+    return list(value) if isinstance(value, tuple) else plain(value)
 
 
 def flatten(options: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -20,6 +33,14 @@ def flatten(options: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """A sentence with the nearest known names; empty when none is near."""
+    tail = [other for other in known if other.rpartition("/")[2] == name]
+    near = [*tail, *difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
+    names = [repr(prefix + other) for other in dict.fromkeys(near)]
+    return f" Did you mean {' or '.join(names[:3])}?" if near else ""
 
 
 def slug(part: str) -> str:
@@ -78,25 +99,26 @@ _FIELDS = {
     str: ("cell", "method", "label"),
     int: ("seed", "order"),
     list: ("parts",),
-    dict: ("tasks", "average", "seconds", "peak_memory_mib", "parameters"),
-    dict | None: ("overrides", "config", "identity", "artifacts", "normalised"),
+    dict: (
+        *("tasks", "average", "seconds", "peak_memory_mib", "parameters"),
+        *("overrides", "identity", "artifacts"),
+    ),
+    dict | None: ("config", "normalised"),
 }
-#: Of releases that keep them.
-_NEWER = ("answers", "samples", "energy_joules", "memory_before_mib")
+# Of releases that keep them.
+_NEWER: dict[str, dict] = {
+    name: {} for name in ("answers", "samples", "energy_joules", "memory_before_mib")
+}
 
 
 def checked_record(path: Path, record: dict) -> dict:
     """The content of a cell's file; raises ValueError where it is not whole."""
+    given: dict[str, Any] = _NEWER | record
     wrong = [
-        f"{name} is {str(record.get(name))[:80]!r}"
-        for kind, names in _FIELDS.items()
+        f"{name} is {str(given.get(name))[:80]!r}"
+        for kind, names in (*_FIELDS.items(), (dict, _NEWER))
         for name in names
-        if name not in record or not isinstance(record[name], kind)
-    ]
-    wrong += [
-        f"{name} is {str(record[name])[:80]!r}"
-        for name in _NEWER
-        if not isinstance(record.get(name, {}), dict)
+        if name not in given or not isinstance(given[name], kind)
     ]
     if record.get("id") != path.stem:
         wrong.append(f"id is {str(record.get('id'))[:80]!r}, not the file's name")
@@ -136,3 +158,28 @@ def _is_whole(answers: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return value is None or isinstance(value, (int, float))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's answers on one task's test samples.
+
+    Attributes:
+        right: Whether each is correct, shape (samples,), bool.
+        order: Fingerprint of the true classes in the order of evaluation.
+    """
+
+    right: np.ndarray
+    order: str
+
+    def stored(self) -> dict[str, Any]:
+        """As a cell's file holds them: a bit for each sample, in base64."""
+        bits = base64.b64encode(np.packbits(self.right).tobytes()).decode("ascii")
+        return {"samples": len(self.right), "order": self.order, "right": bits}
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Answers:
+        """What `stored` gave."""
+        packed = np.frombuffer(base64.b64decode(stored["right"]), dtype=np.uint8)
+        bits = np.unpackbits(packed, count=stored["samples"])
+        return cls(bits.astype(bool), stored["order"])

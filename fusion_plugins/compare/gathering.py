@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from ..common import require
+from .columns import cells_csv, frame_csv, rows_frame
 from .differences import differences_frame, measured_on
 from .files import write_json, write_text
-from .frames import cells_csv, frame_csv, rows_csv
 from .latex import latex_table
 from .loading import EXPERTS, frame_of
 from .results import Comparison
@@ -45,7 +45,7 @@ def gather(
         about = results.described()
         comparison = Comparison(about, frame_of(filled, about.get("baseline")))
         for name, text in (
-            ("results.csv", rows_csv(comparison)),
+            ("results.csv", frame_csv(rows_frame(comparison))),
             ("cells.csv", cells_csv(comparison)),
             ("differences.csv", frame_csv(differences_frame(comparison.cells))),
             ("results.md", markdown_table(comparison, options)),

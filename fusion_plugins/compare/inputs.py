@@ -1,16 +1,22 @@
-"""What decides a result beside the configs: models, data, class names, versions."""
+"""What pools refer to: models, data, class names, versions; what of it is to be fetched."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from fusion_bench import BaseModelPool
 from fusion_bench.tasks.clip_classification import (
     CLIPTemplateFactory,
     get_classnames_and_templates,
 )
+from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from rich.filesize import decimal
 from torch import nn
 
 from ..common import get_logger
@@ -26,11 +32,15 @@ from ..common.upstream import (
     train_datasets_of,
     val_datasets_of,
 )
-from .environment import versions
-from .methods import as_plain
+from ..modelpool.folders import source_of
+from .costs import versions
+from .files import as_plain
 
 log = get_logger(__name__)
 
+# A model's weights in other formats, which are not fetched where safetensors are.
+_OTHER_WEIGHTS = (".bin", ".h5", ".msgpack", ".ot", ".onnx", ".pt", ".pth")
+_WAIT = 5.0  # seconds, for the hub's answer
 _NOT_READ = ("cache_dir", "output_dir", "log_dir")  # where things go, not come from
 _HELD = (models_of, train_datasets_of, val_datasets_of, test_datasets_of)
 
@@ -101,3 +111,64 @@ def cached_repository(name: str) -> str | None:
 def _classes(task: str) -> list[list[str]]:
     names, templates = get_classnames_and_templates(task)
     return [list(names), [template("{}") for template in templates]]
+
+
+def downloads(*configs: Mapping) -> str:
+    """One line on what pools with these configs fetch from the hub first."""
+    wanted = dict.fromkeys(found for config in configs for found in _named(config))
+    missing = [found for found in wanted if not cached_repository(found.name)]
+    if not missing:
+        return "Downloads: none."
+    kinds = Counter(found.kind for found in missing)
+    counts = " and ".join(
+        f"{count} {kind}{'s' if count > 1 else ''}"
+        for kind, count in sorted(kinds.items())
+    )
+    try:
+        size = decimal(sum(map(_size, missing)))
+    except Exception as error:  # noqa: BLE001 - of whichever HTTP library the hub uses
+        size = f"of unknown size ({type(error).__name__} from the hub)"
+    return f"Downloads: {counts}, {size}."
+
+
+class _Repository(NamedTuple):
+    kind: str
+    name: str
+    folder: str = ""
+
+
+def _named(config: object) -> Iterator[_Repository]:
+    """Everything on the hub that a config names."""
+    if not isinstance(config, Mapping):
+        return
+    name = source_of(config)
+    if name is not None and _is_on_hub(name):
+        yield _Repository("model", name, config.get("subfolder") or "")
+    name = config.get("path")
+    if str(config.get("_target_")).endswith(".load_dataset") and _is_on_hub(name):
+        yield _Repository("dataset", str(name))
+    for model in (config.get("models") or {}).values():
+        if isinstance(model, str) and _is_on_hub(model):
+            yield _Repository("model", model)
+    for value in config.values():
+        yield from _named(value)
+
+
+def _is_on_hub(name: object) -> bool:
+    try:
+        validate_repo_id(str(name))
+    except HFValidationError:
+        return False
+    return not os.path.exists(str(name))
+
+
+def _size(wanted: _Repository) -> int:
+    """Bytes of what is fetched of a repository."""
+    info: Any = HfApi().repo_info(
+        wanted.name, repo_type=wanted.kind, files_metadata=True, timeout=_WAIT
+    )
+    files = {s.rfilename: s.size or 0 for s in info.siblings or ()}
+    files = {n: size for n, size in files.items() if n.startswith(wanted.folder)}
+    if any(name.endswith(".safetensors") for name in files):
+        files = {n: s for n, s in files.items() if not n.endswith(_OTHER_WEIGHTS)}
+    return sum(files.values())

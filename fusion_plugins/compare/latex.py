@@ -74,16 +74,13 @@ def _tabular(grid: Grid, names: Mapping[str, str] | None) -> str:
     text = table.map(lambda cell: latex_escape(cell.replace(" ± ", "±")))
     if len(table) > grid.rows:
         text.iloc[grid.rows, 0] = "\\midrule\n" + text.iloc[grid.rows, 0]
-    titles = short_names(grid.headings(table.columns), names)
+    titles = map(latex_escape, short_names(grid.headings(table.columns), names))
+    headings = [title.replace("{", "{{").replace("}", "}}") for title in titles]
     marks = grid.rank.map({0: "", 1: "textbf:--rwrap;", 2: "underline:--rwrap;"}.get)
     style = text.style.hide(axis="index").apply(lambda _: marks, axis=None)
-    style.relabel_index([_heading(title) for title in titles], axis="columns")
+    style.relabel_index(headings, axis="columns")  # which are formats
     written = style.to_latex(hrules=True, column_format="l" + "r" * width)
     failed = " & ".join([FAILED, *[""] * (width - 1)])
     return written.replace(
         f"& {failed}", rf"& \multicolumn{{{width}}}{{l}}{{{FAILED}}}"
     )
-
-
-def _heading(text: str) -> str:
-    return latex_escape(text).replace("{", "{{").replace("}", "}}")  # of a format

@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..common import CYCLE
@@ -144,12 +145,10 @@ def short_names(
     return [s if counts[s] == 1 else n for s, n in zip(short, names, strict=True)]
 
 
-def short_tasks(tasks: Sequence[str]) -> list[str]:
-    """As they stand at the side of a chart."""
-    return short_names(tasks, longest=24)
-
-
 def _short(name: str, known: dict[str, str]) -> str:
     method, bracket, options = name.partition(" (")
     parts = dict.fromkeys(known.get(part, part) for part in method.split("/"))
     return known.get(method, "/".join(parts)) + bracket + options
+
+
+short_tasks = partial(short_names, longest=24)  # at the side of a chart

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,10 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ..common.hashing import settings_hash
-from ..common.options import plain as without_omegaconf
 from .bundled import DETERMINISTIC, NOT_RUNNING
 from .composing import compose_method, method_names
 from .differences import NONE
-from .files import flatten
+from .files import as_plain, did_you_mean, flatten
 from .loading import REFERENCES
 
 
@@ -51,9 +49,10 @@ class Method:
 
     @property
     def label(self) -> str:
-        pairs = flatten(self.overrides)
-        texts = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in pairs]
-        options = ", ".join(f"{key}={text}" for key, text in texts)
+        options = ", ".join(
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+            for key, value in flatten(self.overrides)
+        )
         return f"{self.name} ({options})" if options else self.name
 
     @property
@@ -110,11 +109,6 @@ def read_baseline(given: object, methods: Sequence[Method]) -> str | None:
             f" of the table, or {NONE} for no differences."
         )
     return str(given)
-
-
-def as_plain(value: object) -> Any:
-    """Lists and mappings of OmegaConf, and tuples, as lists and dictionaries."""
-    return list(value) if isinstance(value, tuple) else without_omegaconf(value)
 
 
 def _nested(options: Mapping) -> dict:
@@ -208,17 +202,8 @@ def _with_chosen_methods(
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     """Proposes methods that give a result."""
-    parts = "fusion_plugins/"
-    running = [n for n in known if n not in NOT_RUNNING and not n.startswith(parts)]
-    return did_you_mean(name, running)
-
-
-def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """A sentence with the nearest known names; empty when none is near."""
-    tail = [other for other in known if other.rpartition("/")[2] == name]
-    near = [*tail, *difflib.get_close_matches(name, known, n=3, cutoff=0.5)]
-    names = [repr(prefix + other) for other in dict.fromkeys(near)]
-    return f" Did you mean {' or '.join(names[:3])}?" if near else ""
+    alone = (n for n in known if not n.startswith("fusion_plugins/"))
+    return did_you_mean(name, [n for n in alone if n not in NOT_RUNNING])
 
 
 def _check_options(name: str, node: Mapping, changes: Mapping, path: str = "") -> None:

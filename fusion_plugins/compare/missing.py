@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 
+from ..common import get_logger
 from ..common.running import vanishing
 from .cells import Cell
 from .execution import Bench, run_cell
+from .numbers import duration_text
 from .plan import Plan
-from .progress import Progress
+
+log = get_logger(__name__)
 
 
 def run_missing(
@@ -20,31 +24,29 @@ def run_missing(
     First those that nobody works on; then wait for the others', and take over where a
     process died.
     """
-    clock = Progress(len(cells))
-    held = [c for c in cells if not _run(c, plan, bench, clock, retry_failed)]
+    start, begun = time.monotonic(), 0
+
+    def ended(cell: Cell, retry_failed: bool, wait: bool) -> bool:
+        """Run a cell unless it is done; False if another process is at it."""
+        nonlocal begun
+        with plan.results.claimed(cell, wait) as mine:
+            if mine and not plan.is_finished(cell, retry_failed):
+                passed = time.monotonic() - start
+                left = passed / begun * (len(cells) - begun) if begun else 0
+                rest = f", about {duration_text(left)} left" if left else ""
+                begun += 1
+                log.info("cell %d of %d: %s%s", begun, len(cells), cell.id, rest)
+                _run(cell, plan, bench)
+            return mine
+
+    held = [cell for cell in cells if not ended(cell, retry_failed, wait=False)]
     for cell in held:  # what another process just failed at is not tried once more
-        _run(cell, plan, bench, clock, retry_failed=False, wait=True)
+        ended(cell, retry_failed=False, wait=True)
 
 
-def _run(
-    cell: Cell,
-    plan: Plan,
-    bench: Bench,
-    clock: Progress,
-    retry_failed: bool,
-    wait: bool = False,
-) -> bool:
-    """Run a cell unless it is done; False if another process is at it."""
-    with plan.results.claimed(cell, wait) as mine:
-        if not mine:
-            return False
-        if plan.is_finished(cell, retry_failed):
-            return True
-        clock.tell(cell)
-        shutil.rmtree(plan.work_folder(cell), ignore_errors=True)
-        with vanishing():
-            found = run_cell(cell, bench)
-        records = [record | plan.marks(cell) for record in found]
-        plan.results.replace(cell, records)
-        plan.results.note_tasks([task for r in records for task in r["tasks"]])
-    return True
+def _run(cell: Cell, plan: Plan, bench: Bench) -> None:
+    shutil.rmtree(plan.work_folder(cell), ignore_errors=True)
+    with vanishing():
+        found = run_cell(cell, bench)
+    plan.results.replace(cell, [record | plan.marks(cell) for record in found])
+    plan.results.note_tasks([task for record in found for task in record["tasks"]])

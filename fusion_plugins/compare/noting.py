@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,17 +13,16 @@ from torch.nn.modules.module import register_module_forward_hook
 from torchmetrics.classification import MulticlassAccuracy
 
 from ..common.identity import fingerprint
-from .answers import Answers
+from .files import Answers
 
 _ROUNDING = 1e-5  # of float32, between a share that a pool reports and ours
 
 
-@dataclass
 class Notes:
     """Every accuracy that was computed, with its batches, in order."""
 
-    _accuracies: list[MulticlassAccuracy] = field(default_factory=list)
-    _batches: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._found: list[tuple[nn.Module, list[tuple[Tensor, Tensor]]]] = []
 
     def __call__(self, module: nn.Module, inputs: tuple, output: Any) -> None:
         """A hook of torch's modules, which torchmetrics' metrics are."""
@@ -33,11 +31,10 @@ class Notes:
         predicted, classes = inputs
         if predicted.ndim != 2 or classes.ndim != 1:  # as for pixels
             return
-        if not self._accuracies or self._accuracies[-1] is not module:
-            self._accuracies.append(module)
-            self._batches.append([])
+        if not self._found or self._found[-1][0] is not module:
+            self._found.append((module, []))
         right = predicted.argmax(1) == classes
-        self._batches[-1].append((right.cpu(), classes.cpu()))
+        self._found[-1][1].append((right.cpu(), classes.cpu()))
 
     def answers(self, tasks: Mapping[str, Mapping[str, float]]) -> dict[str, Answers]:
         """Task -> answers; empty unless they give just the accuracies reported.
@@ -46,9 +43,10 @@ class Notes:
             tasks: Task -> metric -> value, in the order of evaluation.
         """
         reported = {t: m["accuracy"] for t, m in tasks.items() if "accuracy" in m}
-        if len(reported) != len(self._batches):
+        if len(reported) != len(self._found):
             return {}
-        found = dict(zip(reported, map(_joined, self._batches), strict=True))
+        joined = (_joined(batches) for _, batches in self._found)
+        found = dict(zip(reported, joined, strict=True))
         same = (
             math.isclose(found[task].right.mean(), share, abs_tol=_ROUNDING)
             for task, share in reported.items()

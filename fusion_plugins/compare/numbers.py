@@ -92,6 +92,12 @@ def duration_text(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def seeds_text(seeds: Iterable[int]) -> str:
+    """`seed 0`, `seeds 0, 2`."""
+    listed = list(map(str, seeds))
+    return f"seed{'s' * (len(listed) > 1)} {', '.join(listed)}"
+
+
 def date_text(iso: str | None) -> str:
     """`2026-11-22T12:00:00+00:00` as `2026-11-22 12:00 UTC`."""
     if not iso:

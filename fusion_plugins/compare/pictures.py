@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..common import lay_out, paper_style, save_figure
 from . import figures
-from .curves import draw_curves
+from .figures import draw_curves
 from .files import write_text
 from .looks import looks_of
 from .results import Comparison, Row

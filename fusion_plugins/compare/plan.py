@@ -1,24 +1,25 @@
-"""What a comparison will run: its cells, and how finished ones are found again."""
+"""What a comparison will run: its cells, how finished ones are found again, what it takes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, NamedTuple
 
 from fusion_bench import BaseModelPool
 from omegaconf import DictConfig, OmegaConf
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from ..common.hashing import settings_hash
 from .cells import Cell, make_cells
-from .files import FORMAT
-from .forecast import downloads, totals
-from .inputs import inputs_identity, references
-from .methods import Method, as_plain
+from .files import FORMAT, as_plain
+from .inputs import downloads, inputs_identity, references
+from .methods import Method
 from .published import published_for
 from .records import failed_record
 from .store import Results
@@ -155,3 +156,49 @@ def _description(surroundings: Mapping, about: Mapping) -> dict:
         "tasks": [],
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+class Costs(NamedTuple):
+    """Seconds, and peak memory in MiB."""
+
+    seconds: float
+    mib: float
+
+    def __str__(self) -> str:
+        return f"{timedelta(seconds=round(self.seconds))}, {decimal(int(self.mib * 2**20))}"
+
+
+def costs(cell: Cell, records: Sequence[Mapping]) -> dict[str, Costs]:
+    """Device -> what a cell will take there: the mean of what finished cells took.
+
+    Those are of the same row, or else of the same method with other options.
+    """
+    done = [r for r in records if r["status"] == "done"]
+    same = [r for r in done if r["label"] == cell.method.label]
+    near = same or [r for r in done if r["method"] == cell.method.name]
+    found: dict[str, list[Costs]] = {}
+    for record in near:
+        seconds = sum(part or 0.0 for part in record["seconds"].values())
+        peak = record["peak_memory_mib"]
+        measured = Costs(seconds, peak["cuda"] or peak["cpu"] or 0.0)
+        found.setdefault(str(record["device"]), []).append(measured)
+    return {
+        device: Costs(*map(mean, zip(*measured, strict=True)))
+        for device, measured in found.items()
+    }
+
+
+def totals(cells: Sequence[Cell], records: Sequence[Mapping]) -> list[str]:
+    """A line for each device on what the cells take together, one on those not known."""
+    known = [found for cell in cells if (found := costs(cell, records))]
+    lines = []
+    for device in dict.fromkeys(name for found in known for name in found):
+        seconds, mib = zip(*(f[device] for f in known if device in f), strict=True)
+        both = Costs(sum(seconds), max(mib))
+        lines.append(f"{len(seconds)} of {len(cells)} cells on {device}: {both}.")
+    if unknown := len(cells) - len(known):
+        lines.append(
+            f"{unknown} of {len(cells)} cells: not known until one of the same method is"
+            " finished, here or in a folder of add=."
+        )
+    return lines

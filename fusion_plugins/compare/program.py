@@ -26,19 +26,20 @@ from ..common.upstream import (
     set_up,
     taskpool_config,
 )
-from .adding import add_results, check_tasks, read_added
-from .cells import Cell, read_seeds
-from .chosen import with_choices
+from ..merged.cards import CARD
+from ..pools.saving import add_card
+from .cells import Cell, read_seeds, with_choices
+from .columns import rows_frame, scalars
 from .evaluation import Scores, check_metric, task_names
 from .execution import Bench
-from .frames import rows_frame, scalars
+from .files import as_plain, slug
 from .gathering import check_tables, gather, require_report
-from .methods import as_plain, read_baseline, read_methods
+from .methods import read_baseline, read_methods
 from .missing import run_missing
 from .plan import Plan, plain_config, resolve_method
+from .reports import note_main_scores
 from .results import Comparison
-from .saving import save_merged
-from .store import Results, results_folder
+from .store import Results, add_results, check_tasks, read_added, results_folder
 from .tables import TableOptions, markdown_table
 from .terminal import terminal_tables
 
@@ -97,15 +98,10 @@ class CompareProgram(FabricModelFusionProgram):
         super().__init__(None, modelpool, taskpool, **kwargs)
         set_print_function_call_permeanent(kwargs.get("print_function_call", True))
 
-    @property
-    def shown(self) -> TableOptions:
-        """What the tables show."""
-        return TableOptions.read("tables", as_plain(self.tables or {}))
-
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
         require_report()
-        _ = self.shown  # which finds what is wrong with it
+        self.shown = TableOptions.read("tables", as_plain(self.tables or {}))
         for name in ("retry_failed", "save_models", "dry_run"):
             require_choice(name, getattr(self, name), (True, False))
         metric, published = plain_config(self.metric), plain_config(self.published)
@@ -189,9 +185,9 @@ class CompareProgram(FabricModelFusionProgram):
     def _log(self, found: Comparison, plan: Plan) -> None:
         """Give the summary and what led to it to the user's loggers."""
         settings = {**choices(), "seeds": as_plain(self.seeds), "methods": plan.configs}
-        log_summary(self.fabric, scalars(found), settings)
-        text = markdown_table(found, self.shown)
-        log_table(self.fabric, "summary", rows_frame(found), text)
+        frame = rows_frame(found)
+        log_summary(self.fabric, scalars(frame, found.tasks), settings)
+        log_table(self.fabric, "summary", frame, markdown_table(found, self.shown))
 
     def _run_missing(self, plan: Plan) -> None:
         missing = [c for c in plan.cells if not plan.is_finished(c, self.retry_failed)]
@@ -210,13 +206,9 @@ class CompareProgram(FabricModelFusionProgram):
         loggers_of.put(self.fabric, users)
 
     def _load_pools(self, plan: Plan) -> None:
-        compat = "fusion_bench.compat"
-        self.modelpool = set_up(self)(
-            modelpool_config(self), f"{compat}.modelpool.load_modelpool_from_config"
-        )
-        self.taskpool = set_up(self)(
-            taskpool_config(self), f"{compat}.taskpool.load_taskpool_from_config"
-        )
+        load = "fusion_bench.compat.{0}.load_{0}_from_config".format
+        self.modelpool = set_up(self)(modelpool_config(self), load("modelpool"))
+        self.taskpool = set_up(self)(taskpool_config(self), load("taskpool"))
         check_end(self, None)
         names = task_names(self.taskpool)
         check_tasks(plan.added, names)
@@ -245,6 +237,12 @@ class CompareProgram(FabricModelFusionProgram):
     def _save_model(
         self, plan: Plan, cell: Cell, part: str | None, model: nn.Module, scores: Scores
     ) -> None:
-        if self.save_models and not cell.method.is_reference:
-            folder = plan.work_folder(cell)
-            save_merged(self.modelpool, self.method, folder, part, model, scores)
+        if not self.save_models or cell.method.is_reference:
+            return
+        name = "merged_model" if part is None else f"merged_model.{slug(part)}"
+        folder = plan.work_folder(cell) / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.modelpool.save_model(model, str(folder))
+        add_card(folder, model, self.modelpool, self.method)
+        if (folder / CARD).is_file():
+            note_main_scores(folder, scores)

@@ -11,7 +11,7 @@ import yaml
 
 from ..modelpool.folders import source_of
 from ..pools.family import PRETRAINED
-from .methods import did_you_mean
+from .files import did_you_mean
 
 _DATA = Path(__file__).with_name("published.yaml")
 

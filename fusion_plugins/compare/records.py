@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .cells import Cell
-from .environment import git_commit, versions
+from .costs import git_commit, versions
 from .evaluation import Evaluation, Scores
 from .files import FORMAT, slug
 

@@ -1,4 +1,4 @@
-"""A task pool's report as a table for the terminal, and a sweep's reports as one."""
+"""A task pool's report: as a table for the terminal, with a sweep's others, in a card."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from rich.table import Table
 from rich.text import Text
 
+from ..merged.cards import note_scores
 from .evaluation import Scores, read_tasks, score
 from .files import write_json
 from .numbers import PLAIN, Scale, whole_text
@@ -18,14 +20,11 @@ from .terminal import new_table
 _SWEEP = "sweep.json"
 
 
-def report_table(report: Mapping[str, Any]) -> Table | None:
-    """One line per task, the mean first; None if the report has no tasks.
+def report_table(report: Mapping[str, Any], scores: Scores) -> Table:
+    """One line per task, the mean first.
 
     The main metric is in percent if it is a share, such as accuracy.
     """
-    scores = report_scores(report)
-    if scores is None:
-        return None
     average, main = scores.average(), scores.metric
     others = [metric for metric in average if metric != main]
     scale = _scale(scores, [numbers[main] for numbers in scores.tasks.values()])
@@ -52,18 +51,14 @@ def report_scores(report: object) -> Scores | None:
     return None if scores.metrics else scores
 
 
-def sweep_table(hydra: Any, report: Mapping[str, Any]) -> Table:
-    """The jobs of a sweep so far, this one included, the best first.
-
-    Args:
-        hydra: Hydra's own configuration of this job.
-        report: Of this job, with tasks.
-    """
-    scores = score(read_tasks(report))
+def sweep_table(hydra: Any, scores: Scores) -> Table:
+    """The jobs of a sweep so far, this one included, the best first."""
     file = Path(hydra.sweep.dir) / _SWEEP
-    jobs = json.loads(file.read_text()) if file.is_file() else {}
-    jobs[", ".join(hydra.overrides.task)] = scores.average()[scores.metric]
-    write_json(file, jobs)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):  # of jobs side by side
+        jobs = json.loads(file.read_text()) if file.is_file() else {}
+        jobs[", ".join(hydra.overrides.task)] = scores.average()[scores.metric]
+        write_json(file, jobs)
     scale = _scale(scores, jobs.values())
     table = new_table("job", [f"average {scores.metric} {scale.unit}".strip()])
     ranked = sorted(
@@ -73,3 +68,10 @@ def sweep_table(hydra: Any, report: Mapping[str, Any]) -> Table:
         table.add_row(Text(overrides), scale.text(value))
     table.caption = Text(f"{len(jobs)} job(s) so far, in {file}", justify="left")
     return table
+
+
+def note_main_scores(folder: Path, scores: Scores) -> None:
+    """Write the main metric of every task into a saved model's card."""
+    main, own = scores.metric, scores.metrics
+    found = {t: (own.get(t, main), v[main]) for t, v in scores.tasks.items()}
+    note_scores(folder, found)

@@ -7,15 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
 from .loading import ORACLE, REFERENCES, load_results
-from .numbers import PERCENT, SHARE, Scale, Spread
+from .numbers import PERCENT, SHARE, Scale, Spread, seeds_text
 from .store import Results
 
 
-@dataclass(eq=False)
 class Row:
     """One line of every table: a method with its options, over its seeds.
 
@@ -25,16 +25,11 @@ class Row:
         number: Its place by average, counted from 1; names it in the charts.
     """
 
-    label: str
-    figures: pd.DataFrame
-    cells: list[dict]
-    failures: list[dict]
-    number: int = 0
-
-    @classmethod
-    def of(cls, label: str, cells: pd.DataFrame) -> Row:
+    def __init__(self, label: str, cells: pd.DataFrame):
         done, records = cells["status"] == "done", cells["record"]
-        return cls(label, cells[done], list(records[done]), list(records[~done]))
+        self.label, self.figures, self.number = label, cells[done], 0
+        self.cells: list[dict] = list(records[done])
+        self.failures: list[dict] = list(records[~done])
 
     @property
     def any_cell(self) -> dict:
@@ -54,20 +49,24 @@ class Row:
     def seeds(self) -> list[int]:
         return list(self.figures["seed"])
 
-    def errors(self) -> list[str]:
-        """A line for each error of failed cells, with their seeds."""
-        found: dict[str, list[int]] = {}
+    def errors(self) -> dict[str, list[dict]]:
+        """Each error as a line with its seeds -> the failed cells."""
+        found: dict[str, list[dict]] = {}
         for cell in self.failures:
             error = f"{cell['error']['type']}: {cell['error']['message']}"
-            found.setdefault(error, []).append(cell["seed"])
-        return [
-            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}: {error}"
-            for error, seeds in found.items()
-        ]
+            found.setdefault(error, []).append(cell)
+        return {
+            f"{seeds_text(cell['seed'] for cell in cells)}: {error}": cells
+            for error, cells in found.items()
+        }
 
     def over_seeds(self, column: str) -> Spread | None:
         """Spread of a column over the finished cells."""
         return Spread.of(self._values[column]) if column in self._values else None
+
+    def first(self, column: str) -> Any:
+        """A column's value in the first finished cell; None without one."""
+        return next(iter(self._values.get(column, ())), None)
 
     @cached_property
     def _values(self) -> dict[str, list]:
@@ -118,7 +117,7 @@ class Comparison:
             self.about["tasks"] or next((record["tasks"] for record in done), ())
         )
         by_label = self.cells.sort_values("seed", kind="stable").groupby("label")
-        self.rows = sorted((Row.of(*found) for found in by_label), key=self._rank)
+        self.rows = sorted((Row(*found) for found in by_label), key=self._rank)
         for number, row in enumerate(self.rows, start=1):
             row.number = number
 
@@ -163,10 +162,6 @@ class Comparison:
         return [row for row in self.rows if row.cells]
 
     @property
-    def failures(self) -> list[tuple[Row, dict]]:
-        return [(row, cell) for row in self.rows for cell in row.failures]
-
-    @property
     def measure(self) -> str:
         """What the average is of, in words."""
         return SHARE if self.metrics else self.metric
@@ -192,17 +187,14 @@ class Comparison:
         shares = bool(values) and all(0 <= v <= 1 for v in values)
         return Scale(shares and all(map(self.higher, tasks)))
 
-    def average(self, row: Row, metric: str | None = None) -> Spread | None:
-        return row.over_seeds(f"average/{metric or self.metric}")
-
-    def task(self, row: Row, task: str, metric: str | None = None) -> Spread | None:
-        return row.over_seeds(f"{task}/{metric or self.metric}")
+    def average(self, row: Row) -> Spread | None:
+        return row.over_seeds(f"average/{self.metric}")
 
     def averaged(self, row: Row, task: str) -> Spread | None:
         """What the average is the mean of."""
         if self.metrics:
             return row.over_seeds(f"normalised/{task}")
-        return self.task(row, task)
+        return row.over_seeds(f"{task}/{self.metric}")
 
     @property
     def other_metrics(self) -> list[str]:

@@ -18,9 +18,8 @@ from ..common import (
 )
 from ..common.charts import draw_response
 from .differences import NONE
-from .files import flatten
+from .files import did_you_mean, flatten
 from .loading import load_results
-from .methods import did_you_mean
 from .numbers import SHARE
 
 if TYPE_CHECKING:
@@ -57,11 +56,11 @@ def plot_sweep(
     """
     require("matplotlib", "The plot of a sweep")
     cells = load_results(folder, NONE).query("status == 'done'")
-    points = sweep_points(
-        cells[cells["method"] == method] if method else cells, option, task
-    )
+    chosen = cells[cells["method"] == method] if method else cells
+    points = sweep_points(chosen, option, task)
     if points[option].nunique() < 2:
-        names = (name for r in cells["record"] for name, _ in flatten(r["config"]))
+        configs = (record["config"] or {} for record in cells["record"])
+        names = (name for config in configs for name, _ in flatten(config))
         raise ValueError(
             f"{folder} has fewer than two finished cells with different numbers for the"
             f" option '{option}'.{did_you_mean(option, sorted(set(names)))}"
@@ -89,7 +88,7 @@ def sweep_points(
     """
     points = []
     for record in cells["record"]:
-        value = dict(flatten(record["config"])).get(option)
+        value = dict(flatten(record["config"] or {})).get(option)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         if task not in (None, *record["tasks"]):

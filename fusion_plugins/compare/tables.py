@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 
 from ..common.options import Options, integer, mapping, option
-from .columns import ADDED, SAME, Column
-from .frames import columns_of, rows_frame
-from .methods import did_you_mean
+from .columns import ADDED, SAME, Column, columns_of, ranks, rows_frame
+from .files import did_you_mean
 from .numbers import MISSING
 from .results import Comparison, Row, shorter_averages
 from .verdicts import verdicts
@@ -121,18 +120,11 @@ def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Gr
     text = pd.DataFrame(
         [*lines, *published], columns=["method", *columns], dtype=object
     )
-    merged = frame.reset_index(drop=True)[[not row.is_reference for row in rows]]
     rank = pd.DataFrame(0, index=text.index, columns=text.columns)
     for name in columns:
-        rank.loc[merged.index, name] = _ranks(merged[name], known[name].best)
+        rank.loc[: len(rows) - 1, name] = ranks(known[name], rows)
     heads = {name: _HEADINGS.get(name, known[name].heading) for name in columns}
     return Grid(text, rank, len(lines), {"method": "method"} | heads)
-
-
-def _ranks(values: pd.Series, best: str) -> pd.Series:
-    found = pd.to_numeric(values).rank(method="min", ascending=best == "min")
-    marked = bool(best) and found.notna().sum() > 1
-    return found.where((found <= 2) & marked, 0).astype(int)
 
 
 def _known(what: str, asked: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..common.charts import described
+from .differences import LEVEL
 from .loading import REFERENCES
 from .numbers import Scale
-from .paired import LEVEL
 from .results import Comparison, Row
 
 _KINDS = ("Better", "Worse", "Not distinguishable")
+_FIGURES = ("difference", "low", "high", "same")
 
 
 def average_difference(row: Row) -> dict[str, object]:
     """Of the average, for the table of rows; empty where nothing is known of it."""
-    names = ("difference", "low", "high", "same")
-    columns = {f"average_{name}": f"{name}/average" for name in names}
-    known = {k: v for k, v in columns.items() if v in row.figures and row.cells}
-    return {name: row.figures[column].iloc[0] for name, column in known.items()}
+    names = [n for n in _FIGURES if f"{n}/average" in row.figures and row.cells]
+    return {f"average_{name}": row.first(f"{name}/average") for name in names}
 
 
 def verdicts(comparison: Comparison) -> Iterator[str]:
@@ -49,24 +48,17 @@ def verdicts(comparison: Comparison) -> Iterator[str]:
 
 
 def _verdict(difference: dict, scale: Scale) -> tuple[str, str]:
-    value, low, high = (
-        difference[f"average_{n}"] for n in ("difference", "low", "high")
-    )
-    kind = _KINDS[0] if value > 0 else _KINDS[1]
-    kind = _KINDS[2] if difference["average_same"] else kind
-    texts = (scale.text(number) for number in (low, high))
+    value, low, high, same = (difference[f"average_{name}"] for name in _FIGURES)
+    kind = _KINDS[2] if same else _KINDS[not value > 0]
     sign = "+" if value > 0 else ""
-    return kind, f"{sign}{scale.text(value)} ({' to '.join(texts)})"
+    return kind, f"{sign}{scale.text(value)} ({scale.text(low)} to {scale.text(high)})"
 
 
 def _reasons(rows: list[Row]) -> Iterator[str]:
     """A sentence for each reason why rows have no interval."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        reason = (
-            row.figures["no_interval"].iloc[0] if "no_interval" in row.figures else None
-        )
-        if reason:
+        if reason := row.first("no_interval"):
             found.setdefault(reason, []).append(row.label)
     for reason, labels in found.items():
         yield f"No intervals for {', '.join(labels)}: {reason}."
@@ -74,13 +66,12 @@ def _reasons(rows: list[Row]) -> Iterator[str]:
 
 def _choices(comparison: Comparison) -> Iterator[str]:
     """What was chosen for rows with a choice."""
-    rows = [row for row in comparison.listed() if row.artifacts("selection")]
-    for row in rows:
-        found = {
-            described(choice["chosen"]) for _, choice in row.artifacts("selection")
-        }
-        yield f"Chosen for {row.label}: {', or '.join(sorted(found))}."
-    if any(row.is_reference for row in rows):
+    rows = [(row, row.artifacts("selection")) for row in comparison.listed()]
+    for row, choices in rows:
+        found = {described(choice["chosen"]) for _, choice in choices}
+        if found:
+            yield f"Chosen for {row.label}: {', or '.join(sorted(found))}."
+    if any(row.is_reference and choices for row, choices in rows):
         yield "Rows of select=oracle are chosen by test labels: upper bounds, no methods."
 
 

@@ -13,6 +13,8 @@ from ..common import require
 from . import drawing as d
 from .recipe import BUILTIN_TASKS, DemoRecipe, ResNetRecipe
 
+AnyRecipe = DemoRecipe | ResNetRecipe
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -40,6 +42,7 @@ _DIGITS = ("zero one two three four five six seven eight nine").split()
 # Task -> class names, templates between bars, and what draws one image (none: real data).
 _Drawer = Callable[[np.random.Generator, int, int], np.ndarray]
 _LETTERS = [f"letter {letter}" for letter in d.LETTERS]
+_COLOURED = "a mosaic of mostly {} tiles.|tiles, most of them {}."
 _COUNTS = [f"{count} discs" for count in d.COUNTS]
 _TASKS: dict[str, tuple[Sequence[str], str, _Drawer | None]] = {
     "digits": (_DIGITS, "a scan of the digit {}.|the digit {}.", None),
@@ -47,11 +50,7 @@ _TASKS: dict[str, tuple[Sequence[str], str, _Drawer | None]] = {
     "textures": (d.TEXTURES, "a texture of {}.|a pattern of {}.", d.draw_texture),
     "letters": (_LETTERS, "a picture of the {}.|the {} in print.", d.draw_letter),
     "counting": (_COUNTS, "a picture of {}.|a field with {}.", d.draw_count),
-    "colours": (
-        d.COLOURS,
-        "a mosaic of mostly {} tiles.|tiles, most of them {}.",
-        d.draw_colour,
-    ),
+    "colours": (d.COLOURS, _COLOURED, d.draw_colour),
 }
 _NEEDS = {"digits": "sklearn", "letters": "matplotlib"}  # real data; fonts
 
@@ -64,9 +63,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _digits(
-    recipe: DemoRecipe | ResNetRecipe, rng: np.random.Generator
-) -> list[np.ndarray]:
+def _digits(recipe: AnyRecipe, rng: np.random.Generator) -> list[np.ndarray]:
     """The 1797 real 8x8 scans, shuffled, the first `test_images` (<= 597) for testing."""
     from sklearn.datasets import load_digits
 
@@ -81,10 +78,7 @@ def _digits(
 
 
 def _drawn(
-    recipe: DemoRecipe | ResNetRecipe,
-    rng: np.random.Generator,
-    draw: _Drawer,
-    classes: int,
+    recipe: AnyRecipe, rng: np.random.Generator, draw: _Drawer, classes: int
 ) -> list[np.ndarray]:
     arrays = []
     for count in (recipe.train_images, recipe.test_images):
@@ -99,7 +93,7 @@ def task_seed(seed: int, name: str) -> list[int]:
     return [seed, zlib.crc32(name.encode())]
 
 
-def builtin_tasks(recipe: DemoRecipe | ResNetRecipe) -> list[TaskData]:
+def builtin_tasks(recipe: AnyRecipe) -> list[TaskData]:
     """The recipe's tasks, in its order; the same recipe gives the same bytes.
 
     Raises:
@@ -122,8 +116,7 @@ def builtin_tasks(recipe: DemoRecipe | ResNetRecipe) -> list[TaskData]:
             arrays = _digits(recipe, rng)
         else:
             arrays = _drawn(recipe, rng, draw, len(class_names))
-        prompts = tuple(templates.split("|"))
         train, labels, test, answers = arrays
-        classes = tuple(class_names)
-        tasks.append(TaskData(name, train, labels, test, answers, classes, prompts))
+        texts = tuple(class_names), tuple(templates.split("|"))
+        tasks.append(TaskData(name, train, labels, test, answers, *texts))
     return tasks

@@ -1,6 +1,7 @@
 """A small CLIP in HuggingFace's own classes, with a tokenizer built offline."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,6 @@ from transformers import (
     CLIPTokenizerFast,
 )
 
-from .builtin import TaskData
 from .image_build import MEAN, STD
 from .recipe import DemoRecipe
 
@@ -112,20 +112,25 @@ def _draw_tower(tower: nn.Module, width: int, depth: int) -> None:
             module.bias.zero_()
 
 
-def prompt_tokens(task: TaskData, tokenizer: CLIPTokenizerFast) -> Tensor:
+def prompt_tokens(
+    task: str,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    tokenizer: CLIPTokenizerFast,
+) -> Tensor:
     """Token ids (templates, classes, longest prompt), padded with end-of-text.
 
     Raises:
         ValueError: A prompt is longer than CLIP's 77 tokens.
     """
-    prompts = [t.replace("{}", c) for t in task.templates for c in task.class_names]
+    prompts = [t.replace("{}", c) for t in templates for c in class_names]
     ids = tokenizer(prompts, padding=True, return_tensors="pt")["input_ids"]
     if ids.shape[1] > CONTEXT:
         raise ValueError(
-            f"task {task.name!r}: the prompt {max(prompts, key=len)!r} has"
+            f"task {task!r}: the prompt {max(prompts, key=len)!r} has"
             f" {ids.shape[1]} tokens, at most {CONTEXT} fit; shorten the class name"
         )
-    return ids.reshape(len(task.templates), len(task.class_names), -1)
+    return ids.reshape(len(templates), len(class_names), -1)
 
 
 def text_features(model: CLIPModel, tokens: Tensor) -> Tensor:

@@ -30,29 +30,18 @@ _FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif")
 _SCALE = 4  # vector shapes are drawn larger and shrunk, for smooth edges
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A light foreground and a dark background, channels in 0..1."""
-    return rng.uniform(0.6, 1, 3), rng.uniform(0, 0.4, 3)
-
-
 def _blend(
     rng: np.random.Generator, mask: np.ndarray, noise: float = 0.08
 ) -> np.ndarray:
-    """Colour a mask (size, size) in 0..1 with two random colours and add noise."""
-    front, back = _two_colours(rng)
+    """Colour a mask (size, size) in 0..1, light on dark, and add noise."""
+    front, back = rng.uniform(0.6, 1, 3), rng.uniform(0, 0.4, 3)
     image = mask[..., None] * front + (1 - mask[..., None]) * back
     image = image + rng.normal(0, noise, image.shape)
     return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _polygon(points: int, inner: float = 1.0) -> np.ndarray:
-    """Corners (points, 2) on the unit circle; every second one at radius `inner`."""
-    angle = 2 * math.pi * np.arange(points) / points
-    radius = np.where(np.arange(points) % 2, inner, 1.0)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None]
-
-
 def _outline(shape: str) -> np.ndarray:
+    """Corners, shape (points, 2), in the unit circle or square."""
     if shape == "bar":
         return np.array([[-1, -0.25], [1, -0.25], [1, 0.25], [-1, 0.25]])
     if shape == "cross":
@@ -62,8 +51,10 @@ def _outline(shape: str) -> np.ndarray:
         return np.concatenate(
             [quarter @ np.linalg.matrix_power(turn, k) for k in range(4)]
         )
-    corners = {"triangle": 3, "square": 4, "star": 10}.get(shape, 40)
-    return _polygon(corners, inner=0.4 if shape == "star" else 1.0)
+    points = {"triangle": 3, "square": 4, "star": 10}.get(shape, 40)
+    angle = 2 * math.pi * np.arange(points) / points
+    radius = np.where(np.arange(points) % 2, 0.4 if shape == "star" else 1.0, 1.0)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None]
 
 
 def draw_shape(rng: np.random.Generator, label: int, size: int) -> np.ndarray:

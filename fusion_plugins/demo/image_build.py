@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from .builtin import TaskData, task_seed
+from .builtin import AnyRecipe, TaskData, task_seed
 from .datasets import train_and_val
+from .npz_folder import KEYS
 from .pool_folder import save_model
-from .recipe import DemoRecipe, ResNetRecipe
 
 MEAN = STD = 0.5  # of every image processor here
 
@@ -97,13 +97,28 @@ def accuracy(logits: Callable[[Tensor], Tensor], task: ImageTensors) -> float:
 
 
 @contextmanager
-def training(recipe: DemoRecipe | ResNetRecipe) -> Iterator[tqdm]:
+def training(recipe: AnyRecipe) -> Iterator[tqdm]:
     """Seed torch for one pool, leave the caller's state, count the steps."""
     total = recipe.pretrain_steps + len(recipe.tasks) * recipe.expert_steps
     with torch.random.fork_rng(devices=[]), tqdm(total=total, unit="step") as bar:
         torch.manual_seed(recipe.seed)
         bar.set_description("Training the pool")
         yield bar
+
+
+@contextmanager
+def one_thread() -> Iterator[int]:
+    """Let torch compute with one thread; gives how many it had.
+
+    Models this small gain little from a second one, and stand still where other programs
+    want the cores too. Results then do not depend on how many cores there are.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def save_pool(
@@ -118,16 +133,11 @@ def save_pool(
     save_model(folder / "pretrained", base, processor)
     for name, expert in experts.items():
         save_model(folder / "experts" / name, expert, processor)
+    (folder / "data").mkdir()
     for task in tasks:
-        _save_task(task, folder / "data")
+        arrays: Any = {key: np.asarray(getattr(task, key)) for key in KEYS}
+        np.savez_compressed(folder / "data" / f"{task.name}.npz", **arrays)
     return {"tasks": {t.name: _describe(t) for t in tasks}, "accuracy": accuracy}
-
-
-def _save_task(task: TaskData, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    arrays = {n: getattr(task, n) for n in ("x_train", "y_train", "x_test", "y_test")}
-    names = np.array(task.class_names)
-    np.savez_compressed(folder / f"{task.name}.npz", **arrays, class_names=names)
 
 
 def _describe(task: TaskData) -> dict:

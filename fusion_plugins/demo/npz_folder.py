@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..common import get_logger
-from .builtin import TaskData, builtin_tasks, resize
-from .recipe import DemoRecipe, ResNetRecipe
+from .builtin import AnyRecipe, TaskData, builtin_tasks, resize
 
 log = get_logger(__name__)
 
@@ -54,28 +53,35 @@ def read_npz_folder(
         ValueError: No such folder or task, or a file that is not as above.
     """
     known = task_names(folder)
-    unknown = [name for name in tasks or () if name not in known]
-    if unknown:
-        raise ValueError(f"no task {unknown} in {folder}; available: {known}")
     return [
-        _read_task(Path(folder, f"{name}.npz"), image_size) for name in tasks or known
+        _read_task(Path(folder, f"{name}.npz"), image_size)
+        for name in chosen_tasks(tasks, known, folder)
     ]
 
 
-def load_tasks(
-    recipe: DemoRecipe | ResNetRecipe, data: str | Path | None = None
-) -> list[TaskData]:
+def chosen_tasks(
+    tasks: Sequence[str] | None, known: Sequence[str], folder: str | Path
+) -> Sequence[str]:
+    """The wanted tasks of a folder; None takes all that are known."""
+    unknown = [name for name in tasks or () if name not in known]
+    if unknown:
+        raise ValueError(f"no task {unknown} in {folder}; available: {known}")
+    return tasks or known
+
+
+def load_tasks(recipe: AnyRecipe, data: str | Path | None = None) -> list[TaskData]:
     """The recipe's tasks: from ``data/NAME.npz`` where there is one, else built in.
 
     Raises:
         ValueError: A task is neither, or a file is not as `read_npz_folder` asks.
     """
     files = [] if data is None else task_names(data)
-    real = [name for name in recipe.tasks if name in files]
     drawn = tuple(name for name in recipe.tasks if name not in files)
-    found = []
-    if data is not None and real:
-        found = read_npz_folder(data, recipe.image_size, real)
+    found = [
+        _read_task(Path(str(data), f"{name}.npz"), recipe.image_size)
+        for name in files
+        if name in recipe.tasks
+    ]
     if drawn:
         found += builtin_tasks(replace(recipe, tasks=drawn))
     return sorted(found, key=lambda task: recipe.tasks.index(task.name))

@@ -7,7 +7,6 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
@@ -16,7 +15,6 @@ from ..modelpool.openclip.architecture import Architecture
 from ..modelpool.openclip.checkpoints import ClassificationHead, save_head
 from ..modelpool.openclip.encoder import OpenCLIPImageEncoder
 from .build import ensure_pool
-from .builtin import TaskData
 from .clip import prompt_tokens, zero_shot_head
 from .pool_folder import build_folder, cached_root, is_pool, read_description
 from .recipe import OPENCLIP_RECIPE, DemoRecipe
@@ -82,34 +80,19 @@ def _write(source: Path, folder: Path, tasks: dict[str, dict]) -> None:
     for name, task in tasks.items():
         expert = CLIPModel.from_pretrained(source / "experts" / name)
         to_openclip(expert, processor).save_pretrained(folder / "experts" / name)
-        tokens = prompt_tokens(_prompts(name, task), processor.tokenizer)
-        head = to_head(pretrained, tokens)
+        tokens = prompt_tokens(
+            name, task["class_names"], task["templates"], processor.tokenizer
+        )
+        # FusionBench's heads have the temperature in their weights.
+        weights = zero_shot_head(pretrained, tokens) * pretrained.logit_scale.exp()
+        head = ClassificationHead(normalize=True, weights=weights.detach())
         save_head(head, folder / "heads" / f"{name}.safetensors")
     shutil.copytree(source / "data", folder / "data")
-
-
-def _prompts(name: str, task: dict) -> TaskData:
-    """A task of which only its prompts are asked."""
-    names, templates = tuple(task["class_names"]), tuple(task["templates"])
-    none = np.empty(0)
-    return TaskData(name, none, none, none, none, names, templates)
 
 
 def to_openclip(model: CLIPModel, processor: CLIPProcessor) -> OpenCLIPImageEncoder:
     """The same image encoder, in open_clip's own modules."""
     return OpenCLIPImageEncoder(_architecture(model, processor), _tensors(model))
-
-
-@torch.no_grad()
-def to_head(model: CLIPModel, tokens: Tensor) -> ClassificationHead:
-    """FusionBench's head from prompts: the temperature is in its weights.
-
-    Args:
-        model: The pretrained model.
-        tokens: Shape (templates, classes, length).
-    """
-    weights = zero_shot_head(model, tokens) * model.logit_scale.exp()
-    return ClassificationHead(normalize=True, weights=weights)
 
 
 def _architecture(model: CLIPModel, processor: CLIPProcessor) -> Architecture:
@@ -142,11 +125,7 @@ def _architecture(model: CLIPModel, processor: CLIPProcessor) -> Architecture:
 def _tensors(model: CLIPModel) -> dict[str, Tensor]:
     theirs = {}
     for name, tensor in model.state_dict().items():
-        if (
-            name.startswith("text_model.encoder.")
-            or "k_proj" in name
-            or "v_proj" in name
-        ):
+        if re.search(r"^text_model\.encoder\.|[kv]_proj", name):
             continue  # no part of an image encoder, or stacked with the queries
         if "q_proj" in name:
             ours = [name.replace("q_proj", f"{part}_proj") for part in "qkv"]

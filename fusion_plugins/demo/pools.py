@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..pools.clip_tasks import register_clip_task
 from .datasets import dataset_configs, loader_options, model_configs, split_configs
 from .pool_folder import open_pool
-from .recipe import OPENCLIP_RECIPE, DemoRecipe, ResNetRecipe
+from .recipe import OPENCLIP_RECIPE, DemoRecipe, ImageRecipe, ResNetRecipe
 
 if TYPE_CHECKING:  # each is slow to import
     from fusion_bench.taskpool.image_classification import ImageClassificationTaskPool
@@ -28,15 +28,30 @@ if TYPE_CHECKING:  # each is slow to import
 Root = str | os.PathLike | None
 Tasks = Sequence[str] | None
 
+# Format of the folder -> recipe of the built-in pool, and what builds it.
+_BUILT_IN: dict[int | str, tuple[ImageRecipe, str]] = {
+    DemoRecipe.format: (DemoRecipe(), "build.ensure_pool"),
+    "openclip": (OPENCLIP_RECIPE, "openclip_build.ensure_openclip_pool"),
+    ResNetRecipe.format: (ResNetRecipe(), "resnet_build.ensure_resnet_pool"),
+}
 
-def _clip(root: Root, seed: int, tasks: Tasks) -> tuple[Path, list[str]]:
-    """The folder and the wanted tasks, which are then known as zero-shot tasks."""
-    from .build import ensure_pool
 
-    recipe = DemoRecipe(seed=seed)
-    folder, chosen = open_pool(root, recipe.format, lambda: ensure_pool(recipe), tasks)
+def _open(
+    wanted: int | str, root: Root, seed: int, tasks: Tasks
+) -> tuple[Path, list[str]]:
+    """The folder and the wanted tasks, whose class names FusionBench then knows."""
+    recipe, builder = _BUILT_IN[wanted]
+    recipe = replace(recipe, seed=seed)
+
+    def ensure() -> Path:
+        return import_object(f"{__package__}.{builder}")(recipe)  # slow to import
+
+    folder, chosen = open_pool(root, wanted, ensure, tasks)
     for name, task in chosen.items():
-        register_clip_task(name, task["class_names"], task["templates"])
+        if wanted == DemoRecipe.format:
+            register_clip_task(name, task["class_names"], task["templates"])
+        elif wanted == ResNetRecipe.format:  # which reads no prompt
+            register_clip_task(name, task["class_names"], ["a picture of {}."])
     return folder, list(chosen)
 
 
@@ -53,7 +68,7 @@ def demo_modelpool(
     Raises:
         ValueError: `root` is no such pool, or a task is not in it.
     """
-    folder, chosen = _clip(root, seed, tasks)
+    folder, chosen = _open(DemoRecipe.format, root, seed, tasks)
     return CLIPVisionModelPool(
         model_configs(folder, chosen),
         processor=str(folder / "pretrained"),
@@ -82,7 +97,7 @@ def demo_taskpool(
         ValueError: As `demo_modelpool`, or a batch size below 1.
     """
     loader = loader_options(batch_size)
-    folder, chosen = _clip(root, seed, tasks)
+    folder, chosen = _open(DemoRecipe.format, root, seed, tasks)
     return import_object(pool_class)(
         dataset_configs(folder, chosen, "test"),
         processor=str(folder / "pretrained"),
@@ -91,18 +106,9 @@ def demo_taskpool(
     )
 
 
-def _openclip(
-    root: Root, seed: int, tasks: Tasks
-) -> tuple[Path, list[str], DictConfig]:
-    """The folder, the wanted tasks and their heads."""
-    from .openclip_build import ensure_openclip_pool
-
-    recipe = replace(OPENCLIP_RECIPE, seed=seed)
-    folder, chosen = open_pool(
-        root, "openclip", lambda: ensure_openclip_pool(recipe), tasks
-    )
-    heads = {name: str(folder / "heads" / f"{name}.safetensors") for name in chosen}
-    return folder, list(chosen), OmegaConf.create(heads)
+def _heads(folder: Path, tasks: Sequence[str]) -> DictConfig:
+    heads = {name: str(folder / "heads" / f"{name}.safetensors") for name in tasks}
+    return OmegaConf.create(heads)
 
 
 def demo_openclip_modelpool(
@@ -111,8 +117,9 @@ def demo_openclip_modelpool(
     """As :func:`demo_modelpool` (root, seed, tasks), with OpenCLIP's encoders and heads."""
     from ..modelpool.openclip.modelpool import OpenCLIPModelPool
 
-    folder, chosen, heads = _openclip(root, seed, tasks)
+    folder, chosen = _open("openclip", root, seed, tasks)
     splits: dict[str, Any] = split_configs(folder, chosen)
+    heads = _heads(folder, chosen)
     return OpenCLIPModelPool(
         model_configs(folder, chosen), classification_heads=heads, **splits
     )
@@ -125,26 +132,13 @@ def demo_openclip_taskpool(
     from ..taskpool.openclip import OpenCLIPTaskPool
 
     loader = loader_options(batch_size)
-    folder, chosen, heads = _openclip(root, seed, tasks)
+    folder, chosen = _open("openclip", root, seed, tasks)
     return OpenCLIPTaskPool(
         dataset_configs(folder, chosen, "test"),
-        classification_heads=heads,
+        classification_heads=_heads(folder, chosen),
         dataloader_kwargs=loader,
         model_name=str(folder / "pretrained"),
     )
-
-
-def _resnet(root: Root, seed: int, tasks: Tasks) -> tuple[Path, list[str]]:
-    """The folder and the wanted tasks, whose class names FusionBench then knows."""
-    from .resnet_build import ensure_resnet_pool
-
-    recipe = ResNetRecipe(seed=seed)
-    folder, chosen = open_pool(
-        root, recipe.format, lambda: ensure_resnet_pool(recipe), tasks
-    )
-    for name, task in chosen.items():  # nothing here reads the prompt
-        register_clip_task(name, task["class_names"], ["a picture of {}."])
-    return folder, list(chosen)
 
 
 def demo_resnet_modelpool(
@@ -153,7 +147,7 @@ def demo_resnet_modelpool(
     """As :func:`demo_modelpool` (root, seed, tasks), with ResNets."""
     from ..modelpool.image_pools import ResNetPool
 
-    folder, chosen = _resnet(root, seed, tasks)
+    folder, chosen = _open(ResNetRecipe.format, root, seed, tasks)
     models = model_configs(folder, chosen)
     models["_pretrained_"] = {"config_path": models["_pretrained_"]}
     return ResNetPool(models, type="transformers", **split_configs(folder, chosen))
@@ -166,7 +160,7 @@ def demo_resnet_taskpool(
     from fusion_bench.taskpool.image_classification import ImageClassificationTaskPool
 
     loader = loader_options(batch_size)
-    folder, chosen = _resnet(root, seed, tasks)
+    folder, chosen = _open(ResNetRecipe.format, root, seed, tasks)
     return ImageClassificationTaskPool(
         dataset_configs(folder, chosen, "test"),
         processor=str(folder / "pretrained"),

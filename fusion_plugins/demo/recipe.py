@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+from ..common import options
 from ..common.hashing import settings_hash
-from ..common.options import require_choice, require_integer, require_number
 
 BUILTIN_TASKS = ("digits", "shapes", "textures", "letters", "counting", "colours")
 # Those of the built-in tasks that a small ResNet learns well.
@@ -15,11 +15,26 @@ RESNET_TASKS = BUILTIN_TASKS[:4]
 
 def option(default: Any, meaning: str, zero: bool = False) -> Any:
     """A field of a recipe; `zero` says whether 0 is a value of it."""
-    return field(default=default, metadata={"help": meaning, "zero": zero})
+    if isinstance(default, tuple):
+        checked = options.option(default, _tasks)
+    elif isinstance(default, bool):
+        checked = options.flag(default)
+    elif isinstance(default, int):
+        checked = options.integer(default, 0 if zero else 1)
+    else:
+        checked = options.number(default, open_low=not zero)
+    return field(default=default, metadata={**checked.metadata, "help": meaning})
+
+
+def _tasks(name: str, value: Any) -> tuple[str, ...]:
+    tasks = tuple(value)
+    if not tasks or len(set(tasks)) != len(tasks):
+        raise ValueError(f"a pool needs tasks, each once; got {list(tasks)}")
+    return tasks
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(options.Options):
     """What decides a pool's content, besides data from files.
 
     Raises:
@@ -27,10 +42,6 @@ class Recipe:
     """
 
     format: ClassVar[int | str]  # of the pool folder; a new one rebuilds
-
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            _check(entry, getattr(self, entry.name))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as stored in pool.json."""
@@ -43,23 +54,6 @@ class Recipe:
         return settings_hash(content, 12)
 
 
-def _check(entry: Field, value: Any) -> None:
-    kind, zero = type(entry.default), entry.metadata["zero"]
-    if kind is tuple:
-        _check_tasks(value)
-    elif kind is bool:
-        require_choice(entry.name, value, (True, False))
-    elif kind is int:
-        require_integer(entry.name, value, 0 if zero else 1)
-    else:
-        require_number(entry.name, value, open_low=not zero)
-
-
-def _check_tasks(tasks: tuple[str, ...]) -> None:
-    if not tasks or len(set(tasks)) != len(tasks):
-        raise ValueError(f"a pool needs tasks, each once; got {list(tasks)}")
-
-
 @dataclass(frozen=True)
 class ImageRecipe(Recipe):
     """What the pools of images have in common."""
@@ -67,10 +61,6 @@ class ImageRecipe(Recipe):
     tasks: tuple[str, ...] = option(BUILTIN_TASKS, "tasks that get an expert")
     seed: int = option(0, "of drawn images, weights and order", zero=True)
     image_size: int = option(32, "pixels a side")
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", tuple(self.tasks))
-        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -113,8 +103,9 @@ class DemoRecipe(ImageRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_integer("train_images", self.train_images, 2)  # one is held out
-        require_number("pretrain_negatives", self.pretrain_negatives, high=1.0)
+        # One is held out.
+        options.require_integer("train_images", self.train_images, 2)
+        options.require_number("pretrain_negatives", self.pretrain_negatives, high=1.0)
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is no multiple of patch_size"

@@ -36,9 +36,8 @@ from .recipe import ResNetRecipe
 _RISING = 0.1  # share of the steps
 
 
-def ensure_resnet_pool(recipe: ResNetRecipe | None = None) -> Path:
+def ensure_resnet_pool(recipe: ResNetRecipe) -> Path:
     """The folder of the pool of built-in tasks, built first if it is not there."""
-    recipe = recipe or ResNetRecipe()
     return build_resnet_pool(recipe, cached_root("demo-resnet", recipe))
 
 
@@ -75,7 +74,13 @@ def _write_pool(folder: Path, recipe: ResNetRecipe, tasks: Sequence[TaskData]) -
         "pretrained": {data.name: _score(base, data, start) for data, start in placed},
         "experts": {data.name: _score(experts[data.name], data) for data in sets},
     }
-    processor = make_image_processor(recipe.image_size)
+    # To a size and a scale of -1..1.
+    processor = ConvNextImageProcessor(
+        size={"shortest_edge": recipe.image_size},
+        crop_pct=1.0,
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
+    )
     return save_pool(folder, tasks, base, experts, processor, scores)
 
 
@@ -83,16 +88,6 @@ def _score(model: nn.Module, data: ImageTensors, start: int = 0) -> float:
     """Accuracy of the classes that begin at `start` in the model's head."""
     classes = slice(start, start + data.classes)
     return accuracy(lambda pixels: model(pixels).logits[:, classes], data)
-
-
-def make_image_processor(size: int) -> ConvNextImageProcessor:
-    """Resize to `size` pixels a side and scale to -1..1."""
-    return ConvNextImageProcessor(
-        size={"shortest_edge": size},
-        crop_pct=1.0,
-        image_mean=[MEAN] * 3,
-        image_std=[STD] * 3,
-    )
 
 
 def make_resnet(width: int, classes: int) -> ResNetForImageClassification:

@@ -21,9 +21,9 @@ from ..compare.store import Results
 from ..compare.tables import TableOptions, protocol
 from ..compare.terminal import terminal_tables
 from .build import ensure_pool
+from .image_build import one_thread
 from .pool_folder import CONFIGS, pool_format, read_description
 from .recipe import DemoRecipe
-from .training import one_thread
 
 # As in `methods` of the compare config, with the fast schedules.
 METHODS: tuple[str | dict, ...] = (
@@ -49,15 +49,11 @@ class DemoComparison(CompareProgram):
         if found.baseline is not None:
             notes += f" {SAME}: not distinguishable from {found.baseline.label}."
         console.print(notes, markup=False, highlight=False)
-        console.print(summary(averages(found)), highlight=False)
+        spreads = {row.method: found.average(row) for row in found.finished}
+        finite = {name: 100 * s.mean for name, s in spreads.items() if s and s.finite}
+        console.print(summary(finite), highlight=False)
         report = str(results.folder / "report.html")
         console.print(report, soft_wrap=True, markup=False, highlight=False)
-
-
-def averages(found: Comparison) -> dict[str, float]:
-    """Method -> its average in percent, best first."""
-    spreads = {row.method: found.average(row) for row in found.finished}
-    return {name: 100 * s.mean for name, s in spreads.items() if s and s.finite}
 
 
 def summary(averages: Mapping[str, float]) -> str:
@@ -66,14 +62,15 @@ def summary(averages: Mapping[str, float]) -> str:
     merged = {k: v for k, v in averages.items() if k not in references}
     if not merged:
         return "No merged model was measured."
-    best = max(merged, key=lambda name: merged[name])
+    best = max(merged, key=merged.__getitem__)
     text = f"{best} merges best: {merged[best]:.1f} on average"
     given = [f"{w} {averages[k]:.1f}" for k, w in references.items() if k in averages]
     text += f", against {' and '.join(given)}" if given else ""
-    worse = [k for k in merged if merged[k] < merged.get(_PLAIN, 0.0)]
-    lost = ", ".join(f"{name} ({merged[name]:.1f})" for name in worse)
-    plain = f"; worse than {_PLAIN} ({merged.get(_PLAIN, 0.0):.1f}): {lost}"
-    return text + (plain if worse else "") + "."
+    plain = merged.get(_PLAIN, 0.0)
+    lost = [f"{name} ({mean:.1f})" for name, mean in merged.items() if mean < plain]
+    if lost:
+        text += f"; worse than {_PLAIN} ({plain:.1f}): {', '.join(lost)}"
+    return f"{text}."
 
 
 def run(

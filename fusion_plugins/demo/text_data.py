@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..modelpool.tsv import TsvDataset
+from .npz_folder import chosen_tasks
 from .recipe import TextRecipe
 
 
@@ -43,10 +44,8 @@ def read_text_folder(
             f"{folder} holds no tasks: expected a folder per task with train.tsv and"
             " test.tsv"
         )
-    unknown = [name for name in tasks or () if name not in known]
-    if unknown:
-        raise ValueError(f"no task {unknown} in {folder}; available: {known}")
-    return [_read_task(folder / name) for name in tasks or known]
+    chosen = chosen_tasks(tasks, known, folder)
+    return [_read_task(folder / name) for name in chosen]
 
 
 def _read_task(folder: Path) -> TextTask:

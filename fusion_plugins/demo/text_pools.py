@@ -10,12 +10,13 @@ from fusion_bench.modelpool import SequenceClassificationModelPool
 from omegaconf import DictConfig, OmegaConf
 
 from ..modelpool.tsv import TsvDataset
+from ..pools.hugging_face import from_pretrained
 from ..taskpool.sequence_classification import SequenceClassificationTaskPool
-from .datasets import dataset_configs
+from .datasets import dataset_configs, model_configs
 from .pool_folder import open_pool, read_description
 from .recipe import TextRecipe
 
-_CLASS = "AutoModelForSequenceClassification"
+_CLASS = "transformers.AutoModelForSequenceClassification"
 _DATA = "fusion_plugins.demo.text_pools.load_text_dataset"
 
 
@@ -50,15 +51,10 @@ def _no_default() -> Path:
     )
 
 
-def _pretrained(target: str, folder: Path, **options: int) -> dict:
-    path = {"pretrained_model_name_or_path": str(folder)}
-    return {"_target_": f"transformers.{target}.from_pretrained"} | path | options
-
-
 def _tokenizer(root: Path) -> DictConfig:
-    length = read_description(root)["recipe"]["max_length"]
-    options = _pretrained("AutoTokenizer", root / "pretrained", model_max_length=length)
-    return OmegaConf.create(options)
+    length = {"model_max_length": read_description(root)["recipe"]["max_length"]}
+    source = from_pretrained("transformers.AutoTokenizer", str(root / "pretrained"))
+    return OmegaConf.create(source | length)
 
 
 def demo_text_modelpool(
@@ -74,10 +70,9 @@ def demo_text_modelpool(
         ValueError: `root` is no text pool, or a task is not in it.
     """
     folder, chosen = _open(root, tasks)
-    models = {"_pretrained_": _pretrained(_CLASS, folder / "pretrained")}
-    models |= {n: _pretrained(_CLASS, folder / "experts" / n) for n in chosen}
+    models = model_configs(folder, chosen)
     return SequenceClassificationModelPool(
-        OmegaConf.create(models),
+        OmegaConf.create({n: from_pretrained(_CLASS, models[n]) for n in models}),
         tokenizer=_tokenizer(folder),
         train_datasets=dataset_configs(folder, chosen, "train", _DATA),
         test_datasets=dataset_configs(folder, chosen, "test", _DATA),

@@ -102,13 +102,16 @@ NASTY = (
 def write_pages(root):
     """Name -> URL of a usual page, the largest, a short one, a failed one, a hostile one."""
     folders = {
-        "usual": write_sample(root / "usual", published=sample_published()),
-        "large": write_large(root / "large"),
-        "one": write_sample(root / "one", methods=METHODS[5:6], seeds=(0,)),
+        "usual": write_sample(root / "usual", layers=40, published=sample_published()),
+        "large": write_large(root / "large", layers=40),
+        "one": write_sample(root / "one", methods=METHODS[5:6], seeds=(0,), layers=3),
         "failed": write_sample(root / "failed", methods=METHODS[-1:]),
         "nasty": write_sample(root / "nasty", methods=NASTY, tasks=("<b>a", "b", "c")),
     }
-    return {name: write_report(folder).as_uri() for name, folder in folders.items()}
+    return {
+        name: write_report(folder, pictures=name != "one").as_uri()
+        for name, folder in folders.items()
+    }
 
 
 def use_theme(browser, theme):

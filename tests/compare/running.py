@@ -49,7 +49,11 @@ def make_program(folder, *overrides: str):
         "path.work_dir=.",
         "fabric.accelerator=cpu",
     ]
-    job = compose_compare(*where, *overrides)
+    return program_of(compose_compare(*where, *overrides))
+
+
+def program_of(job: DictConfig):
+    """The program of a composed job."""
     # It would ask the captured output for its file number.
     set_print_function_call_permeanent(False)
     return instantiate(job)

@@ -39,6 +39,7 @@ def test_learned_and_continual_methods_run(tiny_pool_root, tmp_path, monkeypatch
     monkeypatch.setattr("fusion_plugins.compare.gathering._write_report", lambda *_: 0)
     pools = ("modelpool", "taskpool")
     tiny = [f"{p}=demo" for p in pools] + [f"{p}.root={tiny_pool_root}" for p in pools]
+    tiny += [f"{pool}.tasks=[digits,colours]" for pool in pools]
     make_program(tmp_path, *tiny, f"methods=[{','.join(METHODS)}]").run()
     cells = {c["label"]: c for c in read_cells(tmp_path / "results").values()}
     errors = {label: cell["error"] for label, cell in cells.items()}

@@ -9,8 +9,7 @@ from huggingface_hub import ModelCard
 from running import ToyTaskPool, read_cells, run_toy, toy_modelpool
 
 from fusion_plugins.compare.evaluation import evaluate_experts, read_tasks, score
-from fusion_plugins.compare.reports import report_scores
-from fusion_plugins.compare.saving import note_main_scores
+from fusion_plugins.compare.reports import note_main_scores, report_scores
 
 
 @pytest.fixture(autouse=True)

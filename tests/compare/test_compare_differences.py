@@ -9,12 +9,11 @@ import pytest
 from scipy.stats import bootstrap
 from test_compare_tables import record, summary, text_of
 
-from fusion_plugins.compare.answers import Answers
-from fusion_plugins.compare.files import checked_record
-from fusion_plugins.compare.frames import rows_csv
+from fusion_plugins.compare.columns import frame_csv, rows_frame
+from fusion_plugins.compare.differences import compare, mcnemar
+from fusion_plugins.compare.files import Answers, checked_record
 from fusion_plugins.compare.latex import latex_table
 from fusion_plugins.compare.loading import frame_of
-from fusion_plugins.compare.paired import compare, mcnemar
 from fusion_plugins.compare.tables import markdown_table
 from fusion_plugins.compare.terminal import terminal_tables
 
@@ -118,7 +117,9 @@ def test_words_and_marks():
     assert "64.0≈" in text and "100.0≈" not in text
     assert "64.0≈" in markdown_table(shown)
     assert r"64.0$\approx$" in latex_table(shown)
-    lines = {r["label"]: r for r in csv.DictReader(io.StringIO(rows_csv(shown)))}
+    lines = {
+        r["label"]: r for r in csv.DictReader(io.StringIO(frame_csv(rows_frame(shown))))
+    }
     assert lines["awd"]["average_same"] == "True"
     assert float(lines["best"]["average_low"]) > 0.3
     assert lines["simple_average"]["average_same"] == ""

@@ -6,10 +6,11 @@ import pytest
 from omegaconf import OmegaConf
 from running import compose_compare
 
-from fusion_plugins.compare import forecast
+from fusion_plugins.compare import inputs
 from fusion_plugins.compare.cells import make_cells
-from fusion_plugins.compare.forecast import Costs, costs, downloads, totals
+from fusion_plugins.compare.inputs import downloads
 from fusion_plugins.compare.methods import read_methods
+from fusion_plugins.compare.plan import Costs, costs, totals
 
 LOCAL = ["path.output_dir=out", "path.log_dir=log", "path.work_dir=."]
 
@@ -80,8 +81,8 @@ class Hub:
 
 
 def test_downloads_count_each_repository_once_and_one_format(monkeypatch):
-    monkeypatch.setattr(forecast, "HfApi", Hub)
-    monkeypatch.setattr(forecast, "cached_repository", lambda name: None)
+    monkeypatch.setattr(inputs, "HfApi", Hub)
+    monkeypatch.setattr(inputs, "cached_repository", lambda name: None)
     said = downloads(*pools_of("ta8_b32"))
     assert said == "Downloads: 8 datasets and 9 models, 1.1 MB."  # 8 * 120 + 9 * 11 kB
     # A repository with a folder for each expert; two of them are there.
@@ -90,10 +91,10 @@ def test_downloads_count_each_repository_once_and_one_format(monkeypatch):
 
 
 def test_what_is_in_the_cache_or_on_the_disk_is_no_download(monkeypatch, tmp_path):
-    monkeypatch.setattr(forecast, "HfApi", Hub)
-    monkeypatch.setattr(forecast, "cached_repository", lambda name: name)
+    monkeypatch.setattr(inputs, "HfApi", Hub)
+    monkeypatch.setattr(inputs, "cached_repository", lambda name: name)
     assert downloads(*pools_of("ta8_b32")) == "Downloads: none."
-    monkeypatch.setattr(forecast, "cached_repository", lambda name: None)
+    monkeypatch.setattr(inputs, "cached_repository", lambda name: None)
     assert (
         downloads({"models": {"a": str(tmp_path), "b": "./x/y/z"}})
         == "Downloads: none."
@@ -105,6 +106,6 @@ def test_a_hub_that_does_not_answer_is_said(monkeypatch):
         def repo_info(self, *args, **options):
             raise ConnectionError("no route")
 
-    monkeypatch.setattr(forecast, "HfApi", Silent)
+    monkeypatch.setattr(inputs, "HfApi", Silent)
     said = downloads({"models": {"a": "someone/model"}})
     assert said == "Downloads: 1 model, of unknown size (ConnectionError from the hub)."

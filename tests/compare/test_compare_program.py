@@ -8,8 +8,8 @@ from forked import run_script
 from running import make_program, read_cells
 
 from fusion_plugins import load_differences, load_results
-from fusion_plugins.compare.answers import Answers
 from fusion_plugins.compare.evaluation import evaluate_model
+from fusion_plugins.compare.files import Answers
 from fusion_plugins.demo import demo_taskpool
 from fusion_plugins.pools.loading import PRETRAINED, load_model
 
@@ -18,9 +18,12 @@ pytestmark = pytest.mark.slow
 # The command, whose launcher forks: its processes import nothing anew.
 SIDE_BY_SIDE = """
 from fusion_bench.scripts.cli import _hydra_main
+from fusion_plugins.awd import report
+from fusion_plugins.compare import pictures
 from joblib.externals.loky.backend.context import set_start_method
 
 set_start_method("fork")
+pictures.draw_pictures = report.save_pictures = lambda *_: []  # most of the time
 _hydra_main()
 """
 QUICK = "{adamerging: {steps: 2, guard_every: 1, guard_samples: 8}}"
@@ -39,7 +42,9 @@ def finished(tiny_pool_root, tmp_path_factory):
         f"methods=[pretrained,experts,task_arithmetic,awd,{QUICK},"
         "{tinting_pp: {rounds: 2, guard_every: 1, guard_samples: 8}}]"
     )
-    make_program(folder, *tiny(tiny_pool_root), methods).run()
+    with pytest.MonkeyPatch.context() as patch:  # figures are drawn in other tests
+        patch.setattr("fusion_plugins.compare.pictures.draw_pictures", lambda *_: [])
+        make_program(folder, *tiny(tiny_pool_root), methods).run()
     return folder / "results", read_cells(folder / "results")
 
 
@@ -114,14 +119,23 @@ def test_artifacts_of_learned_methods_are_in_their_records(finished):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "options"),
+    ("launcher", "option", "methods"),
     [
-        ("joblib", ["hydra.launcher.n_jobs=2"]),
-        ("submitit_local", ["hydra.launcher.timeout_min=9"]),
+        (
+            "joblib",
+            "hydra.launcher.n_jobs=2",
+            "[pretrained,awd],[pretrained,{awd: {alpha: 0.2}}]",
+        ),
+        # Its jobs import everything anew: one of them.
+        (
+            "submitit_local",
+            "hydra.launcher.timeout_min=9",
+            "[pretrained,awd,{awd: {alpha: 0.2}}]",
+        ),
     ],
 )
 def test_cells_run_side_by_side_into_one_folder(
-    launcher, options, tiny_pool_root, tmp_path
+    launcher, option, methods, tiny_pool_root, tmp_path
 ):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     script, results = tmp_path / "side_by_side.py", tmp_path / "results"
@@ -129,8 +143,8 @@ def test_cells_run_side_by_side_into_one_folder(
     words = [
         *("--config-name", "compare", "--multirun"),
         f"hydra/launcher={launcher}",
-        *options,
-        "methods=[pretrained,awd],[pretrained,{awd: {alpha: 0.2}}]",
+        option,
+        f"methods={methods}",
         *(*tiny(tiny_pool_root), f"results={results}", "fabric.accelerator=cpu"),
     ]
     run = run_script([script, *words], tmp_path, os.environ | {"COLUMNS": "200"})

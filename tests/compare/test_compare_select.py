@@ -6,7 +6,7 @@ import pytest
 from running import make_method, make_program, read_cells
 
 from fusion_plugins import load_results
-from fusion_plugins.compare.chosen import with_choices
+from fusion_plugins.compare.cells import with_choices
 from fusion_plugins.compare.methods import read_methods
 
 
@@ -39,6 +39,7 @@ def test_choices_oracles_and_the_users_logger(
     make_program(
         tmp_path,
         *tiny,
+        *(f"{pool}.tasks=[digits,colours]" for pool in pools),
         "methods=[simple_average,task_arithmetic]",
         "select=agreement",
         "oracle=true",

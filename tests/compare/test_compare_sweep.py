@@ -23,11 +23,13 @@ class Sweep(ToyMethods):
         return [make_method("experts"), *rows]
 
 
-@pytest.fixture
-def swept(monkeypatch, tmp_path):
-    monkeypatch.setattr("running.ToyMethods", Sweep)
-    run_toy(monkeypatch, tmp_path, seeds=[0, 1])
-    return tmp_path
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("running.ToyMethods", Sweep)
+        run_toy(patch, folder, seeds=[0, 1])
+    return folder
 
 
 def test_one_line_for_each_setting_of_the_other_options(swept):
@@ -53,6 +55,11 @@ def test_without_the_experts_unlike_metrics_have_no_average():
     assert sweep_points(cells, "scaling", "a")["result"].tolist() == [0.5]
     with pytest.raises(ValueError, match="run experts in the same folder, or give a"):
         sweep_points(cells, "scaling")
+
+
+def test_a_cell_without_a_config_has_no_value_of_an_option():
+    cells = pd.DataFrame({"record": [{"config": None}]})
+    assert sweep_points(cells, "scaling").empty
 
 
 def test_the_command_draws_a_picture(swept, capsys):

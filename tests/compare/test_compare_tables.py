@@ -11,13 +11,13 @@ from running import run_toy
 
 from fusion_plugins.cli import main
 from fusion_plugins.compare import gather
+from fusion_plugins.compare.columns import cells_csv, frame_csv, rows_frame
 from fusion_plugins.compare.figures import draw_differences
-from fusion_plugins.compare.frames import cells_csv, rows_csv
 from fusion_plugins.compare.gathering import fill_shares
 from fusion_plugins.compare.latex import latex_escape, latex_table
 from fusion_plugins.compare.loading import frame_of
 from fusion_plugins.compare.looks import looks_of
-from fusion_plugins.compare.report.published import published
+from fusion_plugins.compare.report.summary import published
 from fusion_plugins.compare.results import Comparison
 from fusion_plugins.compare.tables import TableOptions, make_grid, markdown_table
 from fusion_plugins.compare.terminal import terminal_tables
@@ -84,10 +84,10 @@ def test_mean_and_sample_standard_deviation_over_seeds():
     shown = summary()
     awd = shown.row("awd")
     assert awd.seeds == [0, 1, 2]
-    assert shown.task(awd, "x_1").mean == pytest.approx(0.5)
-    deviation = shown.task(awd, "x_1").deviation
+    assert shown.averaged(awd, "x_1").mean == pytest.approx(0.5)
+    deviation = shown.averaged(awd, "x_1").deviation
     assert deviation == pytest.approx(0.1)  # not 0.0816, the population's
-    assert shown.task(awd, "y").deviation == 0.0
+    assert shown.averaged(awd, "y").deviation == 0.0
     assert shown.average(awd).mean == pytest.approx(0.55)
     assert shown.average(shown.row("experts")).deviation is None
 
@@ -173,7 +173,7 @@ def test_columns_of_unlike_metrics_name_them_and_their_directions():
     assert r"x\_1 (mIoU \% $\uparrow$) & Depth (abs\_err $\downarrow$) &" in table
     narrow = text_of(terminal_tables(shown, 200))
     assert "y (abs_err ↓)" in narrow and "↓: lower is better" in narrow
-    line = next(csv.DictReader(io.StringIO(rows_csv(shown))))
+    line = next(csv.DictReader(io.StringIO(frame_csv(rows_frame(shown)))))
     assert line["metric"] == "x_1 mIoU, y abs_err" and line["y"] == "10.0"
 
 
@@ -220,7 +220,8 @@ def test_failures_show_in_every_table():
     shown = text_of(terminal_tables(summary(), 200))
     assert "failed" in shown and f"Failed: half, seed 0: {error}" in shown
     lines = {
-        line["label"]: line for line in csv.DictReader(io.StringIO(rows_csv(summary())))
+        line["label"]: line
+        for line in csv.DictReader(io.StringIO(frame_csv(rows_frame(summary()))))
     }
     assert lines["broken"]["failed"] == "2" and error in lines["broken"]["error"]
     assert (
@@ -230,7 +231,7 @@ def test_failures_show_in_every_table():
 
 
 def test_csv_is_exact_and_has_every_cell():
-    lines = list(csv.DictReader(io.StringIO(rows_csv(summary()))))
+    lines = list(csv.DictReader(io.StringIO(frame_csv(rows_frame(summary())))))
     awd = next(line for line in lines if line["method"] == "awd")
     assert math.isclose(float(awd["x_1_std"]), 0.1) and awd["seeds"] == "0 1 2"
     cells = list(csv.DictReader(io.StringIO(cells_csv(summary()))))

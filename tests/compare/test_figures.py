@@ -42,7 +42,8 @@ def test_differences_are_those_of_the_means(found, figures):
     row, base = rows["tinting_pp"], rows["simple_average"]
     (line,) = lines_of(figures["differences"].axes[0], looks_of(found)[row.number])
     want = [found.average(row).mean - found.average(base).mean] + [
-        found.task(row, task).mean - found.task(base, task).mean for task in TASKS
+        found.averaged(row, task).mean - found.averaged(base, task).mean
+        for task in TASKS
     ]
     assert line.get_xdata() == pytest.approx(100 * np.array(want))
     ticks = [t.get_text() for t in figures["differences"].axes[0].get_yticklabels()]

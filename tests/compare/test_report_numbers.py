@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fusion_plugins.common.charts import coefficient_range
-from fusion_plugins.compare.curves import running_mean
+from fusion_plugins.compare.figures import running_mean
 from fusion_plugins.compare.numbers import (
     Scale,
     Spread,

@@ -14,11 +14,11 @@ RECIPE = DemoRecipe(
     text_width=16,
     text_depth=1,
     embedding=16,
-    train_images=40,
+    train_images=20,
     test_images=10,
-    pretrain_steps=4,
-    expert_steps=4,
-    batch_size=8,
+    pretrain_steps=2,
+    expert_steps=2,
+    batch_size=4,
 )
 
 

@@ -11,8 +11,13 @@ from fusion_plugins.demo.recipe import BUILTIN_TASKS
 SMALL = DemoRecipe(train_images=24, test_images=12)
 
 
-def test_generated_data_depends_on_the_seed_alone():
-    first, again = builtin_tasks(SMALL), builtin_tasks(SMALL)
+@pytest.fixture(scope="module")
+def drawn():
+    return builtin_tasks(SMALL)
+
+
+def test_generated_data_depends_on_the_seed_alone(drawn):
+    first, again = drawn, builtin_tasks(SMALL)
     other = builtin_tasks(dataclasses.replace(SMALL, seed=1))
     assert [task.name for task in first] == list(BUILTIN_TASKS)
     for a, b, c in zip(first, again, other, strict=True):
@@ -21,14 +26,14 @@ def test_generated_data_depends_on_the_seed_alone():
         assert a.x_test.tobytes() != c.x_test.tobytes(), a.name
 
 
-def test_a_tasks_data_do_not_depend_on_the_other_tasks():
+def test_a_tasks_data_do_not_depend_on_the_other_tasks(drawn):
     alone = builtin_tasks(dataclasses.replace(SMALL, tasks=("letters",)))[0]
-    among = next(t for t in builtin_tasks(SMALL) if t.name == "letters")
+    among = next(task for task in drawn if task.name == "letters")
     np.testing.assert_array_equal(alone.x_train, among.x_train)
 
 
-def test_generated_images_have_the_promised_form():
-    for task in builtin_tasks(SMALL):
+def test_generated_images_have_the_promised_form(drawn):
+    for task in drawn:
         for x, y in ((task.x_train, task.y_train), (task.x_test, task.y_test)):
             assert x.dtype == np.uint8 and x.shape[1:] == (32, 32, 3), task.name
             assert y.dtype == np.int64 and len(x) == len(y), task.name

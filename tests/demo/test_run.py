@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from fusion_plugins.compare.methods import read_methods
+from fusion_plugins.demo.image_build import one_thread
 from fusion_plugins.demo.run import METHODS, summary
-from fusion_plugins.demo.training import one_thread
 
 REFERENCES = {"pretrained": 50.04, "experts": 95.0}
 

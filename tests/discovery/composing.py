@@ -1,6 +1,8 @@
 """Compose jobs as the `fusion_bench` command does, without starting a process."""
 
 import functools
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,14 @@ def compose_job(
         return compose(config_name, overrides=list(overrides))
 
 
+def header_commands(path: Path) -> list[list[str]]:
+    """Overrides of the `fusion_bench` commands in a file's comments."""
+    text = (CONFIG / path).read_text(encoding="utf-8")
+    found = re.findall(r"^#\s+fusion_bench (.+)$", text, flags=re.MULTILINE)
+    words = map(shlex.split, found)
+    return [[word for word in command if "=" in word] for command in words]
+
+
 def compose_file(path: Path) -> DictConfig:
     """The node that one file under config/ produces."""
     name = path.with_suffix("").as_posix()
@@ -41,7 +51,14 @@ def compose_file(path: Path) -> DictConfig:
         return compose_job(config_name=name)
     group = path.parts[0]
     if group in SELECTABLE:
-        return compose_job(f"{group}={name.removeprefix(group + '/')}")[group]
+        chosen = f"{group}={name.removeprefix(group + '/')}"
+        # Its own command, where that chooses files and nothing else: it is composed anyway.
+        for command in header_commands(path):
+            if chosen in command and all(
+                word.partition("=")[0] in SELECTABLE for word in command
+            ):
+                return compose_job(*command)[group]
+        return compose_job(chosen)[group]
     return compose_job(f"+{path.parent.as_posix()}@shipped={path.stem}").shipped
 
 

@@ -1,5 +1,7 @@
 """The short CLIP names are FusionBench's own pools, with dataset ids that still exist."""
 
+from copy import deepcopy
+from functools import cache
 from itertools import product
 
 import pytest
@@ -31,6 +33,23 @@ def compose_alias(size: str, tasks: str) -> DictConfig:
     return compose_job("method=awd", f"modelpool={name}", f"taskpool={name}")
 
 
+@cache
+def pools(size: str, tasks: str) -> tuple[dict, dict]:
+    """Model pool and task pool of an alias; nobody changes them."""
+    job = compose_alias(size, tasks)
+    return plain(job.modelpool), plain(job.taskpool)
+
+
+@cache
+def upstream_pools(size: str, tasks: str) -> tuple[dict, dict]:
+    """FusionBench's own; nobody changes them."""
+    job = compose_job(
+        f"modelpool=CLIPVisionModelPool/clip-vit-{SIZES[size]}_{tasks}",
+        f"taskpool=CLIPVisionModelTaskPool/clip-vit-classification_{tasks}",
+    )
+    return plain(job.modelpool), plain(job.taskpool)
+
+
 def hub_ids(node: dict) -> list[str]:
     """The dataset names inside a composed pool, fer2013's hidden default aside."""
     calls = [m for m in walk(node) if m.get("_target_") == "datasets.load_dataset"]
@@ -45,37 +64,37 @@ def test_the_tests_name_every_alias() -> None:
 
 @pytest.mark.parametrize("size, tasks", ALIASES)
 def test_both_pools_agree_on_tasks_and_size(size: str, tasks: str) -> None:
-    job = compose_alias(size, tasks)
+    pool, taskpool = pools(size, tasks)
     pretrained = f"openai/clip-vit-{SIZES[size]}"
-    pool = plain(job.modelpool)
     experts = {k: v for k, v in pool["models"].items() if k != "_pretrained_"}
 
     assert len(experts) == TASK_COUNTS[tasks]
     for datasets in (
         pool["train_datasets"],
         pool["test_datasets"],
-        plain(job.taskpool.test_datasets),
+        taskpool["test_datasets"],
     ):
         assert list(datasets) == list(experts)
-    assert plain(job.taskpool.test_datasets) == pool["test_datasets"]
+    assert taskpool["test_datasets"] == pool["test_datasets"]
 
     assert pool["models"]["_pretrained_"] == pool["processor"] == pretrained
     for task, expert in experts.items():
         assert expert == f"tanganke/clip-vit-{SIZES[size]}_{task}"
-    assert job.taskpool.base_model == pretrained
-    for part in (job.taskpool.clip_model, job.taskpool.processor):
+    resolved = compose_alias(size, tasks).taskpool
+    assert resolved.base_model == pretrained
+    for part in (resolved.clip_model, resolved.processor):
         assert part.pretrained_model_name_or_path == pretrained
 
 
 @pytest.mark.parametrize("size, tasks", ALIASES)
 def test_mnist_and_svhn_have_their_present_ids(size: str, tasks: str) -> None:
-    job = compose_alias(size, tasks)
+    modelpool, taskpool = pools(size, tasks)
     for task in RENAMED:
         train, test = expected_dataset(task, "train"), expected_dataset(task, "test")
-        assert plain(job.modelpool.train_datasets)[task] == train
-        assert plain(job.modelpool.test_datasets)[task] == test
-        assert plain(job.taskpool.test_datasets)[task] == test
-    ids = hub_ids(plain(job.modelpool)) + hub_ids(plain(job.taskpool))
+        assert modelpool["train_datasets"][task] == train
+        assert modelpool["test_datasets"][task] == test
+        assert taskpool["test_datasets"][task] == test
+    ids = hub_ids(modelpool) + hub_ids(taskpool)
     assert len(ids) >= 3 * (TASK_COUNTS[tasks] - 1)
     # Names without an owner are the hub's old ones.
     assert [name for name in ids if "/" not in name] == []
@@ -83,14 +102,11 @@ def test_mnist_and_svhn_have_their_present_ids(size: str, tasks: str) -> None:
 
 @pytest.mark.parametrize("size, tasks", ALIASES)
 def test_the_model_pool_is_upstreams_but_for_the_ids(size: str, tasks: str) -> None:
-    pool = compose_alias(size, tasks).modelpool
-    upstream = compose_job(
-        f"modelpool=CLIPVisionModelPool/clip-vit-{SIZES[size]}_{tasks}"
-    ).modelpool
+    (pool, _), (upstream, _) = pools(size, tasks), upstream_pools(size, tasks)
     for key in ("_target_", "_recursive_", "models"):
         assert pool[key] == upstream[key]
     for split in ("train_datasets", "test_datasets"):
-        ours, theirs = plain(pool[split]), plain(upstream[split])
+        ours, theirs = pool[split], upstream[split]
         assert list(ours) == list(theirs)
         for task in set(ours) - RENAMED:
             assert ours[task] == theirs[task]
@@ -98,12 +114,8 @@ def test_the_model_pool_is_upstreams_but_for_the_ids(size: str, tasks: str) -> N
 
 @pytest.mark.parametrize("tasks", TASK_COUNTS)
 def test_the_task_pool_is_upstreams_but_for_ids_and_class(tasks: str) -> None:
-    ours = plain(compose_alias("b32", tasks).taskpool)
-    theirs = plain(
-        compose_job(
-            f"taskpool=CLIPVisionModelTaskPool/clip-vit-classification_{tasks}"
-        ).taskpool
-    )
+    ours = deepcopy(pools("b32", tasks)[1])
+    theirs = deepcopy(upstream_pools("b32", tasks)[1])
     for pool in (ours, theirs):
         for task in RENAMED:
             del pool["test_datasets"][task]

@@ -1,30 +1,40 @@
-"""The `fusion_bench` command finds our configs from any folder, and fails as upstream."""
+"""The `fusion_bench` command finds our configs from any folder, and fails as upstream.
+
+That it starts at all, `test_quiet_command` shows.
+"""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from start_program import FUSION_BENCH, REPOSITORY, start, start_at_once
+from start_program import FUSION_BENCH, REPOSITORY, start_at_once
 
 pytestmark = pytest.mark.slow
 
 JOB = ["method=awd", "modelpool=clip-vit-b32_TA8", "taskpool=clip-vit-b32_TA8"]
 
 
-def composed(
-    command: list[str | Path], folder: Path, start: Callable = start_at_once
-) -> dict:
+# The command, with the hub's library told to ask nobody, as HF_HUB_OFFLINE=1 does.
+OFFLINE = """
+import datasets, huggingface_hub.constants
+from fusion_bench.scripts.cli import _hydra_main
+
+datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+_hydra_main()
+"""
+
+
+def composed(command: list[str | Path], folder: Path) -> dict:
     """The job that a command composes when it is started in `folder`."""
-    run = start([*command, *JOB, "--cfg", "job"], folder)
+    run = start_at_once([*command, *JOB, "--cfg", "job"], folder)
     assert run.returncode == 0, run.stderr
     return OmegaConf.to_container(OmegaConf.create(run.stdout))
 
 
 @pytest.fixture(scope="module")
 def from_empty_folder(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    return composed([FUSION_BENCH], tmp_path_factory.mktemp("empty"), start)
+    return composed([FUSION_BENCH], tmp_path_factory.mktemp("empty"))
 
 
 def test_composes_in_an_empty_folder(from_empty_folder: dict) -> None:
@@ -52,12 +62,8 @@ def test_composes_the_same_as_a_module(tmp_path: Path, from_empty_folder: dict) 
 
 
 def test_without_a_hub_it_stops_with_the_hubs_error(tmp_path: Path) -> None:
-    run = start(
-        [FUSION_BENCH, *JOB],
-        tmp_path,
-        HF_HUB_OFFLINE="1",
-        HF_HOME=str(tmp_path / "hub"),
-    )
+    (tmp_path / "offline.py").write_text(OFFLINE)
+    run = start_at_once([tmp_path / "offline.py", *JOB], tmp_path)
     assert run.returncode != 0
     # One line names what could not be had: the test sets are looked at first.
     (error,) = re.findall(r"^\w+Error: .*", run.stderr, flags=re.MULTILINE)

@@ -1,5 +1,9 @@
 """The program behind `fusion_bench`: what one job leaves for the next."""
 
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +23,8 @@ from torch import nn
 from fusion_plugins.cli.merging import MergingProgram
 from fusion_plugins.common.folders import results_folder
 from fusion_plugins.common.running import one_line_errors
-from fusion_plugins.compare.reports import sweep_table
+from fusion_plugins.compare import reports
+from fusion_plugins.compare.reports import report_scores, sweep_table
 from fusion_plugins.pools.clip_tasks import register_clip_task
 
 
@@ -172,14 +177,30 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
     assert capsys.readouterr().err == "\nInterrupted. The command continues.\n"
 
 
+def job_of_a_sweep(folder, scaling, accuracy):
+    hydra = SimpleNamespace(
+        sweep=SimpleNamespace(dir=str(folder)),
+        overrides=SimpleNamespace(task=["method=x", f"scaling={scaling}"]),
+    )
+    return sweep_table(hydra, report_scores({"digits": {"accuracy": accuracy}}))
+
+
+def test_jobs_of_a_sweep_that_end_together_are_all_in_its_table(tmp_path, monkeypatch):
+    write = reports.write_json
+
+    def slowly(*arguments):
+        time.sleep(0.05)
+        write(*arguments)
+
+    monkeypatch.setattr(reports, "write_json", slowly)
+    with ThreadPoolExecutor(3) as jobs:
+        list(jobs.map(partial(job_of_a_sweep, tmp_path), range(3), (0.1, 0.2, 0.3)))
+    assert len(json.loads((tmp_path / "sweep.json").read_text())) == 3
+
+
 def test_jobs_of_a_sweep_share_a_table_the_best_first(tmp_path):
-    shown = []
-    for scaling, accuracy in ((0.2, 0.25), (0.3, 0.75), (0.4, 0.5)):
-        hydra = SimpleNamespace(
-            sweep=SimpleNamespace(dir=str(tmp_path)),
-            overrides=SimpleNamespace(task=["method=x", f"scaling={scaling}"]),
-        )
-        shown.append(sweep_table(hydra, {"digits": {"accuracy": accuracy}}))
+    rows = ((0.2, 0.25), (0.3, 0.75), (0.4, 0.5))
+    shown = [job_of_a_sweep(tmp_path, *row) for row in rows]
     jobs, values = (list(column.cells) for column in shown[-1].columns)
     assert [str(job) for job in jobs] == [
         f"method=x, scaling={s}" for s in (0.3, 0.4, 0.2)

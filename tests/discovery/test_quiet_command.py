@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from forked import become, call
 
+from fusion_plugins.awd import report
+from fusion_plugins.learned import results
 from tools.terminal_screens import on_terminal
 
 EIGHT = (
@@ -31,6 +33,7 @@ def lines_on_terminal(
 
 
 def _at_once(*arguments) -> tuple[int, str]:
+    report.save_pictures = results.save_pictures = lambda *_: []  # most of the time
     return on_terminal(*arguments, execute=become, **PLAIN)
 
 
@@ -54,15 +57,19 @@ def height(lines: list[str], width: int) -> int:
     return sum(max(-(-len(line) // width), 1) for line in lines)
 
 
-@pytest.mark.parametrize(("width", "at_once"), [(80, False), (120, True)])
-def test_a_merge_prints_a_table_in_percent(tiny_pool_root, tmp_path, width, at_once):
+@pytest.mark.parametrize(
+    ("width", "at_once", "method"), [(80, False, "simple_average"), (120, True, "awd")]
+)
+def test_a_merge_prints_a_table_in_percent(
+    tiny_pool_root, tmp_path, width, at_once, method
+):
     pools = [f"{p}=demo" for p in ("modelpool", "taskpool")]
     roots = [f"{p}.root={tiny_pool_root}" for p in ("modelpool", "taskpool")]
-    words = ("method=awd", *pools, *roots)
+    words = (f"method={method}", *pools, *roots)
     status, lines = lines_on_terminal(width, tmp_path, *words, at_once=at_once)
     text = "\n".join(lines)
     assert status == 0 and height(lines, width) <= 25, text
-    assert lines[0] == "Merging: method=awd modelpool=demo taskpool=demo"
+    assert lines[0] == f"Merging: method={method} modelpool=demo taskpool=demo"
     assert re.search(r"^ task +accuracy % ", text, re.MULTILINE)
     for task in ("average", "digits", "textures", "colours"):
         assert re.search(rf"^ {task} +\d+\.\d ", text, re.MULTILINE), text

@@ -1,7 +1,5 @@
 """Every config we ship composes, can be imported, and hides nothing of FusionBench."""
 
-import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -12,19 +10,12 @@ from composing import (
     UPSTREAM,
     compose_file,
     compose_job,
+    header_commands,
     is_choice,
     targets,
 )
 from hydra.utils import get_object
 from omegaconf import OmegaConf
-
-
-def header_commands(path: Path) -> list[list[str]]:
-    """Overrides of the `fusion_bench` commands in a file's comments."""
-    text = (CONFIG / path).read_text(encoding="utf-8")
-    found = re.findall(r"^#\s+fusion_bench (.+)$", text, flags=re.MULTILINE)
-    words = map(shlex.split, found)
-    return [[word for word in command if "=" in word] for command in words]
 
 
 def test_these_tests_see_every_file() -> None:

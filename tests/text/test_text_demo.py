@@ -13,14 +13,13 @@ from fusion_plugins import AWDAlgorithm
 from fusion_plugins.cli import main
 from fusion_plugins.demo import text_build
 from fusion_plugins.demo.recipe import TextRecipe
-from fusion_plugins.demo.text_build import build_text_pool
+from fusion_plugins.demo.text_build import build_text_pool, train_expert
 from fusion_plugins.demo.text_data import TextTask, read_text_folder
 from fusion_plugins.demo.text_pools import (
     demo_text_modelpool,
     demo_text_taskpool,
     load_text_dataset,
 )
-from fusion_plugins.demo.text_training import train_expert
 from fusion_plugins.pools import adapter_for
 
 RECIPE = TextRecipe(batch_size=16, max_length=12, epochs=1)

@@ -1,9 +1,12 @@
-"""The page's first lines: what was compared, what came out, on what it ran."""
+"""What the page says of a comparison beside tables: its first lines, published numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..columns import Column, main_columns
 from ..loading import EXPERTS, PRETRAINED
-from ..numbers import PERCENT, count_text, date_text, duration_text
+from ..numbers import MISSING, PERCENT, count_text, date_text, duration_text
 from ..results import Comparison, Row
 
 
@@ -26,7 +29,7 @@ def summary(comparison: Comparison) -> dict:
 def _sentence(comparison: Comparison) -> str:
     best = comparison.best()
     if best is None:
-        failed = len({row.label for row, _ in comparison.failures})
+        failed = len([row for row in comparison.rows if row.failures])
         failures = f"{count_text(failed, 'method')} failed."
         return f"No merged model was measured; {failures}" if failed else ""
     unit = f"\u00a0{comparison.scale.unit}" if comparison.scale.unit else ""
@@ -53,13 +56,11 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
     for name in (EXPERTS, PRETRAINED):
         if row := comparison.row(name):
             tiles.append((name.capitalize(), _average(comparison, row), note))
-    finished = sum(len(row.cells) for row in comparison.finished)
-    failed = len(comparison.failures)
-    counts = f"{count_text(finished, 'run')} finished" + f", {failed} failed" * bool(
-        failed
-    )
+    costs = [cell["seconds"] for row in comparison.rows for cell in row.cells]
+    counts = f"{count_text(len(costs), 'run')} finished"
+    if failed := sum(len(row.failures) for row in comparison.rows):
+        counts += f", {failed} failed"
     tiles.append(("Methods", str(len(comparison.rows)), counts))
-    costs = [c["seconds"] for row in comparison.finished for c in row.cells]
     spent = sum((cost["merge"] or 0) + (cost["evaluate"] or 0) for cost in costs)
     if spent:
         note = "merging and evaluating, all runs"
@@ -69,19 +70,71 @@ def _tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 def failures(comparison: Comparison) -> list[dict]:
     """Failed runs; seeds of one method with the same error are one entry."""
-    groups: dict[tuple, dict] = {}
-    for row, cell in comparison.failures:
-        error = cell["error"]
-        anchor = row.label not in {label for label, _, _ in groups}
-        key = (row.label, error["type"], error["message"])
-        entry = groups.setdefault(
-            key, {"row": row, "error": error, "seeds": [], "anchor": anchor}
-        )
-        entry["seeds"].append(cell["seed"])
-    return list(groups.values())
+    return [
+        {"row": row, "cells": cells, "anchor": not place}
+        for row in comparison.rows
+        for place, cells in enumerate(row.errors().values())
+    ]
 
 
 def _shared(comparison: Comparison, key: str) -> object:
     """The value all cells agree on, else None."""
     first, *others = (record.get(key) for record in comparison.cells["record"])
     return first if all(other == first for other in others) else None
+
+
+def published(comparison: Comparison) -> dict | None:
+    """What the page shows of ``published`` in compare.json; None without it.
+
+    Published values are in percent, or as their own metric is written. `rows` hold label,
+    measured_label and figures; a figure is (published, measured, difference) as text,
+    difference None if unknown.
+    """
+    entries = comparison.published.get("rows")
+    if not entries:
+        return None
+    named = {task for entry in entries for task in entry.get("tasks") or ()}
+    tasks = [task for task in comparison.tasks if task in named]
+    columns = [c for c in main_columns(comparison) if c.title in ("average", *tasks)]
+    return {
+        "source": comparison.published.get("source") or MISSING,
+        "checkpoints": comparison.published.get("checkpoints") or MISSING,
+        "differs": comparison.published.get("differs") or [],
+        "columns": columns[1:],
+        "unit": "" if comparison.metrics else ", percent",
+        "rows": [_row(entry, columns, comparison) for entry in entries],
+    }
+
+
+def measured_row(entry: dict, comparison: Comparison) -> Row | None:
+    """The row without overrides of the entry's method, else the only row of it."""
+    method = entry.get("method")
+    rows = [row for row in comparison.finished if method and row.method == method]
+    plain = [row for row in rows if not row.any_cell.get("overrides")]
+    return next(iter(plain or rows[: len(rows) == 1]), None)
+
+
+def _row(entry: dict, columns: Sequence[Column], comparison: Comparison) -> dict:
+    row = measured_row(entry, comparison)
+    given = {**(entry.get("tasks") or {}), "average": entry.get("average")}
+    return {
+        "label": entry["label"],
+        "measured_label": row and row.label,
+        "figures": [
+            _figure(given.get(column.title), row, column) for column in columns
+        ],
+    }
+
+
+def _figure(published: float | None, row: Row | None, column: Column) -> dict:
+    factor, digits = 100 if column.unit == "%" else 1, column.digits
+    measured = column.spread(row) if row else None
+    found = None if measured is None else measured.mean * factor
+    difference = None
+    if found is not None and published is not None:
+        difference = f"{found - published:+{digits}}".replace("-", "−")
+    return {
+        "published": MISSING if published is None else f"{published:{digits}}",
+        "measured": MISSING if found is None else f"{found:{digits}}",
+        "difference": difference,
+    }

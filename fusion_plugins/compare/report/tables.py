@@ -17,6 +17,7 @@ from ..columns import (
     main_columns,
     memory_columns,
     metric_columns,
+    ranks,
 )
 from ..numbers import PERCENT, heading_text, whole_text
 from ..results import Comparison, Row
@@ -40,16 +41,9 @@ class Table:
         return any(c.mark(row) for c in self.columns for row in self.rows)
 
     @cached_property
-    def best(self) -> list[float | None]:
-        """Of every column the best of several merged models; None where none is marked."""
-        return [self._best(column) for column in self.columns]
-
-    def _best(self, column: Column) -> float | None:
-        merged = (column.sort(row) for row in self.rows if not row.is_reference)
-        values = [value for value in merged if value is not None]
-        if not column.best or len(values) < 2:
-            return None
-        return max(values) if column.best == "max" else min(values)
+    def ranks(self) -> list[tuple[int, ...]]:
+        """Of every row in every column."""
+        return list(zip(*(ranks(c, self.rows) for c in self.columns), strict=True))
 
 
 def results_table(comparison: Comparison) -> Table:
