@@ -178,8 +178,6 @@ def save_pictures(
     """
     command = how_to_get("matplotlib")
     if command is not None:
-        from . import get_logger
-
         get_logger(__name__).warning("There is no picture of %s: %s", what, command)
         return []
     with paper_style():

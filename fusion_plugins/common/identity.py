@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -155,3 +156,14 @@ def folder_fingerprint(folder: str | PathLike[str]) -> str:
             if not any(part.startswith(".") for part in name.parts)
         }
     )
+
+
+def settings_hash(settings: object, digits: int = 64) -> str:
+    """A short name for plain values.
+
+    Args:
+        settings: Lists, mappings, numbers, text; anything else counts by its text.
+        digits: Hexadecimal digits to keep, 64 at most.
+    """
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

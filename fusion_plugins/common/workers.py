@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -73,14 +73,9 @@ class Workers:
 
 @torch.no_grad()  # holds for one thread
 def _work_on(work: Callable[[Item], None], end: Callable[[], Item]) -> None:
-    for item in _taken(end):
-        work(item)
-
-
-def _taken(end: Callable[[], Item]) -> Iterator[Item]:
     while True:
         try:
             item = end()
         except IndexError:
             return
-        yield item
+        work(item)

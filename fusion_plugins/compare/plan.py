@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from rich.text import Text
 
-from ..common.hashing import settings_hash
+from ..common.identity import settings_hash
 from .cells import Cell, make_cells
 from .files import FORMAT
 from .forecast import downloads, totals

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
-from ..common.hashing import settings_hash
+from ..common.identity import settings_hash
 from ..common.options import require_choice, require_integer, require_number
 
 BUILTIN_TASKS = ("digits", "shapes", "textures", "letters", "counting", "colours")

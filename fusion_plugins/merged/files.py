@@ -44,16 +44,20 @@ def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
         save_model(trunk, str(folder / _WEIGHTS))
 
 
-def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
+def load_trunk(
+    folder: Path, index: Mapping[str, Any], trunk: nn.Module | None = None
+) -> nn.Module:
     """Read what :func:`save_trunk` wrote.
 
     Args:
-        folder: As :func:`trunk_folder` gives it.
+        folder: The tinted model's.
+        index: Its own.
         trunk: A module to copy and fill; None to build the class that ``config.json`` names.
 
     Raises:
         ValueError: There is no ``config.json`` and no module, or it does not fit.
     """
+    folder = folder if index["format"] == _FORMATS[0] else folder / TRUNK
     if trunk is None and (folder / CONFIG).is_file():
         pool = FolderModelPool({"_pretrained_": str(folder)})
         with accounted(f"The trunk in {folder}"):
@@ -73,11 +77,6 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
             f" {one_line(error)}"
         ) from error
     return trunk
-
-
-def trunk_folder(folder: Path, index: Mapping[str, Any]) -> Path:
-    """Where in a tinted model's folder its trunk is, a plain model folder."""
-    return folder if index["format"] == _FORMATS[0] else folder / TRUNK
 
 
 def save_tints(

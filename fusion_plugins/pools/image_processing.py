@@ -15,15 +15,14 @@ from torch.utils.data import Dataset
 
 from ..common.identity import fingerprint
 from .kept_images import EncodedImages, chosen_folder
-from .samples import (
-    SampledAdapter,
-    Samples,
+from .labels import (
     check_class_order,
     check_labels,
     class_number,
     label_columns,
     part,
 )
+from .samples import SampledAdapter, Samples
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
 # Not square and no multiple of usual sizes, so that resizing and cropping take part.

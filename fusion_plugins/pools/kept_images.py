@@ -18,8 +18,7 @@ from torch import Tensor
 from ..common import get_logger
 from ..common.folders import require_folder
 from ..common.identity import fingerprint
-from .contents import stored_contents
-from .samples import Samples
+from .samples import Samples, stored_contents
 
 log = get_logger(__name__)
 

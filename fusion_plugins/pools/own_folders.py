@@ -20,10 +20,9 @@ from ..common.folders import require_paths
 from ..modelpool.tsv import TsvDataset
 from ..task_vectors.files import UNREADABLE, one_line, read_config
 from .clip_tasks import register_clip_task
-from .hugging_face import from_pretrained
 from .loading import PRETRAINED
+from .model_files import from_pretrained, load_tokenizer
 from .saving import OwnFolders
-from .text import load_tokenizer
 
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
 _KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Protocol, cast
 
@@ -156,20 +157,18 @@ def _estimate_per_task(
     shared = _outside_switches(trunk)
     copies: dict[str, dict[str, nn.Module]] = {name: {} for name in shared}
     for task in adapter.tasks:
-        if tinted is not None:
-            tinted.set_task(task)
         layers = shared | _inside_switches(trunk, task)
 
         def run(task: str = task) -> None:
             for inputs in parts([task]):
                 adapter.features(trunk, inputs)
 
-        estimate(layers, run, f"task '{task}'")
+        with nullcontext() if tinted is None else tinted.for_task(task):
+            estimate(layers, run, f"task '{task}'")
         for name, layer in shared.items():
             copies[name][task] = deepcopy(layer)
     if tinted is None:
         return TintedModel(model, copies)
-    tinted.set_task(None)
     for name, own in copies.items():
         tinted.add_site(name, own)
     return tinted

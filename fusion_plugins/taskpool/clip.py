@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..common.upstream import saved_options, test_datasets_of
 from ..merged.model import TintedModel
+from ..merged.sites import replaced
 from ..pools.text_heads import TextHeads
 from .images import OwnTasks
 
@@ -75,12 +76,8 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
             scale = clip.logit_scale.exp()
             return {"logits": features @ classifier.zeroshot_weights.t() * scale}
 
-        replaced = {name: getattr(clip, name) for name in outer}
         try:
-            for name, layer in outer.items():
-                setattr(clip, name, layer)
-            yield outputs
+            with replaced(clip, outer):
+                yield outputs
         finally:
-            for name, layer in replaced.items():
-                setattr(clip, name, layer)
             model.set_task(None)

@@ -12,7 +12,8 @@ from transformers import GPT2ForSequenceClassification
 
 from ..common.upstream import program_of, test_datasets_of
 from ..merged.model import TintedModel
-from ..pools.samples import Samples, check_labels, class_number, opened, part
+from ..pools.labels import check_labels, class_number, part
+from ..pools.samples import Samples, opened
 
 _LABELS = ("labels", "label")  # what upstream reads
 
@@ -47,12 +48,9 @@ class GPT2TaskPool(GPT2TextClassificationTaskPool):
         """
         if not isinstance(model, TintedModel):
             return super().get_classifier(task_name, model)
-        model.set_task(task_name)
-        try:
+        with model.for_task(task_name):
             classifier = super().get_classifier(task_name, model.trunk)
-            head = model.head(task_name)
-            if head is not None:
-                classifier.score = deepcopy(head)
-            return classifier
-        finally:
-            model.set_task(None)
+        head = model.head(task_name)
+        if head is not None:
+            classifier.score = deepcopy(head)
+        return classifier

@@ -56,8 +56,8 @@ class NYUv2TaskPool(_NYUv2TaskPool):
         report: dict[str, float] = {}
         loss = 0.0
         for task in self.config.tasks:
-            encoder.set_task(task)
-            found = self._evaluate_task(encoder, task)
+            with encoder.for_task(task):
+                found = self._evaluate_task(encoder, task)
             loss += found.pop("val/loss")
             report |= found
         return report | {"val/loss": loss}

@@ -124,7 +124,6 @@ class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
         if tinted is None or not (task in tinted.tasks or tinted.needs_task):
             yield classifier
             return
-        tinted.set_task(task)  # says so if there is no tint for the task
         head = tinted.head(task)
 
         def outputs(images: Tensor) -> Tensor:
@@ -133,10 +132,8 @@ class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
                 features = features / features.norm(dim=-1, keepdim=True)
             return head(features)
 
-        try:
+        with tinted.for_task(task):  # says so if there is no tint for the task
             yield classifier if head is None else outputs
-        finally:
-            tinted.set_task(None)
 
 
 @contextmanager

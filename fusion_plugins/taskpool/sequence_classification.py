@@ -19,11 +19,11 @@ from tqdm.auto import tqdm
 from ..common import get_logger
 from ..common.upstream import models_of, program_of, saved_options
 from ..merged.model import TintedModel
-from ..merged.sites import replace
+from ..merged.sites import replaced
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
+from ..pools.model_files import load_tokenizer
 from ..pools.own_heads import check_head_order, head_config
 from ..pools.task_heads import load_own_head
-from ..pools.text import load_tokenizer
 from ..pools.tokens import TextEncoder, choose_length, position_limit
 from .text_inputs import (
     TextTestSets,
@@ -111,20 +111,15 @@ class SequenceClassificationTaskPool(TextTestSets):
     def _with_head(self, model: nn.Module, task: str) -> Iterator[None]:
         """The model with one task's head in place, as it was afterwards."""
         if isinstance(model, TintedModel):
-            model.set_task(task)
-            try:
+            with model.for_task(task):
                 yield
-            finally:
-                model.set_task(None)
             return
         site = SequenceClassificationAdapter.head_site(model)
-        own = model.get_submodule(site)
         head = self._head(task, site)
-        replace(model, site, own if head is None else self.fabric.to_device(head))
-        try:
+        with replaced(
+            model, {} if head is None else {site: self.fabric.to_device(head)}
+        ):
             yield
-        finally:
-            replace(model, site, own)
 
     def _head(self, task: str, site: str) -> nn.Module | None:
         """A task's head; None to take the model's own, of a single task."""

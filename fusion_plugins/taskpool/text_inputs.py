@@ -18,7 +18,8 @@ from ..common.options import reject_unknown, require_integer
 from ..common.upstream import saved_options
 from ..modelpool.folders import accounted
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
-from ..pools.samples import LABEL_COLUMNS, Samples, check_labels, opened, part
+from ..pools.labels import LABEL_COLUMNS, check_labels, part
+from ..pools.samples import Samples, opened
 from ..pools.text import check_fields
 from ..pools.tokens import texts_of
 from .text_metrics import METRICS

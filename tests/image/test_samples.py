@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from fusion_plugins.pools.contents import stored_contents
 from fusion_plugins.pools.image_processing import as_rgb, labelled_images
-from fusion_plugins.pools.samples import Samples, check_class_order
+from fusion_plugins.pools.labels import check_class_order
+from fusion_plugins.pools.samples import Samples, stored_contents
 
 GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOURS = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)

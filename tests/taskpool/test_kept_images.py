@@ -21,10 +21,9 @@ from transformers import CLIPImageProcessor
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
 from fusion_plugins.pools import adapter_for, kept_images, text_heads
 from fusion_plugins.pools.clip_tasks import PromptTemplate
-from fusion_plugins.pools.contents import stored_contents
 from fusion_plugins.pools.image_processing import ImageCodec, labelled_images
 from fusion_plugins.pools.kept_images import EncodedImages
-from fusion_plugins.pools.samples import Samples
+from fusion_plugins.pools.samples import Samples, stored_contents
 from fusion_plugins.taskpool.kept import KeptTestSet
 
 

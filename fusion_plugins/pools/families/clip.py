@@ -19,8 +19,8 @@ from ...modelpool.folders import accounted
 from ..clip_tasks import register_clip_tasks, require_class_names
 from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
+from ..labels import check_class_order
 from ..loading import PRETRAINED, is_instance, label_of
-from ..samples import check_class_order
 from ..text_heads import TextHeads
 
 

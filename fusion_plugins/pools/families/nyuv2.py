@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ...modelpool.folders import load_exactly
 from ...task_vectors.files import read_tensors
 from ..family import family
+from ..labels import part
 from ..loading import load_model
-from ..samples import SampledAdapter, part
+from ..samples import SampledAdapter
 
 
 class DenseHead(nn.Module):
