@@ -1,41 +1,41 @@
-"""Register own zero-shot classification tasks with FusionBench."""
+"""Zero-shot tasks of CLIP: own ones that FusionBench gets to know, and their heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
+from fusion_bench.models.hf_clip import HFCLIPClassifier
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
+from torch import Tensor
 
 from ..common import get_logger
+from ..common.identity import fingerprint
 from ..common.upstream import keep_no_clip_heads, known_clip_tasks
 
 log = get_logger(__name__)
+_HEADS: dict[str, Tensor] = {}
 
 
+@dataclass(frozen=True)
 class PromptTemplate:
     """A prompt with one `{}` as the callable FusionBench expects; equal by its text."""
 
-    def __init__(self, text: str):
-        if not isinstance(text, str) or text.count("{}") != 1:
+    text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or self.text.count("{}") != 1:
             raise ValueError(
-                f"template {text!r} needs exactly one '{{}}' where the class name goes,"
+                f"template {self.text!r} needs exactly one '{{}}' where the class name goes,"
                 " for example 'a photo of a {}.'"
             )
-        self.text = text
 
     def __call__(self, class_name: str) -> str:
         return self.text.replace("{}", class_name)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PromptTemplate) and self.text == other.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __repr__(self) -> str:
-        return f"PromptTemplate({self.text!r})"
 
 
 def _texts(task: str, what: str, given: Sequence[str]) -> list[str]:
@@ -145,3 +145,38 @@ def require_class_names(
             f"FusionBench knows no class names for the task(s) {unknown}. Describe them:"
             f" {option}={{my_task: {{classnames: [...]{templates}}}}}."
         )
+
+
+class TextHeads:
+    """What a text tower makes of class names, in FusionBench's way.
+
+    Heads of equal towers, tokens and places are one in a process: the key is all that
+    they are computed from.
+
+    Args:
+        classifier: Holds the tower and the tokenizer; they do not change.
+    """
+
+    def __init__(self, classifier: HFCLIPClassifier):
+        self._classifier = classifier
+
+    @cached_property
+    def _tower(self) -> str:
+        clip = self._classifier.clip_model
+        parts = (clip.text_model, clip.text_projection)
+        device = next(clip.text_projection.parameters()).device.type
+        config = clip.config.text_config.to_json_string()
+        return fingerprint(device, config, [dict(part.state_dict()) for part in parts])
+
+    @torch.no_grad()
+    def __call__(
+        self, names: Sequence[str], templates: Sequence[Callable[[str], str]]
+    ) -> Tensor:
+        """Unit vectors, shape (classes, features)."""
+        prompts = [template(name) for name in names for template in templates]
+        tokens = self._classifier.processor(text=prompts)["input_ids"]
+        key = fingerprint(self._tower, tokens, len(names))
+        if key not in _HEADS:
+            HFCLIPClassifier.set_classification_task(self._classifier, names, templates)
+            _HEADS[key] = self._classifier.zeroshot_weights
+        return _HEADS[key]

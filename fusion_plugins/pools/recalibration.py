@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from fusion_bench import BaseModelPool
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class SampleSource(Protocol):
     def head_site(self, module: nn.Module) -> str | None: ...
 
 
+# Tasks -> batches that mix them evenly.
+Batches = Callable[[Sequence[str]], Iterator[Tensor]]
 _AT_ONCE = 128  # samples per batch; its statistics are what is averaged
 
 
@@ -79,59 +82,48 @@ def recalibrate(
         adapter = adapter_for(modelpool)
         adapter.check_datasets(data)
         adapter.prepare(torch.device(device))
-    parts = _Parts(adapter, data, samples, seed, torch.device(device))
+    batches = _batches_of(adapter, data, samples, seed, torch.device(device))
     home = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
     model.to(device).eval()
     try:
         if per_task:
-            model = _estimate_per_task(model, adapter, parts)
+            model = _estimate_per_task(model, adapter, batches)
         else:
-            _estimate_shared(model, adapter, parts)
+            _estimate_shared(model, adapter, batches)
     finally:
         for module, training in modes:
             module.training = training
     return model.to(home)
 
 
-class _Parts:
-    """Batches of preprocessed samples, the same ones for the same seed."""
+def _batches_of(
+    adapter: SampleSource, data: str, samples: int, seed: int, device: torch.device
+) -> Batches:
+    """Preprocessed samples, the same ones for the same seed."""
+    order = SampleOrder(seed, _AT_ONCE)
+    datasets = {task: adapter.dataset(task, data) for task in adapter.tasks}
+    chosen = {
+        task: order.subset(f"statistics of {task}", len(dataset), samples)  # type: ignore[arg-type]
+        for task, dataset in datasets.items()
+    }
 
-    def __init__(
-        self,
-        adapter: SampleSource,
-        data: str,
-        samples: int,
-        seed: int,
-        device: torch.device,
-    ):
-        self._adapter, self._device = adapter, device
-        order = SampleOrder(seed, _AT_ONCE)
-        self._datasets = {task: adapter.dataset(task, data) for task in adapter.tasks}
-        self._chosen = {
-            task: order.subset(f"statistics of {task}", len(dataset), samples)  # type: ignore[arg-type]
-            for task, dataset in self._datasets.items()
-        }
+    def inputs(task: str, indices: np.ndarray) -> Tensor:
+        encoded = [adapter.encode(datasets[task][i]) for i in indices.tolist()]
+        return adapter.decode(torch.stack(encoded).to(device))
 
-    def __call__(self, tasks: Sequence[str]) -> Iterator[Tensor]:
-        """Batches that mix these tasks evenly."""
-        most = max(len(self._chosen[task]) for task in tasks)
+    def batches(tasks: Sequence[str]) -> Iterator[Tensor]:
+        most = max(len(chosen[task]) for task in tasks)
         count = -(-most * len(tasks) // _AT_ONCE)
-        split = {t: torch.tensor_split(self._indices(t), count) for t in tasks}
+        split = {t: np.array_split(chosen[t], count) for t in tasks}
         for number in range(count):
-            yield torch.cat([self._inputs(t, split[t][number]) for t in tasks])
+            found = {t: split[t][number] for t in tasks if len(split[t][number])}
+            yield torch.cat([inputs(t, indices) for t, indices in found.items()])
 
-    def _indices(self, task: str) -> Tensor:
-        return torch.as_tensor(self._chosen[task])
-
-    def _inputs(self, task: str, indices: Tensor) -> Tensor:
-        dataset = self._datasets[task]
-        encode = self._adapter.encode
-        stored = torch.stack([encode(dataset[i]) for i in indices.tolist()])
-        return self._adapter.decode(stored.to(self._device))
+    return batches
 
 
-def _estimate_shared(model: nn.Module, adapter: SampleSource, parts: _Parts) -> None:
+def _estimate_shared(model: nn.Module, adapter: SampleSource, batches: Batches) -> None:
     trunk = model
     if isinstance(model, TintedModel):
         trunk, head = model.trunk, adapter.head_site(model.trunk)
@@ -143,14 +135,14 @@ def _estimate_shared(model: nn.Module, adapter: SampleSource, parts: _Parts) -> 
             )
 
     def run() -> None:
-        for inputs in parts(adapter.tasks):
+        for inputs in batches(adapter.tasks):
             adapter.features(trunk, inputs)
 
     estimate(batch_norms(trunk), run)
 
 
 def _estimate_per_task(
-    model: nn.Module, adapter: SampleSource, parts: _Parts
+    model: nn.Module, adapter: SampleSource, batches: Batches
 ) -> TintedModel:
     tinted = model if isinstance(model, TintedModel) else None
     trunk = model if tinted is None else tinted.trunk
@@ -160,7 +152,7 @@ def _estimate_per_task(
         layers = shared | _inside_switches(trunk, task)
 
         def run(task: str = task) -> None:
-            for inputs in parts([task]):
+            for inputs in batches([task]):
                 adapter.features(trunk, inputs)
 
         with nullcontext() if tinted is None else tinted.for_task(task):

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..common.upstream import saved_options, test_datasets_of
 from ..merged.model import TintedModel
 from ..merged.sites import replaced
-from ..pools.text_heads import TextHeads
+from ..pools.clip_tasks import TextHeads
 from .images import OwnTasks
 
 
