@@ -38,9 +38,6 @@ def import_upstream(module: str) -> ModuleType:
     ``fusion_bench.modelpool.openclip_vision`` is imported,
     ``fusion_bench.modelpool.OpenCLIPVisionModelPool`` is found.
 
-    Args:
-        module: Its full name, for example ``fusion_bench.modelpool.openclip_vision``.
-
     Raises:
         ImportError: Something else is missing; where transformers lacks it, the message
             says what to install.

@@ -53,11 +53,7 @@ def require_names(names: Iterable[object]) -> None:
 
 
 def require_paths(option: str, given: Any) -> dict[str, str]:
-    """Paths by the names of models, as text.
-
-    Args:
-        option: Who gave them, for messages.
-        given: Model -> path.
+    """Paths by the names of models, as text; `option` gave them.
 
     Raises:
         ValueError: One is no path, or FusionBench would take a part of it for a reference.
@@ -78,11 +74,7 @@ def require_paths(option: str, given: Any) -> dict[str, str]:
 
 
 def require_folder(name: str, folder: str | Path) -> Path:
-    """A folder that files can be written into; it is created.
-
-    Args:
-        name: The option that gave it, for the message.
-        folder: Its path.
+    """A folder that files can be written into; it is created. `name` is the option's.
 
     Raises:
         ValueError: It is a file, a dangling link, or cannot be written into.
@@ -154,13 +146,7 @@ def results_folder(method: Any) -> Path | None:
     """Where a method writes its results: its logger's folder, or the program's.
 
     Two programs that began in one second are given one folder; the second one gets a
-    folder beside it.
-
-    Args:
-        method: A FusionBench algorithm.
-
-    Returns:
-        None outside a program without loggers: nothing says where.
+    folder beside it. None outside a program without loggers: nothing says where.
 
     Raises:
         ValueError: The folder cannot be written into, or what the program saves at the

@@ -77,12 +77,7 @@ def _update(state: Any, part: Any) -> None:
 
 
 def data_fingerprint(dataset: Any, indices: Iterable[int] | None = None) -> str:
-    """Of the samples of a map-style dataset: all of them, or those at `indices`.
-
-    Args:
-        dataset: Anything with indexing and a length.
-        indices: Which samples count, and in which order.
-    """
+    """Of the samples of a map-style dataset: all of them, or those at `indices`."""
     chosen = range(len(dataset)) if indices is None else indices
     return fingerprint([dataset[index] for index in chosen])
 
@@ -120,9 +115,8 @@ def _digest_of(path: str | PathLike[str], state: Any) -> str:
 def file_identity(file: Path) -> list[int | str]:
     """What tells one version of a file from another, without reading all of it.
 
-    Returns:
-        Its name, bytes, times of change (of content, of anything) in ns, and a
-        fingerprint of parts all over it, for disks that keep no times.
+    Its name, bytes, times of change (of content, of anything) in ns, and a fingerprint of
+    parts all over it, for disks that keep no times.
     """
     stat = file.stat()
     with file.open("rb", buffering=0) as stream:
@@ -159,11 +153,6 @@ def folder_fingerprint(folder: str | PathLike[str]) -> str:
 
 
 def settings_hash(settings: object, digits: int = 64) -> str:
-    """A short name for plain values.
-
-    Args:
-        settings: Lists, mappings, numbers, text; anything else counts by its text.
-        digits: Hexadecimal digits to keep, 64 at most.
-    """
+    """A short name for plain values; what is no plain value counts by its text."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]

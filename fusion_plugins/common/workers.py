@@ -35,11 +35,8 @@ class Workers:
     ) -> None:
         """Call `work` with every item, in any order, without gradients.
 
-        Args:
-            work: Must not depend on the others' calls.
-            items: What to work on.
-            both_ends: Half of the threads begin at the other end. With the largest first,
-                two of the largest would push each other out of the cache.
+        With `both_ends` half of the threads begin at the other end: with the largest first,
+        two of the largest would push each other out of the cache.
         """
         left = deque(items)
         threads = torch.get_num_threads()

@@ -28,10 +28,7 @@ _NOT_ALONE = f"tinted model, load it with {_HOME}.TintedModel.from_pretrained"
 def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
     """Write the trunk as its class does, or as one safetensors file.
 
-    Args:
-        trunk: A plain module.
-        folder: The tinted model's, exists already; transformers alone cannot load it.
-        **kwargs: For the trunk's own save_pretrained.
+    The folder is the tinted model's; transformers alone cannot load it.
     """
     config = {"model_type": _NOT_ALONE, "architectures": ["TintedModel"]}
     (folder / CONFIG).write_text(json.dumps(config, indent=2))
@@ -47,12 +44,7 @@ def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
 def load_trunk(
     folder: Path, index: Mapping[str, Any], trunk: nn.Module | None = None
 ) -> nn.Module:
-    """Read what :func:`save_trunk` wrote.
-
-    Args:
-        folder: The tinted model's.
-        index: Its own.
-        trunk: A module to copy and fill; None to build the class that ``config.json`` names.
+    """Read what :func:`save_trunk` wrote into a copy of `trunk`, or as ``config.json`` says.
 
     Raises:
         ValueError: There is no ``config.json`` and no module, or it does not fit.
@@ -85,14 +77,7 @@ def save_tints(
     tints: Mapping[str, Mapping[str, Tensor]],
     parameters: Mapping[str, object],
 ) -> None:
-    """Write one file per task, and the index last.
-
-    Args:
-        folder: The model's folder.
-        places: Sites.
-        tints: Task -> tensors, named ``<site>/<tensor>``.
-        parameters: For the index, to read.
-    """
+    """Write one file per task, tensors named ``<site>/<tensor>``, and the index last."""
     (folder / TINTS).mkdir(exist_ok=True)
     for task, tensors in tints.items():
         save_file(dict(tensors), _tint_file(folder, task))
@@ -173,14 +158,7 @@ def site_state(tensors: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
 def layer_of(
     trunk: nn.Module, site: Site, state: Mapping[str, Tensor], head: nn.Module | None
 ) -> nn.Module:
-    """A task's layer, filled.
-
-    Args:
-        trunk: Has a layer like it, for sites of the trunk.
-        site: Where it stands.
-        state: Its tensors.
-        head: A module to copy and fill; None for linear heads.
-    """
+    """A task's layer, filled; a head as a copy of the given one, or else linear."""
     if site.is_head and (head is not None or "weight" not in state):
         return _filled_head(head, state)
     if site.is_head:

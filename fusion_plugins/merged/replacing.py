@@ -86,15 +86,9 @@ def fetched(source: str | Path) -> Path:
 
 
 def upload(save: Callable[[str], None], name: str, **options: Any) -> str:
-    """Upload what `save` writes into a folder.
+    """Upload what `save` writes into a temporary folder to ``user/name``; its address.
 
-    Args:
-        save: Called with a temporary folder.
-        name: ``user/name``; made if it does not exist.
-        **options: ``private`` for a new one; ``token``.
-
-    Returns:
-        Its address.
+    The repository is made if it does not exist; `private` is for a new one.
     """
     api = huggingface_hub.HfApi(token=options.pop("token", None))
     with tempfile.TemporaryDirectory() as folder:

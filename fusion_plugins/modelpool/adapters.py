@@ -55,9 +55,6 @@ class Adapter:
         Names agree if their last part does, or if one side has none: the same model may
         lie in different places. Whether the tensors fit is seen when they are merged.
 
-        Args:
-            base: Folder or hub name of the pool's pretrained model, if known.
-
         Raises:
             ValueError: The adapter names another model.
         """
@@ -72,10 +69,7 @@ class Adapter:
         log.info("%s: the adapter of %s is merged into %s.", self.label, named, base)
 
     def merged_into(self, base: nn.Module) -> nn.Module:
-        """The base with the adapter's changes in its weights, and the adapter's own head.
-
-        Args:
-            base: Is changed.
+        """The base, changed: with the adapter's changes in its weights and its own head.
 
         Raises:
             ValueError: The adapter does not fit the base.

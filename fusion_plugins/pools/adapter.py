@@ -39,16 +39,7 @@ class AdapterFinish(Finish):
             adapter.check_datasets(self.options.data)
 
     def complete(self, merged: nn.Module, device: torch.device) -> nn.Module:
-        return self.recalibrated(with_task_heads(merged, self.modelpool), device)
-
-    def card(self, label: str, settings: Any, merged: nn.Module) -> str:
-        text = pool_card(label, settings, self.modelpool)
-        if isinstance(merged, TintedModel):
-            merged.card = text
-        return text
-
-    def recalibrated(self, merged: nn.Module, device: torch.device) -> nn.Module:
-        """The model with estimated statistics, if the options ask for them."""
+        merged = with_task_heads(merged, self.modelpool)
         if not self.statistics.recalibrates:
             return merged
         return recalibrate(
@@ -61,6 +52,12 @@ class AdapterFinish(Finish):
             adapter=self.adapter,
             device=device,
         )
+
+    def card(self, label: str, settings: Any, merged: nn.Module) -> str:
+        text = pool_card(label, settings, self.modelpool)
+        if isinstance(merged, TintedModel):
+            merged.card = text
+        return text
 
 
 class PoolAdapter(ModelFamily, ABC):

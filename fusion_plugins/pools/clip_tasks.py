@@ -56,17 +56,10 @@ def register_clip_task(
 ) -> None:
     """Make `name` a zero-shot task that FusionBench's CLIP pools can evaluate.
 
-    Registering the same content again does nothing; other content replaces it, also
-    that of a task FusionBench ships.
-
-    Args:
-        name: Task name, as used for the pool's models and data sets.
-        classnames: One name per class; position = label. Repeats get a warning.
-        templates: Prompts with one `{}` each, for example "a photo of a {}.".
+    Other content under a known name replaces it, also that of a task FusionBench ships.
 
     Raises:
-        ValueError: Empty name, empty class names, or a template without exactly one
-            `{}`.
+        ValueError: Empty name, empty class names, or a template without exactly one `{}`.
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"a task needs a non-empty name, got {name!r}")
@@ -93,11 +86,7 @@ def register_clip_task(
 
 
 def register_clip_tasks(tasks: Mapping | None, prompts: bool = True) -> None:
-    """Register tasks as options describe them.
-
-    Args:
-        tasks: Task -> `classnames` and `templates`.
-        prompts: Whether there are templates; else nothing reads them.
+    """Register tasks: name -> `classnames` and, if there are `prompts`, `templates`.
 
     Raises:
         ValueError: A description has other keys, or is refused by `register_clip_task`.
@@ -117,12 +106,7 @@ def register_clip_tasks(tasks: Mapping | None, prompts: bool = True) -> None:
 def registered_tasks(
     tasks: Mapping | None = None, prompts: bool = True
 ) -> Iterator[None]:
-    """Register tasks for a while; whatever is registered meanwhile is undone afterwards.
-
-    Args:
-        tasks: As :func:`register_clip_tasks` takes them; None to undo what others register.
-        prompts: Likewise.
-    """
+    """Register tasks for a while; all that is registered meanwhile is undone then."""
     known = known_clip_tasks(CLIPTemplateFactory)
     before = dict(known)
     try:

@@ -33,13 +33,10 @@ _Step = Callable[[Image.Image], Tensor]
 
 
 def as_rgb(image: Any) -> Image.Image:
-    """An image as three colours of eight bits; transparency is dropped.
+    """An image as three colours of eight bits, or ValueError; transparency is dropped.
 
     16-bit values are divided by 257, so that white stays white and a picture is the same
     one in both depths; pillow alone cuts them off at 255.
-
-    Raises:
-        ValueError: Not an image of pillow, or one whose brightest value is not known.
     """
     if not isinstance(image, Image.Image):
         raise ValueError(
@@ -69,11 +66,6 @@ def labelled_images(
     task: str, raw: Any, classes: Sequence[str] | int
 ) -> LabelledImages:
     """A test set as FusionBench's task pools read it: dicts of `image` and `label`.
-
-    Args:
-        task: The task.
-        raw: What the user gave.
-        classes: Names of the classes, or how many there are.
 
     Raises:
         ValueError: A sample that was looked at has no image or no label of these classes,

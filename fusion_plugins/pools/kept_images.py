@@ -41,9 +41,6 @@ class Room:
 
     It is in a file, which processes that load data share. Each image has a mark of its
     content, so that one that was not wholly written is none.
-
-    Attributes:
-        nbytes: Bytes that it takes.
     """
 
     def __init__(self, file: IO[bytes], count: int, shape: tuple[int, ...]):
@@ -85,19 +82,9 @@ def chosen_folder() -> Path | None:
 def shared_room(raw: Any, codec: Codec, make: bool) -> Room | None:
     """Where the images of equal data sets are kept as a codec encodes them.
 
-    It stays for this process and, where :data:`FOLDER` is set, for later ones.
-
-    Args:
-        raw: The data set.
-        codec: Encodes the images.
-        make: Whether to make a place where there is none yet.
-
-    Returns:
-        The place; None where there is none, for lack of room, because images are not
-        kept as bytes, or because nothing tells what the data set holds.
-
-    Raises:
-        ValueError: The folder cannot be written into.
+    It stays for this process and, where :data:`FOLDER` is set, for later ones. None where
+    there is none and `make` is false, for lack of room, because images are not kept as
+    bytes, or because nothing tells what the data set holds.
     """
     folder = chosen_folder()
     if not codec.compact or not (make or _ROOMS or folder):
@@ -150,11 +137,7 @@ def _bytes_of(count: int, shape: tuple[int, ...]) -> int:
 
 
 class EncodedImages(Samples):
-    """A data set's images as a codec encodes them.
-
-    Args:
-        task, raw, read: As for :class:`Samples`; `read` encodes.
-    """
+    """A data set's images as a codec encodes them."""
 
     _room: Room | None = None
 

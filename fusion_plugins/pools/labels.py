@@ -129,17 +129,7 @@ def _said(raw: Any, column: str, what: str) -> Any:
 
 
 def read_labels(task: str, raw: Any, samples: np.ndarray, classes: int) -> Tensor:
-    """Labels of some samples as class numbers.
-
-    Args:
-        task: The task.
-        raw: Its data set.
-        samples: Indices.
-        classes: How many there are.
-
-    Raises:
-        ValueError: A sample has no label, or one that is no class.
-    """
+    """Labels of the samples at some indices as class numbers, or ValueError."""
     columns = label_columns(raw, classes)
 
     def read(sample: Any) -> int:

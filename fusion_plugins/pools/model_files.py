@@ -40,10 +40,7 @@ def local_folder(
 ) -> Path | None:
     """The folder that a model is loaded from as it is; None where that is not certain.
 
-    Args:
-        modelpool: A pool; must load as a `kind` does; subclasses may not.
-        name: The model.
-        kind: The pool class whose loading is known.
+    The pool must load as a `kind` does; subclasses may do otherwise.
     """
     config = models_of(modelpool)[name]
     options = {k: v for k, v in _model_options(modelpool).items() if v is not None}
@@ -116,12 +113,7 @@ def code_options(modelpool: BaseModelPool) -> dict:
 
 
 def tokenizer_source(modelpool: BaseModelPool) -> Path | object | None:
-    """Where the pool's tokenizer comes from.
-
-    Returns:
-        A folder of its files; a tokenizer where the pool describes how to make one; None
-        where it names none.
-    """
+    """A folder of the pool's tokenizer, else the tokenizer; None where it names none."""
     given = given_tokenizer(modelpool)
     if isinstance(given, str) and Path(given).is_dir():
         return Path(given)
@@ -137,8 +129,7 @@ def given_tokenizer(modelpool: BaseModelPool) -> Any:
 def load_tokenizer(modelpool: BaseModelPool) -> Any:
     """The pool's tokenizer, from its config, a folder or hub name, or an object.
 
-    FusionBench's own ``Seq2SeqLMPool.load_tokenizer`` fails in 0.2.33, and a pool without
-    a tokenizer fails an assertion.
+    FusionBench's own ``Seq2SeqLMPool.load_tokenizer`` fails in 0.2.33.
 
     Raises:
         ValueError: The pool has none.

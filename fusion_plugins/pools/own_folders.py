@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+from datasets.exceptions import DatasetsError
 from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import (
     CLIPVisionModelPool,
@@ -21,7 +23,7 @@ from ..modelpool.tsv import TsvDataset
 from ..task_vectors.files import UNREADABLE, one_line, read_config
 from .clip_tasks import register_clip_task
 from .loading import PRETRAINED
-from .model_files import from_pretrained, load_tokenizer
+from .model_files import from_pretrained
 from .saving import OwnFolders
 
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
@@ -33,15 +35,9 @@ _CLASS = "transformers.AutoModelForSequenceClassification"
 class OwnCLIPPool(OwnFolders, CLIPVisionModelPool):
     """FusionBench's CLIP pool; its models are saved with processor and card."""
 
-    def _preparation(self) -> Any:
-        return self.load_processor()
-
 
 class OwnTextPool(OwnFolders, SequenceClassificationModelPool):
     """FusionBench's pool of text classifiers; saved with tokenizer and card."""
-
-    def _preparation(self) -> Any:
-        return load_tokenizer(self)
 
 
 def folder_modelpool(
@@ -135,8 +131,6 @@ def read_data(path: str) -> Any:
     Raises:
         ValueError: It cannot be read as any of these.
     """
-    from datasets.exceptions import DatasetsError
-
     try:
         return _read_data(Path(path))
     except (DatasetsError, zipfile.BadZipFile, *UNREADABLE) as error:
@@ -156,15 +150,9 @@ def _read_data(file: Path) -> Any:
         raise ValueError("its path is empty")
     if file.is_file() and not file.stat().st_size:
         raise ValueError("it is an empty file")
-    if file.suffix.lower() == ".tsv":
-        return TsvDataset(file)
-    if file.suffix.lower() == ".npz":
-        return _read_npz(file)
-    import datasets
-
     kind = file.suffix.lower()
-    if kind == ".csv":
-        return _read_csv(file)
+    if kind in _READERS:
+        return _READERS[kind](file)
     if kind in _KINDS:
         return datasets.load_dataset(_KINDS[kind], data_files=str(file), split="train")
     if file.is_file():
@@ -181,8 +169,6 @@ def _read_data(file: Path) -> Any:
 
 
 def _read_csv(file: Path) -> Any:
-    import datasets
-
     with file.open(encoding="utf-8-sig") as lines:
         header = lines.readline()
     mark = next((m for m in ",;\t" if m in header), ",")  # ; where , is for decimals
@@ -195,8 +181,6 @@ def _read_csv(file: Path) -> Any:
 
 def _read_images(folder: Path) -> Any:
     """Classes may have names that are also those of splits, such as ``train``."""
-    import datasets
-
     folders = [path for path in folder.glob("[!.]*") if path.is_dir()]
     classes = not any(path.is_dir() for inner in folders for path in inner.iterdir())
     files = {"data_files": {"test": "*/*"}, "drop_labels": False} if classes else {}
@@ -210,8 +194,6 @@ def _read_images(folder: Path) -> Any:
 
 
 def _read_npz(file: Path) -> Any:
-    import datasets
-
     with np.load(file) as arrays:
         missing = {"x_test", "y_test", "class_names"} - set(arrays)
         if missing:
@@ -224,6 +206,9 @@ def _read_npz(file: Path) -> Any:
     found = datasets.Dataset.from_dict(columns, features)
     found.class_names = names
     return found
+
+
+_READERS = {".tsv": TsvDataset, ".csv": _read_csv, ".npz": _read_npz}
 
 
 def class_names(data: Any, path: str) -> Sequence[str]:

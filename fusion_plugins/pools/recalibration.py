@@ -194,11 +194,6 @@ def estimate(
     Running mean and variance become the plain averages over the batches of each batch's
     mean and (unbiased) variance; meanwhile these layers normalise by the batch's own.
 
-    Args:
-        layers: By name, as from :func:`batch_norms`.
-        run: Runs forward passes.
-        what: For the message.
-
     Raises:
         ValueError: A layer met no inputs, or statistics that are not finite.
     """

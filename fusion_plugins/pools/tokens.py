@@ -97,14 +97,7 @@ class TextEncoder:
         return rows
 
     def unpack(self, stored: Tensor) -> dict[str, Tensor]:
-        """Model inputs without the padding that all samples share.
-
-        Args:
-            stored: Shape (samples, rows, max_length).
-
-        Returns:
-            Name -> int64, shape (samples, longest).
-        """
+        """Model inputs, int64 (samples, longest), without the padding that all share."""
         longest = int(stored[:, 1].any(0).nonzero()[-1]) + 1
         rows = stored[..., :longest].long().unbind(1)
         return dict(zip(self.names, rows, strict=True))
@@ -167,16 +160,10 @@ def position_limit(module: nn.Module) -> int | None:
 
 
 def choose_length(tokenizer: Any, limit: int | None, wanted: int | None) -> int:
-    """Tokens per sample.
-
-    Args:
-        tokenizer: Its `model_max_length` counts if it says one.
-        limit: What the model has positions for; None for no limit.
-        wanted: What the user asks for; None for as many as tokenizer and model take,
-            at most LONGEST.
+    """Tokens per sample: `wanted`, or as many as tokenizer and model take up to LONGEST.
 
     Raises:
-        ValueError: The user asks for more than the model takes, or for none.
+        ValueError: The user wants more than the model has positions for, or none.
     """
     if wanted is None:
         return min(tokenizer.model_max_length, limit or LONGEST, LONGEST)

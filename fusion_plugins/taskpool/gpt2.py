@@ -10,7 +10,7 @@ from fusion_bench.taskpool import GPT2TextClassificationTaskPool
 from torch import nn
 from transformers import GPT2ForSequenceClassification
 
-from ..common.upstream import program_of, test_datasets_of
+from ..common.upstream import modelpool_of, test_datasets_of
 from ..merged.model import TintedModel
 from ..pools.labels import check_labels, class_number, part
 from ..pools.samples import Samples, opened
@@ -27,7 +27,7 @@ class GPT2TaskPool(GPT2TextClassificationTaskPool):
     def check_samples(self) -> None:
         """Raise a ValueError for labels that are no classes of the task's expert."""
         for task, listed in test_datasets_of(self).items():
-            classes = program_of(self).modelpool.load_classifier(task).num_labels
+            classes = modelpool_of(self).load_classifier(task).num_labels
             number, raw = partial(class_number, classes=classes), opened(listed)
             labels = partial(part, columns=_LABELS, place=1)
             Samples(task, raw, labels).check()

@@ -18,8 +18,8 @@ from ..common.compat import import_upstream
 from ..common.options import plain, reject_unknown
 from ..common.upstream import (
     is_set_up,
+    modelpool_of,
     models_of,
-    program_of,
     saved_options,
     test_datasets_of,
 )
@@ -210,7 +210,7 @@ class ImageTaskPool(OwnTasks, _Upstream):
 
     @property
     def _experts(self) -> Mapping[str, Any]:
-        return models_of(getattr(program_of(self), "modelpool", None), {})
+        return models_of(modelpool_of(self), {})
 
     def load_test_dataset(
         self, dataset_name: str, *args: Any, **kwargs: Any

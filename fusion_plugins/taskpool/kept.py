@@ -12,12 +12,7 @@ from ..pools.kept_images import Room, new_room, shared_room
 
 
 class KeptTestSet(Dataset):
-    """Dicts of an `image`, as the model takes it, and a `label`.
-
-    Args:
-        samples: Gives images and labels.
-        codec: Encodes images as bytes.
-    """
+    """Dicts of an `image`, as the model takes it, and a `label`."""
 
     def __init__(self, samples: LabelledImages, codec: ImageCodec):
         self._samples, self._codec = samples, codec

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..common.upstream import program_of, test_datasets_of
+from ..common.upstream import modelpool_of, test_datasets_of
 from ..merged.model import TintedModel
 from ..pools.loading import load_model
 
@@ -63,8 +63,10 @@ class NYUv2TaskPool(_NYUv2TaskPool):
         return report | {"val/loss": loss}
 
     def _evaluate_task(self, model: TintedModel, task: str) -> dict[str, float]:
-        head = model.head(task)
-        decoder = self._decoder(task) if head is None else head.decoder
+        head: Any = model.head(task)
+        if head is None:
+            whole: Any = load_model(modelpool_of(self), task, encoder_only=False)
+        decoder = whole.decoders[task] if head is None else head.decoder
         module = NYUv2MTLModule(
             model, nn.ModuleDict({task: decoder}), tasks=[task], task_weights=[1]
         )
@@ -74,11 +76,6 @@ class NYUv2TaskPool(_NYUv2TaskPool):
             num_workers=self.config.num_workers,
         )
         return dict(self.trainer.validate(module, loader)[0])
-
-    def _decoder(self, task: str) -> nn.Module:
-        pool = program_of(self).modelpool
-        model: Any = load_model(pool, task, encoder_only=False)
-        return model.decoders[task]
 
 
 def _of_task(report: Mapping[str, float], task: str) -> dict[str, float]:

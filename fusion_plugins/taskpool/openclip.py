@@ -16,7 +16,7 @@ from ..common.upstream import (
     is_set_up,
     loader_options_of,
     model_name_of,
-    program_of,
+    modelpool_of,
     task_heads_of,
 )
 from ..merged.model import TintedModel
@@ -102,7 +102,7 @@ class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
         return _upstream.load_classifier_head(head)
 
     def _find_processor(self) -> Callable:
-        modelpool: Any = getattr(program_of(self), "modelpool", None)
+        modelpool = modelpool_of(self)
         if hasattr(type(modelpool), "test_processor"):
             return modelpool.test_processor
         if model_name_of(self) is None:

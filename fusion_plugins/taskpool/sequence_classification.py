@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..common import get_logger
-from ..common.upstream import models_of, program_of, saved_options
+from ..common.upstream import modelpool_of, models_of, saved_options
 from ..merged.model import TintedModel
 from ..merged.sites import replaced
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
@@ -94,16 +94,13 @@ class SequenceClassificationTaskPool(TextTestSets):
     def _loaded_tokenizer(self) -> Any:
         if self._tokenizer is not None:
             return load_tokenizer(self)
-        modelpool = self._program_modelpool()
+        modelpool = modelpool_of(self)
         if modelpool is None:
             raise ValueError(
                 "The task pool has no tokenizer: set taskpool.tokenizer to the one of the"
                 " models, a folder or hub name."
             )
         return load_tokenizer(modelpool)
-
-    def _program_modelpool(self) -> Any:
-        return getattr(program_of(self), "modelpool", None)
 
     # -- heads --------------------------------------------------------------------
 
@@ -123,7 +120,7 @@ class SequenceClassificationTaskPool(TextTestSets):
 
     def _head(self, task: str, site: str) -> nn.Module | None:
         """A task's head; None to take the model's own, of a single task."""
-        modelpool = self._program_modelpool()
+        modelpool = modelpool_of(self)
         if self.heads and task in self.heads:
             return load_head(task, self.heads[task])
         if modelpool is not None and task in modelpool.model_names:
@@ -142,7 +139,7 @@ class SequenceClassificationTaskPool(TextTestSets):
     def check_samples(self) -> None:
         """Raise a ValueError if texts are missing, or labels are not those of the heads."""
         _ = self._loaded_tokenizer  # which says so if there is none
-        experts = models_of(self._program_modelpool(), {})
+        experts = models_of(modelpool_of(self), {})
         for task in self._test_datasets:
             raw = self._raw(task)
             labels = check_texts(task, raw, self._info(task).get("fields"))

@@ -84,10 +84,7 @@ def _number(label: Any) -> float:
 
 
 def check_texts(task: str, raw: Any, fields: Sequence[str] | None) -> list[float]:
-    """Look at a few samples of a test set, and at all labels where that is cheap.
-
-    Returns:
-        The labels, where all were looked at.
+    """Look at a few samples of a test set; all labels, where reading them is cheap.
 
     Raises:
         ValueError: It is empty, or a sample has no known text or no label.

@@ -139,11 +139,7 @@ def inferred_architecture(
 ) -> Architecture:
     """The architecture of a vision transformer from the shapes of its tensors.
 
-    Args:
-        tensors: Of an image encoder, names as in FusionBench (``model.visual...``).
-        quick_gelu: Whether its activation is QuickGELU; no tensor tells.
-        heads: Attention heads of the vision transformer; no tensor tells either.
-        preprocess: As in :class:`Architecture`.
+    No tensor tells the activation and the number of attention heads.
 
     Raises:
         ValueError: It is not a vision transformer of open_clip's usual form.

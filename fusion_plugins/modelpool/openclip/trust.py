@@ -96,7 +96,10 @@ def read(path: str | Path, trust_pickle: bool = False) -> Content:
             " --trust-pickle\nThe file that this writes is found by itself then. Or set"
             " modelpool.trust_pickle=true (and taskpool.trust_pickle=true)."
         )
-    return _from_pickle(read_pickle(path), path)
+    content = read_pickle(path)
+    if isinstance(content, Record) and "_modules" in content.__dict__:
+        return Content(content.state_dict(), record=content)
+    return Content(_state_dict(content, path))
 
 
 def _opened(path: Path) -> safe_open:
@@ -136,12 +139,6 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
             f"{path} holds a {type(content).__name__}, not a state dict or a module."
         )
     return dict(tensors)
-
-
-def _from_pickle(content: object, path: Path) -> Content:
-    if isinstance(content, Record) and "_modules" in content.__dict__:
-        return Content(content.state_dict(), record=content)
-    return Content(_state_dict(content, path))
 
 
 def as_metadata(**values: object) -> dict[str, str]:

@@ -22,9 +22,6 @@ class DenseHead(nn.Module):
 
     At the decoder's own resolution: FusionBench enlarges outputs to the image's size only
     to measure them.
-
-    Args:
-        decoder: Maps (samples, features, height, width) to (samples, channels, ...).
     """
 
     def __init__(self, decoder: nn.Module):
