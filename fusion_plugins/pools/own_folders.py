@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,11 @@ def _read_npz(file: Path) -> Any:
     return found
 
 
-_READERS = {".tsv": TsvDataset, ".csv": _read_csv, ".npz": _read_npz}
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".tsv": TsvDataset,
+    ".csv": _read_csv,
+    ".npz": _read_npz,
+}
 
 
 def class_names(data: Any, path: str) -> Sequence[str]:
