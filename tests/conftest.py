@@ -76,3 +76,21 @@ def tiny_modelpool(tiny_pool_root):
     from fusion_plugins.demo import demo_modelpool
 
     return demo_modelpool(root=tiny_pool_root)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Files of pictures stay empty: to draw them takes most of a tiny run's time."""
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def leave_empty(figure, file, **options):
+        if isinstance(file, Path):
+            return file.touch()
+        return save(figure, file, **options)  # what a page shows
+
+    monkeypatch.setattr(Figure, "savefig", leave_empty)
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)

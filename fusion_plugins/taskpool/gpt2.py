@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from fusion_bench.taskpool import GPT2TextClassificationTaskPool
@@ -24,14 +24,21 @@ class GPT2TaskPool(GPT2TextClassificationTaskPool):
     Heads of plain trunks come from the running program's model pool, as upstream.
     """
 
+    @cached_property
+    def _checked(self) -> set[str]:
+        return set()
+
     def check_samples(self) -> None:
         """Raise a ValueError for labels that are no classes of the task's expert."""
         for task, listed in test_datasets_of(self).items():
+            if task in self._checked:  # to open data and load an expert takes its time
+                continue
             classes = modelpool_of(self).load_classifier(task).num_labels
             number, raw = partial(class_number, classes=classes), opened(listed)
             labels = partial(part, columns=_LABELS, place=1)
             Samples(task, raw, labels).check()
             check_labels(task, raw, _LABELS, number)
+            self._checked.add(task)
 
     def evaluate(self, model: nn.Module, name: str | None = None) -> dict[str, Any]:
         """As upstream's; test sets are checked first."""
@@ -41,16 +48,16 @@ class GPT2TaskPool(GPT2TextClassificationTaskPool):
     def get_classifier(
         self, task_name: str, model: nn.Module
     ) -> GPT2ForSequenceClassification:
-        """The task's classifier around a copy of the model.
+        """The task's classifier around a copy of the model, without dropout.
 
         Raises:
             ValueError: The model is tinted, but not for this task.
         """
         if not isinstance(model, TintedModel):
-            return super().get_classifier(task_name, model)
+            return super().get_classifier(task_name, model).eval()
         with model.for_task(task_name):
             classifier = super().get_classifier(task_name, model.trunk)
         head = model.head(task_name)
         if head is not None:
             classifier.score = deepcopy(head)
-        return classifier
+        return classifier.eval()

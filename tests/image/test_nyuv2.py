@@ -311,6 +311,7 @@ def test_samples_that_are_no_images_are_named(pool, samples, message, monkeypatc
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")
+@pytest.mark.usefixtures("no_pictures")
 def test_the_recipe_runs_to_its_end(pool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where lightning logs
     monkeypatch.setattr(NYUv2Model, "image_size", (32, 48))

@@ -62,6 +62,7 @@ RECIPES = {
 SHORT = "{adamerging: {steps: 1}, tinting: {rounds: 1}, tinting_pp: {rounds: 1}}"
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_cell_of_a_recipe_is_measured(recipe, tmp_path):
     make, names, loader, metric = RECIPES[recipe]

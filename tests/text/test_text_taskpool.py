@@ -374,7 +374,8 @@ def test_plain_gpt2_trunks_have_upstreams_numbers(tmp_path):
     pool = gpt2_pool(tmp_path)
     model = pool.load_model("aa")
     want = gpt2_taskpool(GPT2TextClassificationTaskPool, pool).evaluate(model)
-    assert gpt2_taskpool(GPT2TaskPool, pool).evaluate(model) == want
+    ours = gpt2_taskpool(GPT2TaskPool, pool)
+    assert ours.evaluate(model.train()) == want  # without dropout all the same
     assert set(want) == {*CLASSES, "average"}
 
 
