@@ -78,8 +78,8 @@ def tiny_modelpool(tiny_pool_root):
     return demo_modelpool(root=tiny_pool_root)
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
+@pytest.fixture(scope="module")
+def no_pictures():
     """Files of pictures stay empty: to draw them takes most of a tiny run's time."""
     from pathlib import Path
 
@@ -92,5 +92,7 @@ def no_pictures(monkeypatch):
             return file.touch()
         return save(figure, file, **options)  # what a page shows
 
-    monkeypatch.setattr(Figure, "savefig", leave_empty)
-    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", leave_empty)
+        patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+        yield
