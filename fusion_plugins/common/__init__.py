@@ -53,12 +53,7 @@ def how_to_get(module: str) -> str | None:
 
 
 def require(module: str, purpose: str) -> None:
-    """Check that an optional package is installed, before anything slow.
-
-    Raises:
-        ModuleNotFoundError: It is not; the message starts with the purpose and names the
-            extra to install.
-    """
+    """Raise ModuleNotFoundError, with the extra to install, before anything slow."""
     command = how_to_get(module)
     if command is not None:
         raise ModuleNotFoundError(f"{purpose} needs {module}: {command}.", name=module)

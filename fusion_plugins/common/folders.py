@@ -22,11 +22,7 @@ _HELD: dict[tuple[int, Path], tuple[FileLock, weakref.ref[Any]]] = {}
 
 
 def require_path(name: str, value: object) -> str:
-    """A path as a string.
-
-    Raises:
-        ValueError: `value` is no path, or an empty one.
-    """
+    """A path as a string, or ValueError."""
     if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
         raise ValueError(f"{name} is {value!r}, expected a path.")
     if str(value) == "None":
@@ -53,11 +49,7 @@ def require_names(names: Iterable[object]) -> None:
 
 
 def require_paths(option: str, given: Any) -> dict[str, str]:
-    """Paths by the names of models, as text; `option` gave them.
-
-    Raises:
-        ValueError: One is no path, or FusionBench would take a part of it for a reference.
-    """
+    """Paths by the names of models as text, or ValueError; `option` gave them."""
     if not isinstance(given, Mapping):
         raise ValueError(
             f"{option} is {given!r}, expected paths by the names of models, such as"
@@ -74,11 +66,7 @@ def require_paths(option: str, given: Any) -> dict[str, str]:
 
 
 def require_folder(name: str, folder: str | Path) -> Path:
-    """A folder that files can be written into; it is created. `name` is the option's.
-
-    Raises:
-        ValueError: It is a file, a dangling link, or cannot be written into.
-    """
+    """A folder that files can be written into, created; ValueError names the option."""
     path = Path(folder).expanduser()
     problem = obstacle(path)
     if problem is not None:
@@ -147,10 +135,7 @@ def results_folder(method: Any) -> Path | None:
 
     Two programs that began in one second are given one folder; the second one gets a
     folder beside it. None outside a program without loggers: nothing says where.
-
-    Raises:
-        ValueError: The folder cannot be written into, or what the program saves at the
-            end could not be.
+    ValueError if it cannot be written into, or what the program saves could not be.
     """
     folder, program = method.log_dir, program_of(method, None)
     if folder is None:

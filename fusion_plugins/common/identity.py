@@ -21,17 +21,10 @@ _SAMPLES, _SAMPLE_BYTES = 64, 2**12  # of a file's content, for its identity
 
 
 def fingerprint(*parts: Any) -> str:
-    """A short name that changes with any value, shape or dtype of `parts`.
+    """A short name that changes with any value, shape or dtype of `parts`: 16 digits.
 
-    Args:
-        *parts: Tensors, arrays, pictures, strings, bytes, numbers, None, and mappings,
-            sequences and sets of these.
-
-    Returns:
-        16 hexadecimal digits.
-
-    Raises:
-        TypeError: Something else is among them.
+    Parts are tensors, arrays, pictures, strings, bytes, numbers, None, and mappings,
+    sequences and sets of these; of something else there is a TypeError.
     """
     state = xxhash.xxh3_64()
     for part in parts:

@@ -44,11 +44,7 @@ def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
 def load_trunk(
     folder: Path, index: Mapping[str, Any], trunk: nn.Module | None = None
 ) -> nn.Module:
-    """Read what :func:`save_trunk` wrote into a copy of `trunk`, or as ``config.json`` says.
-
-    Raises:
-        ValueError: There is no ``config.json`` and no module, or it does not fit.
-    """
+    """Read what :func:`save_trunk` wrote, into a copy of `trunk` if one is given."""
     folder = folder if index["format"] == _FORMATS[0] else folder / TRUNK
     if trunk is None and (folder / CONFIG).is_file():
         pool = FolderModelPool({"_pretrained_": str(folder)})
@@ -87,11 +83,7 @@ def save_tints(
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a tinted model.
-
-    Raises:
-        ValueError: There is none, or it is damaged.
-    """
+    """The index of a tinted model, or ValueError."""
     path = folder / INDEX
     if not path.is_file():
         raise ValueError(
@@ -126,11 +118,7 @@ def _tint_file(folder: Path, task: str) -> Path:
 
 
 def read_tint(folder: Path, task: str, places: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of one task.
-
-    Raises:
-        ValueError: Its file is missing, damaged, or lacks a site.
-    """
+    """The tensors of one task, or ValueError."""
     path = _tint_file(folder, task)
     if not path.is_file():
         raise ValueError(

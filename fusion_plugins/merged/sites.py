@@ -113,12 +113,7 @@ def file_name(task: str) -> str:
 
 
 def check_task_names(tasks: Sequence[str]) -> None:
-    """Every task needs a module and a file of its own.
-
-    Raises:
-        ValueError: A name cannot name a module or file, or two names are one module of
-            FusionBench's SwitchModule or one file.
-    """
+    """Raise ValueError unless every task can have a module and a file of its own."""
     modules: dict[str, str] = {}
     files: dict[str, str] = {}
     for task in tasks:

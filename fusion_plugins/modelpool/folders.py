@@ -227,11 +227,7 @@ def refuse_incomplete(
     extra: list[str],
     head: str | None,
 ) -> None:
-    """Say which tensors are missing or left over.
-
-    Raises:
-        ValueError: Always.
-    """
+    """Raise ValueError: which tensors are missing or left over."""
     if absent and head is not None and all(n.startswith(head) for n in absent):
         raise ValueError(
             f"{label} has no trained head: the files of {source} lack {absent}. Give the"

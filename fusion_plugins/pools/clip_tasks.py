@@ -86,11 +86,7 @@ def register_clip_task(
 
 
 def register_clip_tasks(tasks: Mapping | None, prompts: bool = True) -> None:
-    """Register tasks: name -> `classnames` and, if there are `prompts`, `templates`.
-
-    Raises:
-        ValueError: A description has other keys, or is refused by `register_clip_task`.
-    """
+    """Register tasks: name -> `classnames` and, if there are `prompts`, `templates`."""
     keys, wanted = {"classnames"}, "classnames (a list) alone: there are no prompts"
     if prompts:
         keys.add("templates")
@@ -134,11 +130,8 @@ def require_class_names(
 class TextHeads:
     """What a text tower makes of class names, in FusionBench's way.
 
-    Heads of equal towers, tokens and places are one in a process: the key is all that
-    they are computed from.
-
-    Args:
-        classifier: Holds the tower and the tokenizer; they do not change.
+    Heads of equal towers, tokens and places are one in a process: the key is all that they
+    are computed from. Tower and tokenizer of the `classifier` must not change.
     """
 
     def __init__(self, classifier: HFCLIPClassifier):

@@ -65,12 +65,7 @@ def image_of(sample: Any) -> Any:
 def labelled_images(
     task: str, raw: Any, classes: Sequence[str] | int
 ) -> LabelledImages:
-    """A test set as FusionBench's task pools read it: dicts of `image` and `label`.
-
-    Raises:
-        ValueError: A sample that was looked at has no image or no label of these classes,
-            or the data set has the classes in another order.
-    """
+    """A test set as FusionBench's task pools read it: dicts of `image` and `label`."""
     count = classes if isinstance(classes, int) else len(classes)
     if count < 2:
         raise ValueError(
@@ -129,8 +124,8 @@ class ImageAdapter(SampledAdapter):
         return EncodedImages(task, self._raw(task, split), partial(self.read, task))
 
     def keep(self, dataset: Dataset) -> None:
-        if isinstance(dataset, EncodedImages):
-            dataset.keep(self._codec)
+        if isinstance(dataset, EncodedImages) and self._codec.compact:
+            dataset.keep(self._codec.name, self._codec.shape)
 
 
 class ImageCodec:

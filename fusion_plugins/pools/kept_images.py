@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 from weakref import WeakSet
 
 import numpy as np
@@ -26,14 +26,6 @@ log = get_logger(__name__)
 FOLDER = f"{__name__.partition('.')[0].upper()}_IMAGES"
 LIMIT = 4 * 2**30  # bytes without such a folder: one for files may lie in memory
 _MARK = np.dtype(np.uint64)
-
-
-class Codec(Protocol):
-    """What :class:`~fusion_plugins.pools.image_processing.ImageCodec` is asked here."""
-
-    compact: bool
-    shape: tuple[int, ...]
-    name: str
 
 
 class Room:
@@ -79,23 +71,25 @@ def chosen_folder() -> Path | None:
     return require_folder(FOLDER, given) if given else None
 
 
-def shared_room(raw: Any, codec: Codec, make: bool) -> Room | None:
+def shared_room(
+    raw: Any, codec: str, shape: tuple[int, ...], make: bool
+) -> Room | None:
     """Where the images of equal data sets are kept as a codec encodes them.
 
     It stays for this process and, where :data:`FOLDER` is set, for later ones. None where
-    there is none and `make` is false, for lack of room, because images are not kept as
-    bytes, or because nothing tells what the data set holds.
+    there is none and `make` is false, for lack of room, or because nothing tells what
+    the data set holds.
     """
     folder = chosen_folder()
-    if not codec.compact or not (make or _ROOMS or folder):
+    if not (make or _ROOMS or folder):
         return None
     contents = stored_contents(raw)
     if contents is None:
         return None
-    key = fingerprint(contents, codec.name)
+    key = fingerprint(contents, codec)
     if key not in _ROOMS and (make or folder):
         path = folder / f"{key}.images" if folder else None
-        room = new_room(len(raw), codec.shape, path)
+        room = new_room(len(raw), shape, path)
         if room is None:
             return None
         _ROOMS[key] = room
@@ -141,9 +135,9 @@ class EncodedImages(Samples):
 
     _room: Room | None = None
 
-    def keep(self, codec: Codec) -> None:
+    def keep(self, codec: str, shape: tuple[int, ...]) -> None:
         """Keep each image that is made, for everybody with an equal data set."""
-        self._room = shared_room(self.raw, codec, make=True)
+        self._room = shared_room(self.raw, codec, shape, make=True)
 
     def __getitem__(self, index: int) -> Tensor:
         image = self._room.get(index) if self._room else None

@@ -33,11 +33,7 @@ def part(sample: Any, columns: Sequence[str], place: int) -> Any:
 
 
 def find_column(names: Collection[str], columns: Sequence[str]) -> str:
-    """The usual one of `columns`, else the only one that there is.
-
-    Raises:
-        ValueError: There is none, or there are several.
-    """
+    """The usual one of `columns`, else the only one that there is, or ValueError."""
     found = [name for name in columns if name in names]
     if found[:1] == [columns[0]] or len(found) == 1:
         return found[0]

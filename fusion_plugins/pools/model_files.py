@@ -52,13 +52,7 @@ def local_folder(
 
 
 def model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
-    """Model name -> folder of its files, the pretrained model included.
-
-    Models named on a hub are downloaded.
-
-    Raises:
-        ValueError: The pool is of another family, or a model is no folder of files.
-    """
+    """Model name -> folder of its files, maybe downloaded; or ValueError."""
     known = isinstance(modelpool, (CausalLMPool, FolderModelPool, Seq2SeqLMPool))
     if not known or isinstance(modelpool, CausalLMBackbonePool):
         raise ValueError(
@@ -130,9 +124,6 @@ def load_tokenizer(modelpool: BaseModelPool) -> Any:
     """The pool's tokenizer, from its config, a folder or hub name, or an object.
 
     FusionBench's own ``Seq2SeqLMPool.load_tokenizer`` fails in 0.2.33.
-
-    Raises:
-        ValueError: The pool has none.
     """
     given = given_tokenizer(modelpool)
     if given is None:

@@ -81,11 +81,7 @@ def folder_modelpool(
 
 
 def is_clip(folder: str) -> bool:
-    """Whether a model folder holds a CLIP model; if not, it is a text classifier's.
-
-    Raises:
-        ValueError: It is neither.
-    """
+    """Whether a folder holds a CLIP model, or else a text classifier, or ValueError."""
     file = Path(folder, "config.json")
     if not folder or not file.is_file():
         raise ValueError(
@@ -216,11 +212,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def class_names(data: Any, path: str) -> Sequence[str]:
-    """The names of a data set's labels.
-
-    Raises:
-        ValueError: It does not name them.
-    """
+    """The names of a data set's labels, or ValueError."""
     names = getattr(getattr(data, "features", {}).get("label"), "names", None)
     names = names or getattr(data, "class_names", None)
     if names is None:

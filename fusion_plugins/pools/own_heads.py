@@ -69,11 +69,7 @@ class OwnHeadsAdapter(PoolAdapter):
 
 
 def head_config(head_of: Any) -> Any:
-    """The config of the model whose head a task has, if one says.
-
-    Args:
-        head_of: The model, or its folder, hub name or config.
-    """
+    """The config of a task's model, given as such, by folder, hub name or config."""
     if isinstance(head_of, PreTrainedModel):
         return head_of.config
     known = isinstance(head_of, str) or is_from_pretrained(head_of)

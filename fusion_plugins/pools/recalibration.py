@@ -5,35 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import Dataset
 
 from ..common.order import SampleOrder
 from ..merged import sites
 from ..merged.model import TintedModel
 from ..merged.statistics import batch_norms
 from .family import adapter_for
-
-
-class SampleSource(Protocol):
-    """What this file uses of a pool's adapter."""
-
-    tasks: tuple[str, ...]
-
-    def check_datasets(self, split: str) -> None: ...
-    def prepare(self, device: torch.device) -> None: ...
-    def dataset(self, task: str, split: str) -> Dataset: ...
-    def encode(self, sample: object) -> Tensor: ...
-    def decode(self, stored: Tensor) -> Tensor: ...
-    def features(self, module: nn.Module, inputs: Tensor) -> Tensor: ...
-    def head_site(self, module: nn.Module) -> str | None: ...
-
 
 # Tasks -> batches that mix them evenly.
 Batches = Callable[[Sequence[str]], Iterator[Tensor]]
@@ -47,7 +31,7 @@ def recalibrate(
     samples: int = 512,
     data: str = "test",
     seed: int = 0,
-    adapter: SampleSource | None = None,
+    adapter: Any = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """Give a merged model the running statistics of its own activations.
@@ -98,13 +82,13 @@ def recalibrate(
 
 
 def _batches_of(
-    adapter: SampleSource, data: str, samples: int, seed: int, device: torch.device
+    adapter: Any, data: str, samples: int, seed: int, device: torch.device
 ) -> Batches:
     """Preprocessed samples, the same ones for the same seed."""
     order = SampleOrder(seed, _AT_ONCE)
     datasets = {task: adapter.dataset(task, data) for task in adapter.tasks}
     chosen = {
-        task: order.subset(f"statistics of {task}", len(dataset), samples)  # type: ignore[arg-type]
+        task: order.subset(f"statistics of {task}", len(dataset), samples)
         for task, dataset in datasets.items()
     }
 
@@ -123,7 +107,7 @@ def _batches_of(
     return batches
 
 
-def _estimate_shared(model: nn.Module, adapter: SampleSource, batches: Batches) -> None:
+def _estimate_shared(model: nn.Module, adapter: Any, batches: Batches) -> None:
     trunk = model
     if isinstance(model, TintedModel):
         trunk, head = model.trunk, adapter.head_site(model.trunk)
@@ -141,9 +125,7 @@ def _estimate_shared(model: nn.Module, adapter: SampleSource, batches: Batches) 
     estimate(batch_norms(trunk), run)
 
 
-def _estimate_per_task(
-    model: nn.Module, adapter: SampleSource, batches: Batches
-) -> TintedModel:
+def _estimate_per_task(model: nn.Module, adapter: Any, batches: Batches) -> TintedModel:
     tinted = model if isinstance(model, TintedModel) else None
     trunk = model if tinted is None else tinted.trunk
     shared = _outside_switches(trunk)

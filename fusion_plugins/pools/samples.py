@@ -35,11 +35,8 @@ class Samples(Dataset):
 
     Args:
         task: The task.
-        raw: What the user gave: anything with ``len`` and ``[index]``.
+        raw: What the user gave: anything with ``len`` and ``[index]``; else a ValueError.
         read: Raw sample -> what is wanted of it.
-
-    Raises:
-        ValueError: `raw` has no length, or gives its samples only one after the other.
     """
 
     def __init__(self, task: str, raw: Any, read: Callable[[Any], Any]):
@@ -77,11 +74,7 @@ class Samples(Dataset):
         return stored_contents(self.raw)
 
     def check(self) -> None:
-        """Read the first samples and a fixed handful.
-
-        Raises:
-            ValueError: One of them cannot be read, or there are none.
-        """
+        """Read the first samples and a fixed handful; ValueError if there are none."""
         if len(self) == 0:
             raise ValueError(
                 f"The dataset of task '{self.task}' is empty. Check its path and split."
@@ -107,10 +100,7 @@ class SampledAdapter(PoolAdapter):
         """A raw sample as the tensor to keep; needs :meth:`prepare`."""
 
     def check_datasets(self, split: str) -> None:
-        """Fail before anything is loaded if samples are missing or cannot be read.
-
-        Looks at a few samples of each task.
-        """
+        """Fail before anything is loaded unless a few samples of each task can be read."""
         super().check_datasets(split)
         for task in self.tasks:
             Samples(task, self._raw(task, split), partial(self.look, task)).check()

@@ -52,11 +52,7 @@ def _write_card(
 
 
 def whole_clip(model: nn.Module, modelpool: BaseModelPool) -> Any:
-    """A merged vision model as a ``CLIPModel``, with the pretrained one's text tower.
-
-    Raises:
-        ValueError: The pool is not CLIP's, or the model has tints.
-    """
+    """A plain merged model of a CLIP pool as a ``CLIPModel``, with the base's text tower."""
     if not isinstance(modelpool, CLIPVisionModelPool) or isinstance(model, TintedModel):
         raise ValueError(
             "merged_model_save_kwargs.whole is for plain models of CLIP pools, not for a"

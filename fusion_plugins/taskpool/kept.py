@@ -27,14 +27,12 @@ class KeptTestSet(Dataset):
             self._labels.share_memory_()  # with processes that load data
 
     def keep(self, make: bool) -> None:
-        """Take images from where equal data sets have theirs.
-
-        Args:
-            make: Make such a place where there is none.
-        """
+        """Take images from where equal data sets have theirs; `make` such a place."""
         if self._room is not None or self._looked:
             return
-        self._room = shared_room(self._samples.raw, self._codec, make)
+        self._room = shared_room(
+            self._samples.raw, self._codec.name, self._codec.shape, make
+        )
         if self._room is None and make:
             self._room = new_room(len(self), self._codec.shape)
         self._looked = make

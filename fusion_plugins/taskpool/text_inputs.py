@@ -84,11 +84,7 @@ def _number(label: Any) -> float:
 
 
 def check_texts(task: str, raw: Any, fields: Sequence[str] | None) -> list[float]:
-    """Look at a few samples of a test set; all labels, where reading them is cheap.
-
-    Raises:
-        ValueError: It is empty, or a sample has no known text or no label.
-    """
+    """Look at a few samples of a test set; all labels, where reading them is cheap."""
     labelled_texts(task, raw, partial(texts_of, fields=fields)).check()
     labels = check_labels(task, raw, LABEL_COLUMNS, _number)
     if set(labels) == {-1.0}:

@@ -113,7 +113,7 @@ def test_a_method_and_a_task_pool_read_equal_images_once(change, reads, rooms):
     processor = clip_processor()
     codec = ImageCodec(processor)
     learned = EncodedImages("task", photos(), lambda s: codec.encode(s["image"]))
-    learned.keep(codec)
+    learned.keep(codec.name, codec.shape)
     want = [codec.decode(learned[index][None])[0] for index in range(len(learned))]
     others = photos()
     red, *rest = others[0]["image"].getpixel((0, 0))

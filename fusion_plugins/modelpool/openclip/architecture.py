@@ -82,11 +82,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """Read :meth:`to_json`, or open_clip's own config file.
-
-        Raises:
-            ValueError: It is neither.
-        """
+        """Read :meth:`to_json`, or open_clip's own config file; else ValueError."""
         content = json.loads(text)
         if "model_cfg" not in content:
             raise ValueError(
@@ -140,9 +136,6 @@ def inferred_architecture(
     """The architecture of a vision transformer from the shapes of its tensors.
 
     No tensor tells the activation and the number of attention heads.
-
-    Raises:
-        ValueError: It is not a vision transformer of open_clip's usual form.
     """
     try:
         width, _, patch, _ = tensors["model.visual.conv1.weight"].shape

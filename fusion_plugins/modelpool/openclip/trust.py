@@ -35,11 +35,7 @@ class Content:
 
 
 def converted(path: str | Path) -> Path:
-    """The safetensors file of the same name beside a file, if there is one.
-
-    Raises:
-        ValueError: It was made from another version of the file.
-    """
+    """The safetensors file beside a file, if one was made from this version of it."""
     path = Path(path)
     beside = path.with_suffix(SAFE_SUFFIX)
     if not path.suffix or not beside.is_file():

@@ -38,11 +38,7 @@ class GPT2Adapter(TextAdapter):
         return "score" if hasattr(module, "score") else None
 
     def heads(self) -> dict[str, nn.Module]:
-        """The classifiers' score layers; one classifier at a time is loaded.
-
-        Raises:
-            ValueError: An expert has no classifier, or one with a single output.
-        """
+        """The classifiers' score layers; one classifier at a time is loaded."""
         heads: dict[str, nn.Module] = {}
         classifiers = copy(self.modelpool)
         # Not as a view of a pool, which may hand out the trunks that it holds.

@@ -40,11 +40,7 @@ class SequenceClassificationAdapter(TextAdapter, OwnHeadsAdapter):
             )
 
     def heads(self) -> dict[str, nn.Module]:
-        """Each expert's own head.
-
-        Raises:
-            ValueError: A head has one output: a regression task.
-        """
+        """Each expert's own head; a regression's is refused."""
         heads = super().heads()
         for task, head in heads.items():
             require_classes(task, output_size(head))
@@ -55,11 +51,7 @@ class SequenceClassificationAdapter(TextAdapter, OwnHeadsAdapter):
 
 
 def require_classes(task: str, outputs: int | None) -> None:
-    """Raise for a head with a single output.
-
-    Raises:
-        ValueError: It has.
-    """
+    """Raise ValueError for a head with a single output."""
     if outputs == 1:
         raise ValueError(
             f"Task '{task}' is a regression: its head has one output, but the entropy of"
