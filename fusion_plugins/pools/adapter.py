@@ -35,13 +35,17 @@ class AdapterFinish(Finish):
         if head_site(self.modelpool, module) is not None:
             check_task_names(self.modelpool.model_names)
         if self.statistics.recalibrates:
-            adapter = self.adapter or adapter_for(self.modelpool, self.options.tasks)
-            adapter.check_datasets(self.options.data)
+            self._samples = self.adapter
+            if self.adapter is None:
+                self._samples = adapter_for(self.modelpool, self.options.tasks)
+            self._samples.check_datasets(self.options.data)
 
     def complete(self, merged: nn.Module, device: torch.device) -> nn.Module:
         merged = with_task_heads(merged, self.modelpool)
         if not self.statistics.recalibrates:
             return merged
+        if self.adapter is None:
+            self._samples.prepare(device)
         return recalibrate(
             merged,
             self.modelpool,
@@ -49,7 +53,7 @@ class AdapterFinish(Finish):
             samples=self.options.batch_norm_samples,
             data=self.options.data,
             seed=self.seed,
-            adapter=self.adapter,
+            adapter=self._samples,
             device=device,
         )
 

@@ -24,6 +24,10 @@ from fusion_plugins.merged.statistics import (
     statistic_names,
 )
 from fusion_plugins.pools import adapter_for, load_base
+from fusion_plugins.pools.clip_tasks import registered_tasks
+from fusion_plugins.pools.families.image_classification import (
+    ImageClassificationAdapter,
+)
 from fusion_plugins.pools.loading import load_module
 from fusion_plugins.pools.recalibration import estimate, recalibrate
 
@@ -273,6 +277,21 @@ def test_other_methods_results_can_be_recalibrated(pool):
     ).run(pool)
     for name, value in statistics(direct.trunk).items():
         torch.testing.assert_close(value, statistics(again.trunk)[name])
+
+
+def test_what_is_said_of_own_tasks_reaches_the_samples(pool, monkeypatch):
+    said, init = [], ImageClassificationAdapter.__init__
+
+    def noted(adapter, modelpool, task_info=None):
+        said.append(task_info)
+        init(adapter, modelpool, task_info)
+
+    monkeypatch.setattr(ImageClassificationAdapter, "__init__", noted)
+    tasks = {"img-a": {"classnames": ["dark", "dim", "bright"]}}
+    options = {"batch_norm": "recalibrated", "batch_norm_samples": 8, "tasks": tasks}
+    with registered_tasks():
+        AWDAlgorithm(iterations=0, **options).run(pool)
+    assert said and all(info == tasks for info in said)
 
 
 def test_tinted_blocks_get_statistics_of_their_own(pool):
