@@ -233,12 +233,11 @@ def refuse_incomplete(
             f"{label} has no trained head: the files of {source} lack {absent}. Give the"
             " checkpoint that was saved with its classifier."
         )
-    found = [f"lack {len(absent)} tensor(s) of its size: {shown(absent)}"] * bool(
-        absent
-    )
-    found += [f"hold {len(extra)} tensor(s) without a place: {shown(extra)}"] * bool(
-        extra
-    )
+    found = []
+    if absent:
+        found.append(f"lack {len(absent)} tensor(s) of its size: {shown(absent)}")
+    if extra:
+        found.append(f"hold {len(extra)} tensor(s) without a place: {shown(extra)}")
     raise ValueError(
         f"{label}: for a {type(module).__name__}, the files of {source}"
         f" {' and '.join(found)}. Save the model again with its own class's"

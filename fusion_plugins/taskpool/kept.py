@@ -17,9 +17,7 @@ class KeptTestSet(Dataset):
     def __init__(self, samples: LabelledImages, codec: ImageCodec):
         self._samples, self._codec = samples, codec
         self._room: Room | None = None
-        self._looked = (
-            False  # for room, in vain or not: it costs reading what is stored
-        )
+        self._looked = False  # for room: it costs reading what is stored
         self._labels = torch.full((len(samples),), -1)  # not yet
         if samples.labels:
             self._labels = torch.tensor(samples.labels)

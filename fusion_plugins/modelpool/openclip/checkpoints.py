@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .architecture import Architecture, inferred_architecture, named_architecture
 from .encoder import CLASSIFIER, OpenCLIPImageEncoder
-from .trust import SAFE_SUFFIX, Content, as_metadata, converted, read, source_metadata
+from .trust import SAFE_SUFFIX, Content, converted, read, source_metadata
 from .unpickle import Record
 
 _CONFIG = "open_clip_config"  # metadata of a converted encoder
@@ -162,7 +162,7 @@ def save_head(
     head: ClassificationHead, path: Path, made_from: Mapping[str, str] = _NOTHING
 ) -> None:
     """One safetensors file that tells whether its inputs are normalised."""
-    _save(head, path, as_metadata(normalize=bool(head.normalize)) | {**made_from})
+    _save(head, path, {"normalize": json.dumps(bool(head.normalize)), **made_from})
 
 
 def _save(module: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:

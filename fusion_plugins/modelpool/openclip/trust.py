@@ -62,7 +62,8 @@ def _made_from(beside: Path, path: Path) -> bool:
 def source_metadata(path: Path) -> dict[str, str]:
     """What a converted file keeps of its source, to tell it from later versions."""
     stat = path.stat()
-    return as_metadata(**{SOURCE: [stat.st_size, stat.st_mtime_ns, file_digest(path)]})
+    known = [stat.st_size, stat.st_mtime_ns, file_digest(path)]
+    return {SOURCE: json.dumps(known)}
 
 
 def read(path: str | Path, trust_pickle: bool = False) -> Content:
@@ -135,8 +136,3 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
             f"{path} holds a {type(content).__name__}, not a state dict or a module."
         )
     return dict(tensors)
-
-
-def as_metadata(**values: object) -> dict[str, str]:
-    """Values as the texts that safetensors keep beside tensors."""
-    return {name: json.dumps(value) for name, value in values.items()}
