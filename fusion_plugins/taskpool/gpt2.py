@@ -12,6 +12,8 @@ from transformers import GPT2ForSequenceClassification
 
 from ..common.upstream import modelpool_of, test_datasets_of
 from ..merged.model import TintedModel
+from ..modelpool.folders import accounted
+from ..pools.family import label_of
 from ..pools.labels import check_labels, class_number, part
 from ..pools.samples import Samples, opened
 
@@ -29,11 +31,12 @@ class GPT2TaskPool(GPT2TextClassificationTaskPool):
         return set()
 
     def check_samples(self) -> None:
-        """Raise a ValueError for labels that are no classes of the task's expert."""
+        """Raise a ValueError for an expert without a head, or labels it does not know."""
         for task, listed in test_datasets_of(self).items():
             if task in self._checked:  # to open data and load an expert takes its time
                 continue
-            classes = modelpool_of(self).load_classifier(task).num_labels
+            with accounted(label_of(task), lambda classifier: "score"):
+                classes = modelpool_of(self).load_classifier(task).num_labels
             number, raw = partial(class_number, classes=classes), opened(listed)
             labels = partial(part, columns=_LABELS, place=1)
             Samples(task, raw, labels).check()

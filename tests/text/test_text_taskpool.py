@@ -401,6 +401,14 @@ def test_tinted_gpt2_models_are_evaluated_with_their_own_layers(tmp_path):
     assert set(taskpool.evaluate(learned)) == set(got)
 
 
+def test_a_gpt2_expert_without_a_head_is_refused(tmp_path):
+    pool = gpt2_pool(tmp_path)
+    folder = pool._models["bb"]["pretrained_model_name_or_path"]
+    pool.load_model("bb").save_pretrained(folder)
+    with pytest.raises(ValueError, match="^expert 'bb' has no trained head"):
+        gpt2_taskpool(GPT2TaskPool, pool).evaluate(pool.load_model("aa"))
+
+
 @pytest.mark.parametrize(("label", "message"), [(-1, "Hidden labels"), (7, "Correct")])
 def test_labels_of_gpt2_are_checked_before_anything_is_learned(
     label, message, tmp_path, monkeypatch
