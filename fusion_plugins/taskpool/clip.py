@@ -15,6 +15,7 @@ from torch import Tensor
 from ..common.upstream import saved_options, test_datasets_of
 from ..merged.model import TintedModel
 from ..merged.sites import replaced
+from ..modelpool.folders import accounted
 from ..pools.clip_tasks import TextHeads
 from .images import OwnTasks
 
@@ -36,7 +37,8 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
         given = test_datasets_of(self)
         test_datasets_of.put(self, self.check_samples())
         try:
-            super().setup()
+            with accounted("The task pool's CLIP"):
+                super().setup()
         finally:
             test_datasets_of.put(self, given)
 
