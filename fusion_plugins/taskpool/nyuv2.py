@@ -62,11 +62,17 @@ class NYUv2TaskPool(_NYUv2TaskPool):
             report |= found
         return report | {"val/loss": loss}
 
+    def get_decoders(self) -> nn.ModuleDict:
+        """As FusionBench's, but what a checkpoint lacks is an error, not random."""
+        return nn.ModuleDict({task: self._decoder(task) for task in self.config.tasks})
+
+    def _decoder(self, task: str) -> nn.Module:
+        model: Any = load_model(modelpool_of(self), task, encoder_only=False)
+        return model.decoders[task]
+
     def _evaluate_task(self, model: TintedModel, task: str) -> dict[str, float]:
-        head: Any = model.head(task)
-        if head is None:
-            whole: Any = load_model(modelpool_of(self), task, encoder_only=False)
-        decoder = whole.decoders[task] if head is None else head.decoder
+        head = model.head(task)
+        decoder = self._decoder(task) if head is None else head.decoder
         module = NYUv2MTLModule(
             model, nn.ModuleDict({task: decoder}), tasks=[task], task_weights=[1]
         )
