@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -23,9 +24,11 @@ class Workers:
     done by the caller.
     """
 
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._count = 0
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(
+            _MOST_WORKERS, "merge", initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     def each(
         self,
@@ -43,10 +46,9 @@ class Workers:
         if threads == 1 or not left:
             _work_on(work, left.popleft)
             return
-        pool = self._started(min(threads, _MOST_WORKERS))
         numbers = range(min(threads, _MOST_WORKERS, len(left)))
         ends = [left.pop if both_ends and n % 2 else left.popleft for n in numbers]
-        results = [pool.submit(_work_on, work, end) for end in ends]
+        results = [self._pool.submit(_work_on, work, end) for end in ends]
         try:
             wait(results, return_when=FIRST_EXCEPTION)
         finally:
@@ -56,16 +58,6 @@ class Workers:
             torch.set_num_threads(threads)
         for result in results:
             result.result()
-
-    def _started(self, count: int) -> ThreadPoolExecutor:
-        if self._pool is None or self._count != count:
-            if self._pool is not None:
-                self._pool.shutdown()
-            self._count = count
-            self._pool = ThreadPoolExecutor(
-                count, "merge", initializer=torch.set_num_threads, initargs=(1,)
-            )
-        return self._pool
 
 
 @torch.no_grad()  # holds for one thread
