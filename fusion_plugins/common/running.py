@@ -29,7 +29,7 @@ def full_errors() -> bool:
 def one_line_errors(again: str) -> Iterator[None]:
     """Under Hydra, an error becomes one line, and Ctrl-C says how to go on.
 
-    That is what the same command does `again`.
+    Then the text `again` follows: what the same command does when it is started again.
     """
     try:
         yield

@@ -89,11 +89,14 @@ class SurgeryHook:
     def compute_surgery_features(
         self, features: Tensor, dataset_name: str
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features whose zero-shot logits are the head's, the given ones, their difference.
+        """Features whose zero-shot logits are the tinted head's.
 
         Args:
             features: Unit length, shape (samples, features).
             dataset_name: The task.
+
+        Returns:
+            New features, the given ones, and their difference.
 
         Raises:
             ValueError: The tint is elsewhere, or the zero-shot head has not full rank.

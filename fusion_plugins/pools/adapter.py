@@ -34,8 +34,8 @@ class AdapterFinish(Finish):
     def _check(self, module: nn.Module) -> None:
         if head_site(self.modelpool, module) is not None:
             check_task_names(self.modelpool.model_names)
+        self._samples = self.adapter
         if self.statistics.recalibrates:
-            self._samples = self.adapter
             if self.adapter is None:
                 self._samples = adapter_for(self.modelpool, self.options.tasks)
             self._samples.check_datasets(self.options.data)

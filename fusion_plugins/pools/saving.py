@@ -23,10 +23,9 @@ class OwnFolders:
         """Write a model folder with processor or tokenizer, and card."""
         pool: Any = self
         images = isinstance(self, CLIPVisionModelPool)
-        model.save_pretrained(path)
-        (pool.load_processor() if images else load_tokenizer(pool)).save_pretrained(
-            path
-        )
+        preparation = pool.load_processor() if images else load_tokenizer(pool)
+        for part in (model, preparation):
+            part.save_pretrained(path)
         method = getattr(program_of(self), "method", None)
         _write_card(Path(path), model, pool, method)
 
