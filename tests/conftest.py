@@ -94,3 +94,22 @@ def tiny_modelpool(tiny_pool_root):
     from fusion_plugins.demo import demo_modelpool
 
     return demo_modelpool(root=tiny_pool_root)
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """A comparison renders no page either: that takes most of a tiny one's time."""
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    def leave_empty(figure, file, **options):
+        if isinstance(file, Path):
+            file.touch()
+        else:  # a page's
+            file.write(b'<svg width="0" height="0"></svg>')
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", leave_empty)
+        patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+        yield

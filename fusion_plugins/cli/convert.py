@@ -40,7 +40,7 @@ def add_to(commands: Any) -> None:
 def _convert(options: Namespace) -> None:
     from rich.console import Console
 
-    from ..modelpool.openclip.convert import convert_checkpoint
+    from ..modelpool.openclip.checkpoints import convert_checkpoint
 
     console = Console(soft_wrap=True, markup=False)
     for source, target in _jobs(options.source, options.target):

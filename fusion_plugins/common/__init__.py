@@ -53,15 +53,7 @@ def how_to_get(module: str) -> str | None:
 
 
 def require(module: str, purpose: str) -> None:
-    """Check that an optional package is installed, before anything slow.
-
-    Args:
-        module: Its name in `EXTRAS`.
-        purpose: What needs it, to start the message with.
-
-    Raises:
-        ModuleNotFoundError: It is not; the message names the extra to install.
-    """
+    """Raise ModuleNotFoundError, with the extra to install, before anything slow."""
     command = how_to_get(module)
     if command is not None:
         raise ModuleNotFoundError(f"{purpose} needs {module}: {command}.", name=module)
@@ -70,11 +62,9 @@ def require(module: str, purpose: str) -> None:
 def lazy_exports(
     package: str, exports: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], list[str]]:
-    """A package's `__getattr__` and `__all__`, so that importing it costs nothing.
+    """`__getattr__` and `__all__` of a package that costs nothing to import.
 
-    Args:
-        package: The package's name.
-        exports: Public name -> module that defines it, relative to the package.
+    The exports are public name -> module that defines it, relative to the package.
     """
 
     def load(name: str) -> Any:
@@ -170,20 +160,12 @@ def files_of(path: Path) -> dict[str, Path]:
 def save_pictures(
     folder: Path, pictures: Mapping[str, Callable[[], Figure]], what: str
 ) -> list[Path]:
-    """Draw and save pictures, or say in one warning how to get them.
+    """Draw and save pictures, by file name without suffix; the files.
 
-    Args:
-        folder: Where to.
-        pictures: File name without suffix -> what draws it.
-        what: They show, for the warning.
-
-    Returns:
-        The files; none where matplotlib is missing.
+    Without matplotlib there are none: one warning says how to get pictures of `what`.
     """
     command = how_to_get("matplotlib")
     if command is not None:
-        from . import get_logger
-
         get_logger(__name__).warning("There is no picture of %s: %s", what, command)
         return []
     with paper_style():

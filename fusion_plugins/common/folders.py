@@ -22,11 +22,7 @@ _HELD: dict[tuple[int, Path], tuple[FileLock, weakref.ref[Any]]] = {}
 
 
 def require_path(name: str, value: object) -> str:
-    """A path as a string.
-
-    Raises:
-        ValueError: `value` is no path, or an empty one.
-    """
+    """A path as a string, or ValueError."""
     if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
         raise ValueError(f"{name} is {value!r}, expected a path.")
     if str(value) == "None":
@@ -53,15 +49,7 @@ def require_names(names: Iterable[object]) -> None:
 
 
 def require_paths(option: str, given: Any) -> dict[str, str]:
-    """Paths by the names of models, as text.
-
-    Args:
-        option: Who gave them, for messages.
-        given: Model -> path.
-
-    Raises:
-        ValueError: One is no path, or FusionBench would take a part of it for a reference.
-    """
+    """Paths by the names of models as text, or ValueError; `option` gave them."""
     if not isinstance(given, Mapping):
         raise ValueError(
             f"{option} is {given!r}, expected paths by the names of models, such as"
@@ -78,15 +66,7 @@ def require_paths(option: str, given: Any) -> dict[str, str]:
 
 
 def require_folder(name: str, folder: str | Path) -> Path:
-    """A folder that files can be written into; it is created.
-
-    Args:
-        name: The option that gave it, for the message.
-        folder: Its path.
-
-    Raises:
-        ValueError: It is a file, a dangling link, or cannot be written into.
-    """
+    """A folder that files can be written into, created; ValueError names the option."""
     path = Path(folder).expanduser()
     problem = obstacle(path)
     if problem is not None:
@@ -154,17 +134,8 @@ def results_folder(method: Any) -> Path | None:
     """Where a method writes its results: its logger's folder, or the program's.
 
     Two programs that began in one second are given one folder; the second one gets a
-    folder beside it.
-
-    Args:
-        method: A FusionBench algorithm.
-
-    Returns:
-        None outside a program without loggers: nothing says where.
-
-    Raises:
-        ValueError: The folder cannot be written into, or what the program saves at the
-            end could not be.
+    folder beside it. None outside a program without loggers: nothing says where.
+    ValueError if it cannot be written into, or what the program saves could not be.
     """
     folder, program = method.log_dir, program_of(method, None)
     if folder is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -20,17 +21,10 @@ _SAMPLES, _SAMPLE_BYTES = 64, 2**12  # of a file's content, for its identity
 
 
 def fingerprint(*parts: Any) -> str:
-    """A short name that changes with any value, shape or dtype of `parts`.
+    """A short name that changes with any value, shape or dtype of `parts`: 16 digits.
 
-    Args:
-        *parts: Tensors, arrays, pictures, strings, bytes, numbers, None, and mappings,
-            sequences and sets of these.
-
-    Returns:
-        16 hexadecimal digits.
-
-    Raises:
-        TypeError: Something else is among them.
+    Parts are tensors, arrays, pictures, strings, bytes, numbers, None, and mappings,
+    sequences and sets of these; of something else there is a TypeError.
     """
     state = xxhash.xxh3_64()
     for part in parts:
@@ -76,12 +70,7 @@ def _update(state: Any, part: Any) -> None:
 
 
 def data_fingerprint(dataset: Any, indices: Iterable[int] | None = None) -> str:
-    """Of the samples of a map-style dataset: all of them, or those at `indices`.
-
-    Args:
-        dataset: Anything with indexing and a length.
-        indices: Which samples count, and in which order.
-    """
+    """Of the samples of a map-style dataset: all of them, or those at `indices`."""
     chosen = range(len(dataset)) if indices is None else indices
     return fingerprint([dataset[index] for index in chosen])
 
@@ -119,9 +108,8 @@ def _digest_of(path: str | PathLike[str], state: Any) -> str:
 def file_identity(file: Path) -> list[int | str]:
     """What tells one version of a file from another, without reading all of it.
 
-    Returns:
-        Its name, bytes, times of change (of content, of anything) in ns, and a
-        fingerprint of parts all over it, for disks that keep no times.
+    Its name, bytes, times of change (of content, of anything) in ns, and a fingerprint of
+    parts all over it, for disks that keep no times.
     """
     stat = file.stat()
     with file.open("rb", buffering=0) as stream:
@@ -155,3 +143,9 @@ def folder_fingerprint(folder: str | PathLike[str]) -> str:
             if not any(part.startswith(".") for part in name.parts)
         }
     )
+
+
+def settings_hash(settings: object, digits: int = 64) -> str:
+    """A short name for plain values; what is no plain value counts by its text."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

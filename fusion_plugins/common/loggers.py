@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def prepare_loggers(fabric: DictConfig) -> None:
-    """Give Fabric's config the loggers that the user named as Fabric takes them.
-
-    Raises:
-        ValueError: They are neither loggers nor none.
-    """
+    """Give Fabric's config the loggers that the user named as Fabric takes them."""
     given = fabric.get("loggers")
     several = OmegaConf.is_list(given)
     named = list(given) if several else [given]

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -116,21 +117,13 @@ def number(
     open_low: bool = False,
 ) -> Any:
     """A finite number in [low, high], or (low, high]; a default of None allows None."""
-
-    def check(name: str, value: Any) -> float:
-        require_number(name, value, low, high, open_low=open_low)
-        return value
-
+    check = partial(require_number, low=low, high=high, open_low=open_low)
     return option(default, _or_none(check) if default is None else check)
 
 
 def integer(default: int | None, low: int = 0, *, optional: bool = False) -> Any:
     """A whole number of at least `low`; a default of None, or `optional`, allows None."""
-
-    def check(name: str, value: Any) -> int:
-        require_integer(name, value, low)
-        return value
-
+    check = partial(require_integer, low=low)
     return option(default, _or_none(check) if optional or default is None else check)
 
 
@@ -201,24 +194,24 @@ def require_number(
     high: float = math.inf,
     *,
     open_low: bool = False,
-) -> None:
+) -> float:
     """Raise unless `value` is a finite number in [low, high] (or (low, high])."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         inside = abs(value) <= sys.float_info.max and low <= value <= high
         if inside and not (open_low and value == low):
-            return
+            return value
     left, right = "(" if open_low else "[", ")" if math.isinf(high) else "]"
     raise ValueError(
         f"{name} is {value!r}, expected a number in {left}{low:g}, {high:g}{right}."
     )
 
 
-def require_integer(name: str, value: object, low: int = 0) -> None:
+def require_integer(name: str, value: object, low: int = 0) -> int:
     """Raise unless `value` is a whole number of at least `low`, below 2^32."""
     below = ""
     if isinstance(value, int) and not isinstance(value, bool):
         if low <= value < _TOO_MANY:
-            return
+            return value
         below = " and < 2^32" if value >= low else ""
     raise ValueError(f"{name} is {value!r}, expected a whole number >= {low}{below}.")
 

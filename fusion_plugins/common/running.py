@@ -29,8 +29,7 @@ def full_errors() -> bool:
 def one_line_errors(again: str) -> Iterator[None]:
     """Under Hydra, an error becomes one line, and Ctrl-C says how to go on.
 
-    Args:
-        again: What the same command does when it is started again.
+    Then the text `again` follows: what the same command does when it is started again.
     """
     try:
         yield

@@ -126,12 +126,12 @@ def private_names() -> Mapping[str, Private]:
 
 def datasets_of(modelpool: object, split: str) -> Mapping[str, Any]:
     """A model pool's list of data sets: ``train``, ``val`` or ``test``."""
-    lists = {
-        "train": train_datasets_of,
-        "val": val_datasets_of,
-        "test": test_datasets_of,
-    }
-    return lists[split](modelpool)
+    return private_names()[f"{split}_datasets_of"](modelpool)
+
+
+def modelpool_of(taskpool: object) -> Any:
+    """The model pool of the program that a task pool runs in; None outside of one."""
+    return getattr(program_of(taskpool), "modelpool", None)
 
 
 def option_name(task: str) -> str:
@@ -159,12 +159,7 @@ def _uncached() -> Callable[[Callable], Callable]:
 
 
 def with_methods(instance: Instance, **methods: Callable) -> Instance:
-    """Give one object methods of its own; it stays an instance of its class.
-
-    Args:
-        instance: Is changed; its class is not.
-        **methods: Name -> function that takes the object first.
-    """
+    """Give one object methods of its own; it stays an instance of its class."""
     kind = type(instance)
     named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     instance.__class__ = types.new_class(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -23,9 +24,11 @@ class Workers:
     done by the caller.
     """
 
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._count = 0
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(
+            _MOST_WORKERS, "merge", initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     def each(
         self,
@@ -35,21 +38,17 @@ class Workers:
     ) -> None:
         """Call `work` with every item, in any order, without gradients.
 
-        Args:
-            work: Must not depend on the others' calls.
-            items: What to work on.
-            both_ends: Half of the threads begin at the other end. With the largest first,
-                two of the largest would push each other out of the cache.
+        With `both_ends` half of the threads begin at the other end: with the largest first,
+        two of the largest would push each other out of the cache.
         """
         left = deque(items)
         threads = torch.get_num_threads()
         if threads == 1 or not left:
             _work_on(work, left.popleft)
             return
-        pool = self._started(min(threads, _MOST_WORKERS))
         numbers = range(min(threads, _MOST_WORKERS, len(left)))
         ends = [left.pop if both_ends and n % 2 else left.popleft for n in numbers]
-        results = [pool.submit(_work_on, work, end) for end in ends]
+        results = [self._pool.submit(_work_on, work, end) for end in ends]
         try:
             wait(results, return_when=FIRST_EXCEPTION)
         finally:
@@ -60,27 +59,12 @@ class Workers:
         for result in results:
             result.result()
 
-    def _started(self, count: int) -> ThreadPoolExecutor:
-        if self._pool is None or self._count != count:
-            if self._pool is not None:
-                self._pool.shutdown()
-            self._count = count
-            self._pool = ThreadPoolExecutor(
-                count, "merge", initializer=torch.set_num_threads, initargs=(1,)
-            )
-        return self._pool
-
 
 @torch.no_grad()  # holds for one thread
 def _work_on(work: Callable[[Item], None], end: Callable[[], Item]) -> None:
-    for item in _taken(end):
-        work(item)
-
-
-def _taken(end: Callable[[], Item]) -> Iterator[Item]:
     while True:
         try:
             item = end()
         except IndexError:
             return
-        yield item
+        work(item)

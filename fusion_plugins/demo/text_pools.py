@@ -10,7 +10,7 @@ from fusion_bench.modelpool import SequenceClassificationModelPool
 from omegaconf import DictConfig, OmegaConf
 
 from ..modelpool.tsv import TsvDataset
-from ..pools.hugging_face import from_pretrained
+from ..pools.model_files import from_pretrained
 from ..taskpool.sequence_classification import SequenceClassificationTaskPool
 from .datasets import dataset_configs, model_configs
 from .pool_folder import open_pool, read_description

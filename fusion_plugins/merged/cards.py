@@ -28,11 +28,7 @@ def pool_card(
 ) -> str:
     """The card of a model merged from a pool, Markdown with metadata.
 
-    Args:
-        label: The method's name.
-        settings: All options.
-        modelpool: Where the models came from.
-        notes: Sentences to say first.
+    The settings are all options; `notes` are sentences to say first.
     """
     sources = {n: source_of(models_of(modelpool)[n]) for n in modelpool.all_model_names}
     title = f"{label} of {', '.join(modelpool.model_names)}"
@@ -72,11 +68,9 @@ def model_card(
 
 
 def note_scores(folder: Path, scores: Mapping[str, tuple[str, float]]) -> None:
-    """Add what an evaluation measured to a saved model's card.
+    """Add what an evaluation measured to the card in a saved model's folder.
 
-    Args:
-        folder: The model's folder, with a card.
-        scores: Data set -> a metric's name, such as accuracy, and its value.
+    The scores are data set -> a metric's name, such as accuracy, and its value.
     """
     card = ModelCard.load(folder / CARD)
     card.data.model_name = card.data.model_name or folder.name

@@ -28,10 +28,7 @@ _NOT_ALONE = f"tinted model, load it with {_HOME}.TintedModel.from_pretrained"
 def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
     """Write the trunk as its class does, or as one safetensors file.
 
-    Args:
-        trunk: A plain module.
-        folder: The tinted model's, exists already; transformers alone cannot load it.
-        **kwargs: For the trunk's own save_pretrained.
+    The folder is the tinted model's; transformers alone cannot load it.
     """
     config = {"model_type": _NOT_ALONE, "architectures": ["TintedModel"]}
     (folder / CONFIG).write_text(json.dumps(config, indent=2))
@@ -44,16 +41,11 @@ def save_trunk(trunk: nn.Module, folder: Path, **kwargs: Any) -> None:
         save_model(trunk, str(folder / _WEIGHTS))
 
 
-def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
-    """Read what :func:`save_trunk` wrote.
-
-    Args:
-        folder: As :func:`trunk_folder` gives it.
-        trunk: A module to copy and fill; None to build the class that ``config.json`` names.
-
-    Raises:
-        ValueError: There is no ``config.json`` and no module, or it does not fit.
-    """
+def load_trunk(
+    folder: Path, index: Mapping[str, Any], trunk: nn.Module | None = None
+) -> nn.Module:
+    """Read what :func:`save_trunk` wrote, into a copy of `trunk` if one is given."""
+    folder = folder if index["format"] == _FORMATS[0] else folder / TRUNK
     if trunk is None and (folder / CONFIG).is_file():
         pool = FolderModelPool({"_pretrained_": str(folder)})
         with accounted(f"The trunk in {folder}"):
@@ -75,25 +67,13 @@ def load_trunk(folder: Path, trunk: nn.Module | None = None) -> nn.Module:
     return trunk
 
 
-def trunk_folder(folder: Path, index: Mapping[str, Any]) -> Path:
-    """Where in a tinted model's folder its trunk is, a plain model folder."""
-    return folder if index["format"] == _FORMATS[0] else folder / TRUNK
-
-
 def save_tints(
     folder: Path,
     places: Sequence[str],
     tints: Mapping[str, Mapping[str, Tensor]],
     parameters: Mapping[str, object],
 ) -> None:
-    """Write one file per task, and the index last.
-
-    Args:
-        folder: The model's folder.
-        places: Sites.
-        tints: Task -> tensors, named ``<site>/<tensor>``.
-        parameters: For the index, to read.
-    """
+    """Write one file per task, tensors named ``<site>/<tensor>``, and the index last."""
     (folder / TINTS).mkdir(exist_ok=True)
     for task, tensors in tints.items():
         save_file(dict(tensors), _tint_file(folder, task))
@@ -103,11 +83,7 @@ def save_tints(
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a tinted model.
-
-    Raises:
-        ValueError: There is none, or it is damaged.
-    """
+    """The index of a tinted model, or ValueError."""
     path = folder / INDEX
     if not path.is_file():
         raise ValueError(
@@ -142,11 +118,7 @@ def _tint_file(folder: Path, task: str) -> Path:
 
 
 def read_tint(folder: Path, task: str, places: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of one task.
-
-    Raises:
-        ValueError: Its file is missing, damaged, or lacks a site.
-    """
+    """The tensors of one task, or ValueError."""
     path = _tint_file(folder, task)
     if not path.is_file():
         raise ValueError(
@@ -174,14 +146,7 @@ def site_state(tensors: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
 def layer_of(
     trunk: nn.Module, site: Site, state: Mapping[str, Tensor], head: nn.Module | None
 ) -> nn.Module:
-    """A task's layer, filled.
-
-    Args:
-        trunk: Has a layer like it, for sites of the trunk.
-        site: Where it stands.
-        state: Its tensors.
-        head: A module to copy and fill; None for linear heads.
-    """
+    """A task's layer, filled; a head as a copy of the given one, or else linear."""
     if site.is_head and (head is not None or "weight" not in state):
         return _filled_head(head, state)
     if site.is_head:

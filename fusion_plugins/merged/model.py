@@ -5,17 +5,17 @@ It also holds merged models whose tasks keep their experts' own, unlearned heads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from ..common.upstream import active_option_of, option_name
-from . import files, hub, replacing, sites
-from .sites import Site
-from .surgery import SurgeryHook
+from . import files, replacing, sites
+from .heads import SurgeryHook
+from .sites import Site, TaskSwitch
 
 
 class TintedModel(SurgeryHook, nn.Module):
@@ -60,11 +60,10 @@ class TintedModel(SurgeryHook, nn.Module):
             layers: Task -> layer, for every task.
         """
         site = Site.on(self.trunk, site)
-        if not site.in_trunk:
-            switch = sites.TaskSwitch(layers, site)
-        else:  # a plain tuple keeps the plain layer out of the state dict
+        switch = TaskSwitch({task: layers[task] for task in self.tasks}, site)
+        if site.in_trunk:  # a plain tuple keeps the plain layer out of the state dict
             self._plain[site] = (self.trunk.get_submodule(site),)
-            switch = sites.install(self.trunk, site, layers.__getitem__, self.tasks)
+            sites.replace(self.trunk, site, switch)
         self.switches.append(switch)
         self.sites += (site,)
 
@@ -85,8 +84,17 @@ class TintedModel(SurgeryHook, nn.Module):
             raise ValueError(
                 f"there is no tint for task '{task}', only for {list(self.tasks)}."
             )
-        for switch in self.switches:
-            sites.choose(switch, task)
+        for switch in cast(Iterable[TaskSwitch], self.switches):
+            switch.set_active_option(task)
+
+    @contextmanager
+    def for_task(self, task: str) -> Iterator[None]:
+        """The task is set for a while, and none afterwards."""
+        self.set_task(task)
+        try:
+            yield
+        finally:
+            self.set_task(None)
 
     @property
     def needs_task(self) -> bool:
@@ -119,27 +127,15 @@ class TintedModel(SurgeryHook, nn.Module):
 
     def parameter_report(self) -> dict[str, Any]:
         """Parameters per task, of all tints, of the trunk, and their share in percent."""
-        tints = sum(p.numel() for s in self.switches for p in s.parameters())
-        everything = sum(p.numel() for p in self.trunk.parameters())
-        inside = sum(
-            p.numel()
-            for site, switch in zip(self.sites, self.switches, strict=True)
-            if site.in_trunk
-            for p in switch.parameters()
-        )
-        trunk = everything - inside
-        trunk += sum(p.numel() for (m,) in self._plain.values() for p in m.parameters())
-        per_task = {task: self._task_parameters(task) for task in self.tasks}
-        return {
-            "per_task": per_task,
-            "tints": tints,
-            "trunk": trunk,
-            "percent": 100 * tints / trunk,
+        per_task = {
+            task: _parameters(sites.option(switch, task) for switch in self.switches)
+            for task in self.tasks
         }
-
-    def _task_parameters(self, task: str) -> int:
-        layers = [sites.option(switch, task) for switch in self.switches]
-        return sum(p.numel() for layer in layers for p in layer.parameters())
+        tints = _parameters(self.switches)
+        with self._without_switches():
+            trunk = _parameters([self.trunk])
+        shares = {"tints": tints, "trunk": trunk, "percent": 100 * tints / trunk}
+        return {"per_task": per_task, **shares}
 
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
         """Write the trunk into ``trunk/``, one file per task, index and card.
@@ -160,19 +156,13 @@ class TintedModel(SurgeryHook, nn.Module):
             (beside / "README.md").write_text(self.card or self._short_card())
 
     def push_to_hub(self, name: str, **options: Any) -> str:
-        """Upload what :meth:`save_pretrained` writes to ``user/name``; see `hub.upload`."""
-        return hub.upload(self.save_pretrained, name, **options)
+        """Upload what :meth:`save_pretrained` writes to ``user/name``; see `upload`."""
+        return replacing.upload(self.save_pretrained, name, **options)
 
-    @contextmanager
-    def _without_switches(self) -> Iterator[None]:
-        for site, (layer,) in self._plain.items():
-            sites.replace(self.trunk, site, layer)
-        try:
-            yield
-        finally:
-            for site, switch in zip(self.sites, self.switches, strict=True):
-                if site.in_trunk:
-                    sites.replace(self.trunk, site, switch)
+    def _without_switches(self) -> AbstractContextManager[None]:
+        plain: dict[str, nn.Module]
+        plain = {site: layer for site, (layer,) in self._plain.items()}
+        return sites.replaced(self.trunk, plain)
 
     def _short_card(self) -> str:
         report = self.parameter_report()
@@ -216,7 +206,7 @@ class TintedModel(SurgeryHook, nn.Module):
             ValueError: Not such a folder, it has no tint for a task, a file of one is
                 missing or damaged, or `trunk` is needed or does not fit.
         """
-        folder = replacing.whole_folder(hub.fetched(folder))
+        folder = replacing.whole_folder(replacing.fetched(folder))
         index = files.read_index(folder)
         tasks = list(index["tasks"]) if tasks is None else list(tasks)
         missing = [task for task in tasks if task not in index["tasks"]]
@@ -224,7 +214,7 @@ class TintedModel(SurgeryHook, nn.Module):
             raise ValueError(
                 f"{folder} has no tint for {missing}; it has {index['tasks']}."
             )
-        trunk = files.load_trunk(files.trunk_folder(folder, index), trunk)
+        trunk = files.load_trunk(folder, index, trunk)
         tints: dict[str, dict[str, nn.Module]] = {
             site: {} for site in map(Site, index["sites"])
         }
@@ -239,3 +229,7 @@ class TintedModel(SurgeryHook, nn.Module):
                 own = Site.on(trunk, site)
                 tints[site][task] = files.layer_of(trunk, own, state, head)
         return cls(trunk, tints, reference)
+
+
+def _parameters(modules: Iterable[nn.Module]) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())

@@ -1,13 +1,18 @@
-"""Save a model's folder all at once, in place of an older one."""
+"""A model's folder: written all at once in place of an older one, or on the hub."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 INDEX = "tinted.json"
 CONFIG = "config.json"
@@ -65,3 +70,29 @@ def whole_folder(folder: Path) -> Path:
     """A model's folder, or its older state if a save was killed between two renames."""
     left = [path / "old" for path in _beside(folder.resolve())]
     return folder if folder.exists() else next(filter(Path.is_dir, left), folder)
+
+
+def fetched(source: str | Path) -> Path:
+    """A model's folder; what is none but has the form ``user/name`` is downloaded."""
+    folder = Path(source)
+    # A folder that is being replaced is absent for a moment, its parent is not.
+    if folder.is_dir() or folder.parent.is_dir() or str(source).count("/") != 1:
+        return folder
+    try:
+        validate_repo_id(str(source))
+    except HFValidationError:
+        return folder
+    return Path(huggingface_hub.snapshot_download(str(source)))
+
+
+def upload(save: Callable[[str], None], name: str, **options: Any) -> str:
+    """Upload what `save` writes into a temporary folder to ``user/name``; its address.
+
+    The repository is made if it does not exist; `private` is for a new one.
+    """
+    api = huggingface_hub.HfApi(token=options.pop("token", None))
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder)
+        address = api.create_repo(name, exist_ok=True, **options)
+        api.upload_folder(repo_id=name, folder_path=folder)
+    return str(address)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import Any
 
 from fusion_bench.models.wrappers.switch import SwitchModule
 from torch import Tensor, nn
@@ -112,12 +113,7 @@ def file_name(task: str) -> str:
 
 
 def check_task_names(tasks: Sequence[str]) -> None:
-    """Every task needs a module and a file of its own.
-
-    Raises:
-        ValueError: A name cannot name a module or file, or two names are one module of
-            FusionBench's SwitchModule or one file.
-    """
+    """Raise ValueError unless every task can have a module and a file of its own."""
     modules: dict[str, str] = {}
     files: dict[str, str] = {}
     for task in tasks:
@@ -176,29 +172,28 @@ class TaskSwitch(SwitchModule):
         return super().forward(*args, **kwargs)
 
 
-def install(
-    module: nn.Module, site: str, make: Callable[[str], nn.Module], tasks: Sequence[str]
-) -> TaskSwitch:
-    """Put a switch with one layer per task where the layer `site` was."""
-    switch = TaskSwitch({task: make(task) for task in tasks}, site)
-    replace(module, site, switch)
-    return switch
-
-
 def replace(module: nn.Module, site: str, layer: nn.Module) -> None:
     """Put a layer at a module path."""
     parent, _, child = site.rpartition(".")
     setattr(module.get_submodule(parent), child, layer)
 
 
+@contextmanager
+def replaced(module: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[None]:
+    """For a while other layers stand at some module paths."""
+    before = {path: module.get_submodule(path) for path in layers}
+    try:
+        for path, layer in layers.items():
+            replace(module, path, layer)
+        yield
+    finally:
+        for path, layer in before.items():
+            replace(module, path, layer)
+
+
 def option(switch: nn.Module, task: str) -> nn.Module:
     """The layer of one task."""
     return options_of(switch)[option_name(task)]
-
-
-def choose(switch: nn.Module, task: str | None) -> None:
-    """Let a switch use the layer of a task; None for no layer."""
-    cast(TaskSwitch, switch).set_active_option(task)
 
 
 def fitting_copy(layer: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

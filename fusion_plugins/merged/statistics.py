@@ -6,11 +6,10 @@ negative. By default a merged model has the plain average of the experts' statis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..common import get_logger
@@ -81,7 +80,12 @@ class RunningStatistics:
         known = set(task_vectors.keys)
         self.names = [name for name in statistic_names(module) if name in known]
         self._base = {name: task_vectors.base(name).clone() for name in self.names}
-        self.average = _average(task_vectors, self.names)
+        self.average = {
+            block.key: (block.base + block.task_vectors.mean(dim=0))
+            .flatten()
+            .to(task_vectors.dtype(block.key))
+            for block in task_vectors.blocks(self.names)
+        }
 
     @property
     def recalibrates(self) -> bool:
@@ -131,13 +135,3 @@ class RunningStatistics:
                 len(repaired),
                 next(iter(repaired)),
             )
-
-
-def _average(task_vectors: TaskVectors, names: Sequence[str]) -> dict[str, Tensor]:
-    """Plain averages of the experts' tensors."""
-    averages = {}
-    for block in task_vectors.blocks(names):
-        mean = block.base + block.task_vectors.mean(dim=0)
-        dtype = task_vectors.dtype(block.key)
-        averages[block.key] = mean.flatten().to(dtype)
-    return averages

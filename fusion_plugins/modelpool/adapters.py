@@ -24,13 +24,7 @@ _KEYS = "base_model.model."  # what peft puts before a module's own names
 class Adapter:
     """A folder with ``adapter_config.json`` and an adapter's weights, as peft saves it.
 
-    Args:
-        folder: The folder.
-        label: What error messages call the expert.
-
-    Raises:
-        ValueError: Its config is damaged.
-        ModuleNotFoundError: peft is not installed.
+    The label is what error messages call the expert.
     """
 
     def __init__(self, folder: Path, label: str):
@@ -50,16 +44,10 @@ class Adapter:
         return bool(self._settings.get("modules_to_save"))
 
     def check_base(self, base: str | None) -> None:
-        """The adapter must have been trained on the pool's pretrained model.
+        """Raise ValueError unless the adapter was trained on the pool's pretrained model.
 
         Names agree if their last part does, or if one side has none: the same model may
         lie in different places. Whether the tensors fit is seen when they are merged.
-
-        Args:
-            base: Folder or hub name of the pool's pretrained model, if known.
-
-        Raises:
-            ValueError: The adapter names another model.
         """
         named = self._settings.get("base_model_name_or_path") or None
         ours, theirs = (Path(n).name.lower() if n else None for n in (base, named))
@@ -72,14 +60,7 @@ class Adapter:
         log.info("%s: the adapter of %s is merged into %s.", self.label, named, base)
 
     def merged_into(self, base: nn.Module) -> nn.Module:
-        """The base with the adapter's changes in its weights, and the adapter's own head.
-
-        Args:
-            base: Is changed.
-
-        Raises:
-            ValueError: The adapter does not fit the base.
-        """
+        """The base, changed: with the adapter's changes in its weights and its own head."""
         from peft import PeftConfig, PeftModel
         from peft.utils.save_and_load import (
             load_peft_weights,

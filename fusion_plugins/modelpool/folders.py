@@ -227,22 +227,17 @@ def refuse_incomplete(
     extra: list[str],
     head: str | None,
 ) -> None:
-    """Say which tensors are missing or left over.
-
-    Raises:
-        ValueError: Always.
-    """
+    """Raise ValueError: which tensors are missing or left over."""
     if absent and head is not None and all(n.startswith(head) for n in absent):
         raise ValueError(
             f"{label} has no trained head: the files of {source} lack {absent}. Give the"
             " checkpoint that was saved with its classifier."
         )
-    found = [f"lack {len(absent)} tensor(s) of its size: {shown(absent)}"] * bool(
-        absent
-    )
-    found += [f"hold {len(extra)} tensor(s) without a place: {shown(extra)}"] * bool(
-        extra
-    )
+    found = []
+    if absent:
+        found.append(f"lack {len(absent)} tensor(s) of its size: {shown(absent)}")
+    if extra:
+        found.append(f"hold {len(extra)} tensor(s) without a place: {shown(extra)}")
     raise ValueError(
         f"{label}: for a {type(module).__name__}, the files of {source}"
         f" {' and '.join(found)}. Save the model again with its own class's"

@@ -34,23 +34,18 @@ class AdapterFinish(Finish):
     def _check(self, module: nn.Module) -> None:
         if head_site(self.modelpool, module) is not None:
             check_task_names(self.modelpool.model_names)
+        self._samples = self.adapter
         if self.statistics.recalibrates:
-            adapter = self.adapter or adapter_for(self.modelpool, self.options.tasks)
-            adapter.check_datasets(self.options.data)
+            if self.adapter is None:
+                self._samples = adapter_for(self.modelpool, self.options.tasks)
+            self._samples.check_datasets(self.options.data)
 
     def complete(self, merged: nn.Module, device: torch.device) -> nn.Module:
-        return self.recalibrated(with_task_heads(merged, self.modelpool), device)
-
-    def card(self, label: str, settings: Any, merged: nn.Module) -> str:
-        text = pool_card(label, settings, self.modelpool)
-        if isinstance(merged, TintedModel):
-            merged.card = text
-        return text
-
-    def recalibrated(self, merged: nn.Module, device: torch.device) -> nn.Module:
-        """The model with estimated statistics, if the options ask for them."""
+        merged = with_task_heads(merged, self.modelpool)
         if not self.statistics.recalibrates:
             return merged
+        if self.adapter is None:
+            self._samples.prepare(device)
         return recalibrate(
             merged,
             self.modelpool,
@@ -58,9 +53,15 @@ class AdapterFinish(Finish):
             samples=self.options.batch_norm_samples,
             data=self.options.data,
             seed=self.seed,
-            adapter=self.adapter,
+            adapter=self._samples,
             device=device,
         )
+
+    def card(self, label: str, settings: Any, merged: nn.Module) -> str:
+        text = pool_card(label, settings, self.modelpool)
+        if isinstance(merged, TintedModel):
+            merged.card = text
+        return text
 
 
 class PoolAdapter(ModelFamily, ABC):

@@ -1,41 +1,41 @@
-"""Register own zero-shot classification tasks with FusionBench."""
+"""Zero-shot tasks of CLIP: own ones that FusionBench gets to know, and their heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
+from fusion_bench.models.hf_clip import HFCLIPClassifier
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
+from torch import Tensor
 
 from ..common import get_logger
+from ..common.identity import fingerprint
 from ..common.upstream import keep_no_clip_heads, known_clip_tasks
 
 log = get_logger(__name__)
+_HEADS: dict[str, Tensor] = {}
 
 
+@dataclass(frozen=True)
 class PromptTemplate:
     """A prompt with one `{}` as the callable FusionBench expects; equal by its text."""
 
-    def __init__(self, text: str):
-        if not isinstance(text, str) or text.count("{}") != 1:
+    text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or self.text.count("{}") != 1:
             raise ValueError(
-                f"template {text!r} needs exactly one '{{}}' where the class name goes,"
+                f"template {self.text!r} needs exactly one '{{}}' where the class name goes,"
                 " for example 'a photo of a {}.'"
             )
-        self.text = text
 
     def __call__(self, class_name: str) -> str:
         return self.text.replace("{}", class_name)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PromptTemplate) and self.text == other.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __repr__(self) -> str:
-        return f"PromptTemplate({self.text!r})"
 
 
 def _texts(task: str, what: str, given: Sequence[str]) -> list[str]:
@@ -56,17 +56,10 @@ def register_clip_task(
 ) -> None:
     """Make `name` a zero-shot task that FusionBench's CLIP pools can evaluate.
 
-    Registering the same content again does nothing; other content replaces it, also
-    that of a task FusionBench ships.
-
-    Args:
-        name: Task name, as used for the pool's models and data sets.
-        classnames: One name per class; position = label. Repeats get a warning.
-        templates: Prompts with one `{}` each, for example "a photo of a {}.".
+    Other content under a known name replaces it, also that of a task FusionBench ships.
 
     Raises:
-        ValueError: Empty name, empty class names, or a template without exactly one
-            `{}`.
+        ValueError: Empty name, empty class names, or a template without exactly one `{}`.
     """
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"a task needs a non-empty name, got {name!r}")
@@ -93,15 +86,7 @@ def register_clip_task(
 
 
 def register_clip_tasks(tasks: Mapping | None, prompts: bool = True) -> None:
-    """Register tasks as options describe them.
-
-    Args:
-        tasks: Task -> `classnames` and `templates`.
-        prompts: Whether there are templates; else nothing reads them.
-
-    Raises:
-        ValueError: A description has other keys, or is refused by `register_clip_task`.
-    """
+    """Register tasks: name -> `classnames` and, if there are `prompts`, `templates`."""
     keys, wanted = {"classnames"}, "classnames (a list) alone: there are no prompts"
     if prompts:
         keys.add("templates")
@@ -117,12 +102,7 @@ def register_clip_tasks(tasks: Mapping | None, prompts: bool = True) -> None:
 def registered_tasks(
     tasks: Mapping | None = None, prompts: bool = True
 ) -> Iterator[None]:
-    """Register tasks for a while; whatever is registered meanwhile is undone afterwards.
-
-    Args:
-        tasks: As :func:`register_clip_tasks` takes them; None to undo what others register.
-        prompts: Likewise.
-    """
+    """Register tasks for a while; all that is registered meanwhile is undone then."""
     known = known_clip_tasks(CLIPTemplateFactory)
     before = dict(known)
     try:
@@ -145,3 +125,35 @@ def require_class_names(
             f"FusionBench knows no class names for the task(s) {unknown}. Describe them:"
             f" {option}={{my_task: {{classnames: [...]{templates}}}}}."
         )
+
+
+class TextHeads:
+    """What a text tower makes of class names, in FusionBench's way.
+
+    Heads of equal towers, tokens and places are one in a process: the key is all that they
+    are computed from. Tower and tokenizer of the `classifier` must not change.
+    """
+
+    def __init__(self, classifier: HFCLIPClassifier):
+        self._classifier = classifier
+
+    @cached_property
+    def _tower(self) -> str:
+        clip = self._classifier.clip_model
+        parts = (clip.text_model, clip.text_projection)
+        device = next(clip.text_projection.parameters()).device.type
+        config = clip.config.text_config.to_json_string()
+        return fingerprint(device, config, [dict(part.state_dict()) for part in parts])
+
+    @torch.no_grad()
+    def __call__(
+        self, names: Sequence[str], templates: Sequence[Callable[[str], str]]
+    ) -> Tensor:
+        """Unit vectors, shape (classes, features)."""
+        prompts = [template(name) for name in names for template in templates]
+        tokens = self._classifier.processor(text=prompts)["input_ids"]
+        key = fingerprint(self._tower, tokens, len(names))
+        if key not in _HEADS:
+            HFCLIPClassifier.set_classification_task(self._classifier, names, templates)
+            _HEADS[key] = self._classifier.zeroshot_weights
+        return _HEADS[key]

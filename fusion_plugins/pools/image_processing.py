@@ -15,15 +15,14 @@ from torch.utils.data import Dataset
 
 from ..common.identity import fingerprint
 from .kept_images import EncodedImages, chosen_folder
-from .samples import (
-    SampledAdapter,
-    Samples,
+from .labels import (
     check_class_order,
     check_labels,
     class_number,
     label_columns,
     part,
 )
+from .samples import SampledAdapter, Samples
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
 # Not square and no multiple of usual sizes, so that resizing and cropping take part.
@@ -34,13 +33,10 @@ _Step = Callable[[Image.Image], Tensor]
 
 
 def as_rgb(image: Any) -> Image.Image:
-    """An image as three colours of eight bits; transparency is dropped.
+    """An image as three colours of eight bits, or ValueError; transparency is dropped.
 
     16-bit values are divided by 257, so that white stays white and a picture is the same
     one in both depths; pillow alone cuts them off at 255.
-
-    Raises:
-        ValueError: Not an image of pillow, or one whose brightest value is not known.
     """
     if not isinstance(image, Image.Image):
         raise ValueError(
@@ -69,17 +65,7 @@ def image_of(sample: Any) -> Any:
 def labelled_images(
     task: str, raw: Any, classes: Sequence[str] | int
 ) -> LabelledImages:
-    """A test set as FusionBench's task pools read it: dicts of `image` and `label`.
-
-    Args:
-        task: The task.
-        raw: What the user gave.
-        classes: Names of the classes, or how many there are.
-
-    Raises:
-        ValueError: A sample that was looked at has no image or no label of these classes,
-            or the data set has the classes in another order.
-    """
+    """A test set as FusionBench's task pools read it: dicts of `image` and `label`."""
     count = classes if isinstance(classes, int) else len(classes)
     if count < 2:
         raise ValueError(
@@ -138,8 +124,8 @@ class ImageAdapter(SampledAdapter):
         return EncodedImages(task, self._raw(task, split), partial(self.read, task))
 
     def keep(self, dataset: Dataset) -> None:
-        if isinstance(dataset, EncodedImages):
-            dataset.keep(self._codec)
+        if isinstance(dataset, EncodedImages) and self._codec.compact:
+            dataset.keep(self._codec.name, self._codec.shape)
 
 
 class ImageCodec:

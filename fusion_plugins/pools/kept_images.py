@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 from weakref import WeakSet
 
 import numpy as np
@@ -18,8 +18,7 @@ from torch import Tensor
 from ..common import get_logger
 from ..common.folders import require_folder
 from ..common.identity import fingerprint
-from .contents import stored_contents
-from .samples import Samples
+from .samples import Samples, stored_contents
 
 log = get_logger(__name__)
 
@@ -29,22 +28,11 @@ LIMIT = 4 * 2**30  # bytes without such a folder: one for files may lie in memor
 _MARK = np.dtype(np.uint64)
 
 
-class Codec(Protocol):
-    """What :class:`~fusion_plugins.pools.image_processing.ImageCodec` is asked here."""
-
-    compact: bool
-    shape: tuple[int, ...]
-    name: str
-
-
 class Room:
     """Room for the encoded images of one data set.
 
     It is in a file, which processes that load data share. Each image has a mark of its
     content, so that one that was not wholly written is none.
-
-    Attributes:
-        nbytes: Bytes that it takes.
     """
 
     def __init__(self, file: IO[bytes], count: int, shape: tuple[int, ...]):
@@ -83,33 +71,25 @@ def chosen_folder() -> Path | None:
     return require_folder(FOLDER, given) if given else None
 
 
-def shared_room(raw: Any, codec: Codec, make: bool) -> Room | None:
+def shared_room(
+    raw: Any, codec: str, shape: tuple[int, ...], make: bool
+) -> Room | None:
     """Where the images of equal data sets are kept as a codec encodes them.
 
-    It stays for this process and, where :data:`FOLDER` is set, for later ones.
-
-    Args:
-        raw: The data set.
-        codec: Encodes the images.
-        make: Whether to make a place where there is none yet.
-
-    Returns:
-        The place; None where there is none, for lack of room, because images are not
-        kept as bytes, or because nothing tells what the data set holds.
-
-    Raises:
-        ValueError: The folder cannot be written into.
+    It stays for this process and, where :data:`FOLDER` is set, for later ones. None where
+    there is none and `make` is false, for lack of room, or because nothing tells what
+    the data set holds.
     """
     folder = chosen_folder()
-    if not codec.compact or not (make or _ROOMS or folder):
+    if not (make or _ROOMS or folder):
         return None
     contents = stored_contents(raw)
     if contents is None:
         return None
-    key = fingerprint(contents, codec.name)
+    key = fingerprint(contents, codec)
     if key not in _ROOMS and (make or folder):
         path = folder / f"{key}.images" if folder else None
-        room = new_room(len(raw), codec.shape, path)
+        room = new_room(len(raw), shape, path)
         if room is None:
             return None
         _ROOMS[key] = room
@@ -151,17 +131,13 @@ def _bytes_of(count: int, shape: tuple[int, ...]) -> int:
 
 
 class EncodedImages(Samples):
-    """A data set's images as a codec encodes them.
-
-    Args:
-        task, raw, read: As for :class:`Samples`; `read` encodes.
-    """
+    """A data set's images as a codec encodes them."""
 
     _room: Room | None = None
 
-    def keep(self, codec: Codec) -> None:
+    def keep(self, codec: str, shape: tuple[int, ...]) -> None:
         """Keep each image that is made, for everybody with an equal data set."""
-        self._room = shared_room(self.raw, codec, make=True)
+        self._room = shared_room(self.raw, codec, shape, make=True)
 
     def __getitem__(self, index: int) -> Tensor:
         image = self._room.get(index) if self._room else None

@@ -176,13 +176,7 @@ def head_site(modelpool: BaseModelPool, module: nn.Module) -> str | None:
 
 
 def expert_checkpoint(pool: BaseModelPool, name: str, module: nn.Module) -> Checkpoint:
-    """Read an expert in place when its files allow it, else through a temporary copy.
-
-    Args:
-        pool: The pool.
-        name: The expert.
-        module: The pretrained model.
-    """
+    """Read an expert in place when its files allow it, else through a temporary copy."""
     base, label = module_checkpoint(module, label_of(PRETRAINED)), label_of(name)
     if name in (held := getattr(pool, "held", {})):  # by read_once
         return StateDictCheckpoint(held[name].state_dict(), label)

@@ -1,4 +1,4 @@
-"""Pools of model folders: where their files are, and how they are loaded."""
+"""Transformers models of a pool: where their files are, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -9,25 +9,50 @@ from typing import Any
 import torch
 from fusion_bench.modelpool import BaseModelPool, CausalLMPool, Seq2SeqLMPool
 from fusion_bench.modelpool.causal_lm import CausalLMBackbonePool
-from fusion_bench.utils import parse_dtype
+from fusion_bench.utils import instantiate, parse_dtype
 from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
 
-from ..common.upstream import models_of
+from ..common.upstream import model_options_of, models_of, tokenizer_of
 from ..modelpool.folders import FolderModelPool, source_of
-from .loading import PRETRAINED
+from .family import PRETRAINED
 
+_FORM = {"_target_", "pretrained_model_name_or_path"}
 # Options of `from_pretrained` that say what class or code a folder is loaded as.
 _CODE_OPTIONS = ("trust_remote_code", "attn_implementation")
 
 
-def model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
-    """Model name -> folder of its files, the pretrained model included.
+def from_pretrained(kind: str, folder: str) -> dict[str, str]:
+    """The config of what a transformers class loads from a folder."""
+    target = {"_target_": f"{kind}.from_pretrained"}
+    return target | {"pretrained_model_name_or_path": folder}
 
-    Models named on a hub are downloaded.
 
-    Raises:
-        ValueError: The pool is of another family, or a model is no folder of files.
+def is_from_pretrained(config: object) -> bool:
+    """Whether a pool's model config asks a transformers class for a folder or hub name."""
+    if not isinstance(config, Mapping):
+        return False
+    target = str(config.get("_target_", ""))
+    return target.startswith("transformers.") and target.endswith(".from_pretrained")
+
+
+def local_folder(
+    modelpool: BaseModelPool, name: str, kind: type[BaseModelPool]
+) -> Path | None:
+    """The folder that a model is loaded from as it is; None where that is not certain.
+
+    The pool must load as a `kind` does; subclasses may do otherwise.
     """
+    config = models_of(modelpool)[name]
+    options = {k: v for k, v in _model_options(modelpool).items() if v is not None}
+    if type(modelpool).load_model is not kind.load_model or options:
+        return None  # such as a dtype to convert to
+    if is_from_pretrained(config) and set(config) == _FORM:
+        config = config["pretrained_model_name_or_path"]
+    return Path(config) if isinstance(config, str) and Path(config).is_dir() else None
+
+
+def model_folders(modelpool: BaseModelPool) -> dict[str, Path]:
+    """Model name -> folder of its files, maybe downloaded; or ValueError."""
     known = isinstance(modelpool, (CausalLMPool, FolderModelPool, Seq2SeqLMPool))
     if not known or isinstance(modelpool, CausalLMBackbonePool):
         raise ValueError(
@@ -71,7 +96,8 @@ def pool_dtype(modelpool: BaseModelPool) -> torch.dtype | None:
 
 
 def _model_options(modelpool: BaseModelPool) -> Mapping:
-    return getattr(modelpool, "model_kwargs", None) or {}
+    kept = model_options_of(modelpool, None)
+    return kept or getattr(modelpool, "model_kwargs", None) or {}
 
 
 def code_options(modelpool: BaseModelPool) -> dict:
@@ -80,31 +106,34 @@ def code_options(modelpool: BaseModelPool) -> dict:
     return {name: options[name] for name in _CODE_OPTIONS if name in options}
 
 
-def tokenizer_of(modelpool: BaseModelPool) -> Any:
-    """The pool's tokenizer; None where it names none."""
-    if getattr(modelpool, "tokenizer", None) is None:
-        return None
-    return modelpool.load_tokenizer()
-
-
 def tokenizer_source(modelpool: BaseModelPool) -> Path | object | None:
-    """Where the pool's tokenizer comes from.
+    """A folder of the pool's tokenizer, else the tokenizer; None where it names none."""
+    given = given_tokenizer(modelpool)
+    if isinstance(given, str) and Path(given).is_dir():
+        return Path(given)
+    return None if given is None else load_tokenizer(modelpool)
 
-    Returns:
-        A folder of its files; a tokenizer where the pool describes how to make one; None
-        where it names none.
+
+def given_tokenizer(modelpool: BaseModelPool) -> Any:
+    """What the pool says of its tokenizer; None where it names none."""
+    kept = tokenizer_of(modelpool, None)
+    return getattr(modelpool, "tokenizer", None) if kept is None else kept
+
+
+def load_tokenizer(modelpool: BaseModelPool) -> Any:
+    """The pool's tokenizer, from its config, a folder or hub name, or an object.
+
+    FusionBench's own ``Seq2SeqLMPool.load_tokenizer`` fails in 0.2.33.
     """
-    tokenizer = getattr(modelpool, "tokenizer", None)
-    if isinstance(tokenizer, str) and Path(tokenizer).is_dir():
-        return Path(tokenizer)
-    return tokenizer_of(modelpool)
+    given = given_tokenizer(modelpool)
+    if given is None:
+        raise ValueError(
+            f"The {type(modelpool).__name__} has no tokenizer to prepare text with. Set"
+            " modelpool.tokenizer={_target_: transformers.AutoTokenizer.from_pretrained,"
+            " pretrained_model_name_or_path: <folder or hub name>}."
+        )
+    if isinstance(given, str):
+        from transformers import AutoTokenizer
 
-
-def local_folder(modelpool: BaseModelPool, name: str) -> Path | None:
-    """The folder that loading the model reads as it is; None where it does more."""
-    path = models_of(modelpool)[name]
-    options = {k: v for k, v in _model_options(modelpool).items() if v is not None}
-    plain = type(modelpool) is CausalLMPool and isinstance(path, str)
-    if not plain or options or not Path(path).is_dir():
-        return None
-    return Path(path)
+        return AutoTokenizer.from_pretrained(given)
+    return instantiate(given) if isinstance(given, Mapping) else given

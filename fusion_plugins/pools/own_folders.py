@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+from datasets.exceptions import DatasetsError
 from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import (
     CLIPVisionModelPool,
@@ -20,10 +22,9 @@ from ..common.folders import require_paths
 from ..modelpool.tsv import TsvDataset
 from ..task_vectors.files import UNREADABLE, one_line, read_config
 from .clip_tasks import register_clip_task
-from .hugging_face import from_pretrained
 from .loading import PRETRAINED
+from .model_files import from_pretrained
 from .saving import OwnFolders
-from .text import load_tokenizer
 
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
 _KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -34,15 +35,9 @@ _CLASS = "transformers.AutoModelForSequenceClassification"
 class OwnCLIPPool(OwnFolders, CLIPVisionModelPool):
     """FusionBench's CLIP pool; its models are saved with processor and card."""
 
-    def _preparation(self) -> Any:
-        return self.load_processor()
-
 
 class OwnTextPool(OwnFolders, SequenceClassificationModelPool):
     """FusionBench's pool of text classifiers; saved with tokenizer and card."""
-
-    def _preparation(self) -> Any:
-        return load_tokenizer(self)
 
 
 def folder_modelpool(
@@ -86,11 +81,7 @@ def folder_modelpool(
 
 
 def is_clip(folder: str) -> bool:
-    """Whether a model folder holds a CLIP model; if not, it is a text classifier's.
-
-    Raises:
-        ValueError: It is neither.
-    """
+    """Whether a folder holds a CLIP model, or else a text classifier, or ValueError."""
     file = Path(folder, "config.json")
     if not folder or not file.is_file():
         raise ValueError(
@@ -136,8 +127,6 @@ def read_data(path: str) -> Any:
     Raises:
         ValueError: It cannot be read as any of these.
     """
-    from datasets.exceptions import DatasetsError
-
     try:
         return _read_data(Path(path))
     except (DatasetsError, zipfile.BadZipFile, *UNREADABLE) as error:
@@ -157,15 +146,9 @@ def _read_data(file: Path) -> Any:
         raise ValueError("its path is empty")
     if file.is_file() and not file.stat().st_size:
         raise ValueError("it is an empty file")
-    if file.suffix.lower() == ".tsv":
-        return TsvDataset(file)
-    if file.suffix.lower() == ".npz":
-        return _read_npz(file)
-    import datasets
-
     kind = file.suffix.lower()
-    if kind == ".csv":
-        return _read_csv(file)
+    if kind in _READERS:
+        return _READERS[kind](file)
     if kind in _KINDS:
         return datasets.load_dataset(_KINDS[kind], data_files=str(file), split="train")
     if file.is_file():
@@ -182,8 +165,6 @@ def _read_data(file: Path) -> Any:
 
 
 def _read_csv(file: Path) -> Any:
-    import datasets
-
     with file.open(encoding="utf-8-sig") as lines:
         header = lines.readline()
     mark = next((m for m in ",;\t" if m in header), ",")  # ; where , is for decimals
@@ -196,8 +177,6 @@ def _read_csv(file: Path) -> Any:
 
 def _read_images(folder: Path) -> Any:
     """Classes may have names that are also those of splits, such as ``train``."""
-    import datasets
-
     folders = [path for path in folder.glob("[!.]*") if path.is_dir()]
     classes = not any(path.is_dir() for inner in folders for path in inner.iterdir())
     files = {"data_files": {"test": "*/*"}, "drop_labels": False} if classes else {}
@@ -211,8 +190,6 @@ def _read_images(folder: Path) -> Any:
 
 
 def _read_npz(file: Path) -> Any:
-    import datasets
-
     with np.load(file) as arrays:
         missing = {"x_test", "y_test", "class_names"} - set(arrays)
         if missing:
@@ -227,12 +204,15 @@ def _read_npz(file: Path) -> Any:
     return found
 
 
-def class_names(data: Any, path: str) -> Sequence[str]:
-    """The names of a data set's labels.
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".tsv": TsvDataset,
+    ".csv": _read_csv,
+    ".npz": _read_npz,
+}
 
-    Raises:
-        ValueError: It does not name them.
-    """
+
+def class_names(data: Any, path: str) -> Sequence[str]:
+    """The names of a data set's labels, or ValueError."""
     names = getattr(getattr(data, "features", {}).get("label"), "names", None)
     names = names or getattr(data, "class_names", None)
     if names is None:

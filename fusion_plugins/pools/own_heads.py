@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +11,12 @@ from fusion_bench.tasks.clip_classification import get_num_classes
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
+from ..merged.sites import replaced
 from ..modelpool.folders import source_of
 from .adapter import PoolAdapter
-from .hugging_face import is_from_pretrained
+from .labels import check_class_order
 from .loading import load_base
-from .samples import check_class_order
+from .model_files import is_from_pretrained
 from .task_heads import load_own_head
 
 _BY_HEAD = (
@@ -60,7 +60,7 @@ class OwnHeadsAdapter(PoolAdapter):
 
     def features(self, module: nn.Module, inputs: Tensor) -> Tensor:
         """What the model hands to its head."""
-        with without_head(module, self.head_site(module)):
+        with replaced(module, {self.head_site(module): nn.Identity()}):
             return self.outputs(module, inputs)
 
     @abstractmethod
@@ -69,11 +69,7 @@ class OwnHeadsAdapter(PoolAdapter):
 
 
 def head_config(head_of: Any) -> Any:
-    """The config of the model whose head a task has, if one says.
-
-    Args:
-        head_of: The model, or its folder, hub name or config.
-    """
+    """The config of a task's model, given as such, by folder, hub name or config."""
     if isinstance(head_of, PreTrainedModel):
         return head_of.config
     known = isinstance(head_of, str) or is_from_pretrained(head_of)
@@ -132,16 +128,3 @@ def check_head_order(task: str, raw: Any, config: Any) -> None:
     """
     named = config.id2label
     check_class_order(task, raw, [named[n] for n in sorted(named)], _BY_HEAD)
-
-
-@contextmanager
-def without_head(module: nn.Module, site: str) -> Iterator[None]:
-    """Put an identity in the place of a layer for a while."""
-    parent_name, _, child = site.rpartition(".")
-    parent = module.get_submodule(parent_name)
-    head = getattr(parent, child)
-    setattr(parent, child, nn.Identity())
-    try:
-        yield
-    finally:
-        setattr(parent, child, head)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
-from typing import Protocol, cast
+from typing import Any, cast
 
+import numpy as np
 import torch
 from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import Dataset
 
 from ..common.order import SampleOrder
 from ..merged import sites
@@ -18,21 +19,8 @@ from ..merged.model import TintedModel
 from ..merged.statistics import batch_norms
 from .family import adapter_for
 
-
-class SampleSource(Protocol):
-    """What this file uses of a pool's adapter."""
-
-    tasks: tuple[str, ...]
-
-    def check_datasets(self, split: str) -> None: ...
-    def prepare(self, device: torch.device) -> None: ...
-    def dataset(self, task: str, split: str) -> Dataset: ...
-    def encode(self, sample: object) -> Tensor: ...
-    def decode(self, stored: Tensor) -> Tensor: ...
-    def features(self, module: nn.Module, inputs: Tensor) -> Tensor: ...
-    def head_site(self, module: nn.Module) -> str | None: ...
-
-
+# Tasks -> batches that mix them evenly.
+Batches = Callable[[Sequence[str]], Iterator[Tensor]]
 _AT_ONCE = 128  # samples per batch; its statistics are what is averaged
 
 
@@ -43,7 +31,7 @@ def recalibrate(
     samples: int = 512,
     data: str = "test",
     seed: int = 0,
-    adapter: SampleSource | None = None,
+    adapter: Any = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
     """Give a merged model the running statistics of its own activations.
@@ -78,59 +66,48 @@ def recalibrate(
         adapter = adapter_for(modelpool)
         adapter.check_datasets(data)
         adapter.prepare(torch.device(device))
-    parts = _Parts(adapter, data, samples, seed, torch.device(device))
+    batches = _batches_of(adapter, data, samples, seed, torch.device(device))
     home = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
     model.to(device).eval()
     try:
         if per_task:
-            model = _estimate_per_task(model, adapter, parts)
+            model = _estimate_per_task(model, adapter, batches)
         else:
-            _estimate_shared(model, adapter, parts)
+            _estimate_shared(model, adapter, batches)
     finally:
         for module, training in modes:
             module.training = training
     return model.to(home)
 
 
-class _Parts:
-    """Batches of preprocessed samples, the same ones for the same seed."""
+def _batches_of(
+    adapter: Any, data: str, samples: int, seed: int, device: torch.device
+) -> Batches:
+    """Preprocessed samples, the same ones for the same seed."""
+    order = SampleOrder(seed, _AT_ONCE)
+    datasets = {task: adapter.dataset(task, data) for task in adapter.tasks}
+    chosen = {
+        task: order.subset(f"statistics of {task}", len(dataset), samples)
+        for task, dataset in datasets.items()
+    }
 
-    def __init__(
-        self,
-        adapter: SampleSource,
-        data: str,
-        samples: int,
-        seed: int,
-        device: torch.device,
-    ):
-        self._adapter, self._device = adapter, device
-        order = SampleOrder(seed, _AT_ONCE)
-        self._datasets = {task: adapter.dataset(task, data) for task in adapter.tasks}
-        self._chosen = {
-            task: order.subset(f"statistics of {task}", len(dataset), samples)  # type: ignore[arg-type]
-            for task, dataset in self._datasets.items()
-        }
+    def inputs(task: str, indices: np.ndarray) -> Tensor:
+        encoded = [adapter.encode(datasets[task][i]) for i in indices.tolist()]
+        return adapter.decode(torch.stack(encoded).to(device))
 
-    def __call__(self, tasks: Sequence[str]) -> Iterator[Tensor]:
-        """Batches that mix these tasks evenly."""
-        most = max(len(self._chosen[task]) for task in tasks)
+    def batches(tasks: Sequence[str]) -> Iterator[Tensor]:
+        most = max(len(chosen[task]) for task in tasks)
         count = -(-most * len(tasks) // _AT_ONCE)
-        split = {t: torch.tensor_split(self._indices(t), count) for t in tasks}
+        split = {t: np.array_split(chosen[t], count) for t in tasks}
         for number in range(count):
-            yield torch.cat([self._inputs(t, split[t][number]) for t in tasks])
+            found = {t: split[t][number] for t in tasks if len(split[t][number])}
+            yield torch.cat([inputs(t, indices) for t, indices in found.items()])
 
-    def _indices(self, task: str) -> Tensor:
-        return torch.as_tensor(self._chosen[task])
-
-    def _inputs(self, task: str, indices: Tensor) -> Tensor:
-        dataset = self._datasets[task]
-        encode = self._adapter.encode
-        stored = torch.stack([encode(dataset[i]) for i in indices.tolist()])
-        return self._adapter.decode(stored.to(self._device))
+    return batches
 
 
-def _estimate_shared(model: nn.Module, adapter: SampleSource, parts: _Parts) -> None:
+def _estimate_shared(model: nn.Module, adapter: Any, batches: Batches) -> None:
     trunk = model
     if isinstance(model, TintedModel):
         trunk, head = model.trunk, adapter.head_site(model.trunk)
@@ -142,34 +119,30 @@ def _estimate_shared(model: nn.Module, adapter: SampleSource, parts: _Parts) -> 
             )
 
     def run() -> None:
-        for inputs in parts(adapter.tasks):
+        for inputs in batches(adapter.tasks):
             adapter.features(trunk, inputs)
 
     estimate(batch_norms(trunk), run)
 
 
-def _estimate_per_task(
-    model: nn.Module, adapter: SampleSource, parts: _Parts
-) -> TintedModel:
+def _estimate_per_task(model: nn.Module, adapter: Any, batches: Batches) -> TintedModel:
     tinted = model if isinstance(model, TintedModel) else None
     trunk = model if tinted is None else tinted.trunk
     shared = _outside_switches(trunk)
     copies: dict[str, dict[str, nn.Module]] = {name: {} for name in shared}
     for task in adapter.tasks:
-        if tinted is not None:
-            tinted.set_task(task)
         layers = shared | _inside_switches(trunk, task)
 
         def run(task: str = task) -> None:
-            for inputs in parts([task]):
+            for inputs in batches([task]):
                 adapter.features(trunk, inputs)
 
-        estimate(layers, run, f"task '{task}'")
+        with nullcontext() if tinted is None else tinted.for_task(task):
+            estimate(layers, run, f"task '{task}'")
         for name, layer in shared.items():
             copies[name][task] = deepcopy(layer)
     if tinted is None:
         return TintedModel(model, copies)
-    tinted.set_task(None)
     for name, own in copies.items():
         tinted.add_site(name, own)
     return tinted
@@ -202,11 +175,6 @@ def estimate(
 
     Running mean and variance become the plain averages over the batches of each batch's
     mean and (unbiased) variance; meanwhile these layers normalise by the batch's own.
-
-    Args:
-        layers: By name, as from :func:`batch_norms`.
-        run: Runs forward passes.
-        what: For the message.
 
     Raises:
         ValueError: A layer met no inputs, or statistics that are not finite.

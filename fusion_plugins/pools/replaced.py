@@ -51,11 +51,7 @@ def with_experts(
 
 
 def read_once(modelpool: BaseModelPool) -> BaseModelPool:
-    """The same pool, whose models are read now and handed out as copies.
-
-    Args:
-        modelpool: The pool. All its models are held in memory.
-    """
+    """The same pool, whose models are read now, held, and handed out as copies."""
     names = [PRETRAINED, *modelpool.model_names]
     held = {name: load_module(modelpool, name) for name in names}
     view: Any = with_experts(modelpool, lambda n: copied(held[n]), [PRETRAINED])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import operator
-import re
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,15 +12,14 @@ from datasets import Dataset as ArrowDataset
 from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import instantiate
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
+from ..common.identity import file_fingerprint, fingerprint
 from ..common.upstream import datasets_of
 from .adapter import PoolAdapter
-from .contents import stored_contents
 
-LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
+_ROWS = 1000  # at once
 _LOOKED_AT = 6  # samples beside the first two
-_BY_NAMES = "its class names", "Give class names in the data set's order."
 
 
 class SampleError(ValueError):
@@ -38,11 +35,8 @@ class Samples(Dataset):
 
     Args:
         task: The task.
-        raw: What the user gave: anything with ``len`` and ``[index]``.
+        raw: What the user gave: anything with ``len`` and ``[index]``; else a ValueError.
         read: Raw sample -> what is wanted of it.
-
-    Raises:
-        ValueError: `raw` has no length, or gives its samples only one after the other.
     """
 
     def __init__(self, task: str, raw: Any, read: Callable[[Any], Any]):
@@ -80,11 +74,7 @@ class Samples(Dataset):
         return stored_contents(self.raw)
 
     def check(self) -> None:
-        """Read the first samples and a fixed handful.
-
-        Raises:
-            ValueError: One of them cannot be read, or there are none.
-        """
+        """Read the first samples and a fixed handful; ValueError if there are none."""
         if len(self) == 0:
             raise ValueError(
                 f"The dataset of task '{self.task}' is empty. Check its path and split."
@@ -110,10 +100,7 @@ class SampledAdapter(PoolAdapter):
         """A raw sample as the tensor to keep; needs :meth:`prepare`."""
 
     def check_datasets(self, split: str) -> None:
-        """Fail before anything is loaded if samples are missing or cannot be read.
-
-        Looks at a few samples of each task.
-        """
+        """Fail before anything is loaded unless a few samples of each task can be read."""
         super().check_datasets(split)
         for task in self.tasks:
             Samples(task, self._raw(task, split), partial(self.look, task)).check()
@@ -147,103 +134,42 @@ def listed_dataset(modelpool: BaseModelPool, task: str, split: str) -> Any:
     return opened(listed)
 
 
-def part(sample: Any, columns: Sequence[str], place: int) -> Any:
-    """One part of a raw sample: a column of a dict, or a place in a tuple."""
-    if isinstance(sample, Mapping):
-        return sample[find_column(sample, columns)]
-    if isinstance(sample, (tuple, list)) and len(sample) > place:
-        return sample[place]
-    held = f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
-    raise ValueError(
-        f"it is a {type(sample).__name__}{held}, expected a dict with the column"
-        f" '{columns[0]}' or a tuple with it in place {place}."
-    )
+def stored_contents(raw: Any) -> str | None:
+    """A short name that changes with any sample, or None where only reading would tell.
 
-
-def find_column(names: Collection[str], columns: Sequence[str]) -> str:
-    """The usual one of `columns`, else the only one that there is.
-
-    Raises:
-        ValueError: There is none, or there are several.
+    Args:
+        raw: A data set of the library `datasets`, a list, tensors, or one that says so
+            itself by a method `contents`. Pictures that are files count by their bytes.
     """
-    found = [name for name in columns if name in names]
-    if found[:1] == [columns[0]] or len(found) == 1:
-        return found[0]
-    if found:
-        problem = f"several columns could be its {columns[0]}: {found}"
-    else:
-        problem = f"it has no {columns[0]}, only the columns {sorted(names)}"
-    raise ValueError(f"{problem}. Rename one to '{columns[0]}'.")
-
-
-def label_columns(raw: Any, classes: int) -> Sequence[str]:
-    """Where labels may be; of several columns the one that has so many classes."""
-    features = raw.features if isinstance(raw, ArrowDataset) else {}
-    fitting = [
-        name
-        for name in LABEL_COLUMNS
-        if getattr(features.get(name), "num_classes", None) == classes
-    ]
-    return fitting if len(fitting) == 1 and "label" not in features else LABEL_COLUMNS
-
-
-def check_labels(
-    task: str, raw: Any, columns: Sequence[str], number: Callable[[Any], Any]
-) -> list[Any]:
-    """Every label, checked, where that costs no reading of samples; else none."""
-    if isinstance(raw, ArrowDataset) and any(name in raw.features for name in columns):
-        values = raw.with_format(None)[find_column(raw.features, columns)][:]
-    elif isinstance(raw, list):
-        values = Samples(task, raw, partial(part, columns=columns, place=1))
-    else:
-        return []
-    labels = Samples(task, values, number)
-    return [labels[index] for index in range(len(labels))]
-
-
-def class_number(label: Any, classes: int) -> int:
-    """A label as a whole number from 0 to `classes` - 1."""
     try:
-        number = operator.index(label)
-    except TypeError:
-        raise ValueError(
-            f"its label is {label!r}, expected a class number, 0 to {classes - 1}."
-            " Turn names into numbers, for example with datasets' class_encode_column."
-        ) from None
-    if not 0 <= number < classes:
-        hint = " Hidden labels? Use a split that has them." if number < 0 else ""
-        raise ValueError(
-            f"its label is {number}, but the task has the classes 0 to {classes - 1}."
-            f"{hint} Correct the labels or the list of class names."
-        )
-    return number
+        if isinstance(raw, Subset):
+            inner = stored_contents(raw.dataset)
+            return inner and fingerprint(inner, list(raw.indices))
+        if isinstance(raw, ArrowDataset):
+            if raw.format["type"] == "custom":  # a transform may draw lots
+                return None
+            modes = {name: getattr(f, "mode", None) for name, f in raw.features.items()}
+            modes = {name: mode for name, mode in modes.items() if mode is not None}
+            return fingerprint(_rows(raw), *([modes] if modes else []))
+        if isinstance(raw, TensorDataset):
+            return fingerprint(raw.tensors)
+        if isinstance(raw, (list, tuple)):
+            return fingerprint(raw)
+        return raw.contents() if hasattr(raw, "contents") else None
+    except (TypeError, OSError):  # of other values, or in an archive
+        return None
 
 
-def check_class_order(
-    task: str, raw: Any, class_names: Sequence[str], said: Sequence[str] = _BY_NAMES
-) -> None:
-    """Raise if the data set itself gives a class another number than `class_names`."""
-    features = raw.features if isinstance(raw, ArrowDataset) else {}
-    columns = label_columns(raw, len(class_names))
-    listed = [getattr(features.get(name), "names", None) for name in columns]
-    listed += [getattr(raw, name, None) for name in ("class_names", "classes")]
-    theirs = _places(next((x for x in listed if isinstance(x, (list, tuple))), ()))
-    moved = {
-        name: place
-        for name, place in _places(class_names).items()
-        if theirs.get(name, place) != place
-    }
-    # One of many names may just mean another class there, as in lists of ImageNet's.
-    chained = {theirs[name] for name in moved} & set(moved.values())
-    if chained or 10 * len(moved) > len(class_names):
-        name, place = next(iter(moved.items()))
-        raise ValueError(
-            f"Task '{task}': class {place} is '{class_names[place]}' by {said[0]}, but"
-            f" class {theirs[name]} by its data set. {said[1]}"
-        )
+def _rows(raw: ArrowDataset) -> list[str]:
+    """Of each block of rows."""
+    blocks = raw.with_format("arrow").iter(_ROWS)
+    return [fingerprint([_with_files(r) for r in b.to_pylist()]) for b in blocks]
 
 
-def _places(names: Sequence[str]) -> dict[str, int]:
-    """Plain name -> class, of names that occur once."""
-    plain = [re.sub(r"[\W_]+", " ", str(name).casefold()).strip() for name in names]
-    return {name: i for i, name in enumerate(plain) if plain.count(name) == 1}
+def _with_files(value: Any) -> Any:
+    """A stored value, with a picture's or a sound's file in the place of its path."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"bytes", "path"} and value["bytes"] is None:
+            return file_fingerprint(value["path"])
+        return {name: _with_files(entry) for name, entry in value.items()}
+    return [_with_files(v) for v in value] if isinstance(value, list) else value

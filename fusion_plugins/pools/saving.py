@@ -13,6 +13,7 @@ from ..common.upstream import program_of
 from ..merged.cards import CARD, pool_card
 from ..merged.model import TintedModel
 from .loading import PRETRAINED
+from .model_files import load_tokenizer
 
 
 class OwnFolders:
@@ -20,15 +21,13 @@ class OwnFolders:
 
     def save_model(self, model: Any, path: str) -> None:
         """Write a model folder with processor or tokenizer, and card."""
-        model.save_pretrained(path)
-        self._preparation().save_pretrained(path)
         pool: Any = self
+        images = isinstance(self, CLIPVisionModelPool)
+        preparation = pool.load_processor() if images else load_tokenizer(pool)
+        for part in (model, preparation):
+            part.save_pretrained(path)
         method = getattr(program_of(self), "method", None)
         _write_card(Path(path), model, pool, method)
-
-    def _preparation(self) -> Any:
-        """The processor or the tokenizer."""
-        raise NotImplementedError
 
 
 def add_card(
@@ -36,11 +35,8 @@ def add_card(
 ) -> None:
     """Write the card of a merged model that was just saved; own folders have one.
 
-    Args:
-        folder: Of the model; where it was saved as a file, there is no place for a card.
-        model: The merged model; its own card is taken if it has one, or the method's.
-        modelpool: Where the models came from.
-        method: What merged them; None if that is not known.
+    Where it was saved as a file, there is no place for a card. The model's own card is
+    taken if it has one, or the method's.
     """
     if folder.is_dir() and not isinstance(modelpool, OwnFolders):
         _write_card(folder, model, modelpool, method)
@@ -55,11 +51,7 @@ def _write_card(
 
 
 def whole_clip(model: nn.Module, modelpool: BaseModelPool) -> Any:
-    """A merged vision model as a ``CLIPModel``, with the pretrained one's text tower.
-
-    Raises:
-        ValueError: The pool is not CLIP's, or the model has tints.
-    """
+    """A plain merged model of a CLIP pool as a ``CLIPModel``, with the base's text tower."""
     if not isinstance(modelpool, CLIPVisionModelPool) or isinstance(model, TintedModel):
         raise ValueError(
             "merged_model_save_kwargs.whole is for plain models of CLIP pools, not for a"

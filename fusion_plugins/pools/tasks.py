@@ -62,9 +62,6 @@ def build_tasks(
         draws: Task name -> the draws that the run will see.
         options: Which samples.
         fabric: Device and processes.
-
-    Raises:
-        ValueError: A dataset is empty.
     """
     adapter.prepare(fabric.device)
     datasets = {task: adapter.dataset(task, options.split) for task in adapter.tasks}

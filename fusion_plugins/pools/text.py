@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from fusion_bench.modelpool import BaseModelPool
-from fusion_bench.utils import instantiate
 from torch import Tensor, nn
 
-from ..common.upstream import tokenizer_of
 from .loading import load_base
+from .model_files import load_tokenizer, local_folder
 from .samples import SampledAdapter
 from .tokens import TextEncoder, choose_length, position_limit, texts_of
 
 _KNOWN = {"fields", "max_length"}
-
-
-def load_tokenizer(modelpool: BaseModelPool) -> Any:
-    """The pool's tokenizer, from its config, a folder or hub name, or an object.
-
-    FusionBench's own ``Seq2SeqLMPool.load_tokenizer`` fails in 0.2.33, and a pool without
-    a tokenizer fails an assertion.
-
-    Raises:
-        ValueError: The pool has none.
-    """
-    given = tokenizer_of(modelpool, None)
-    if given is None:
-        raise ValueError(
-            f"The {type(modelpool).__name__} has no tokenizer to prepare text with. Set"
-            " modelpool.tokenizer={_target_: transformers.AutoTokenizer.from_pretrained,"
-            " pretrained_model_name_or_path: <folder or hub name>}."
-        )
-    if isinstance(given, str):
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(given)
-    return instantiate(given) if isinstance(given, Mapping) else given
 
 
 class TextAdapter(SampledAdapter):
@@ -49,6 +26,13 @@ class TextAdapter(SampledAdapter):
     Raises:
         ValueError: `task_info` holds something else.
     """
+
+    #: The pool class whose way of loading is known: files can be read in its place.
+    loaded_by: ClassVar[type[BaseModelPool]]
+
+    @classmethod
+    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
+        return local_folder(modelpool, name, cls.loaded_by)
 
     def __init__(self, modelpool: BaseModelPool, task_info: Mapping | None = None):
         super().__init__(modelpool, task_info)

@@ -25,14 +25,8 @@ class TextEncoder:
     """Samples as integer tensors of shape (rows, max_length).
 
     Rows are `input_ids`, `attention_mask` and, where the tokenizer gives them,
-    `token_type_ids`. Unused places hold the padding token and a mask of 0.
-
-    Args:
-        tokenizer: Of transformers, with a padding token.
-        max_length: Tokens per sample.
-
-    Raises:
-        ValueError: The tokenizer has no padding token.
+    `token_type_ids`. Unused places hold the padding token and a mask of 0. The tokenizer
+    is of transformers, with a padding token, else a ValueError.
     """
 
     def __init__(self, tokenizer: Any, max_length: int):
@@ -97,25 +91,14 @@ class TextEncoder:
         return rows
 
     def unpack(self, stored: Tensor) -> dict[str, Tensor]:
-        """Model inputs without the padding that all samples share.
-
-        Args:
-            stored: Shape (samples, rows, max_length).
-
-        Returns:
-            Name -> int64, shape (samples, longest).
-        """
+        """Model inputs, int64 (samples, longest), without the padding that all share."""
         longest = int(stored[:, 1].any(0).nonzero()[-1]) + 1
         rows = stored[..., :longest].long().unbind(1)
         return dict(zip(self.names, rows, strict=True))
 
 
 def texts_of(sample: Any, fields: Sequence[str] | None = None) -> list[str]:
-    """The one or two texts of a sample; none if it is tokenised already.
-
-    Raises:
-        ValueError: It has no such fields, or no text in them.
-    """
+    """The one or two texts of a sample; none if it is tokenised already."""
     if not isinstance(sample, Mapping):
         raise ValueError(
             f"A text sample is a {type(sample).__name__}, expected a dict with text fields"
@@ -127,11 +110,7 @@ def texts_of(sample: Any, fields: Sequence[str] | None = None) -> list[str]:
 
 
 def find_fields(sample: Mapping) -> tuple[str, ...]:
-    """The text fields of a sample.
-
-    Raises:
-        ValueError: It has none of TEXT_FIELDS.
-    """
+    """The text fields of a sample, or ValueError."""
     for fields in TEXT_FIELDS:
         if all(name in sample for name in fields):
             return fields
@@ -167,17 +146,7 @@ def position_limit(module: nn.Module) -> int | None:
 
 
 def choose_length(tokenizer: Any, limit: int | None, wanted: int | None) -> int:
-    """Tokens per sample.
-
-    Args:
-        tokenizer: Its `model_max_length` counts if it says one.
-        limit: What the model has positions for; None for no limit.
-        wanted: What the user asks for; None for as many as tokenizer and model take,
-            at most LONGEST.
-
-    Raises:
-        ValueError: The user asks for more than the model takes, or for none.
-    """
+    """Tokens per sample: `wanted`, or as many as tokenizer and model take up to LONGEST."""
     if wanted is None:
         return min(tokenizer.model_max_length, limit or LONGEST, LONGEST)
     if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:

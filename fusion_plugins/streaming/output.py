@@ -16,8 +16,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..common import get_logger
-from ..common.hashing import settings_hash
-from ..common.identity import file_checksum
+from ..common.identity import file_checksum, settings_hash
 from .shards import Shard, index_of
 
 log = get_logger(__name__)

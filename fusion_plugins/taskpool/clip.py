@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..common.upstream import saved_options, test_datasets_of
 from ..merged.model import TintedModel
-from ..pools.text_heads import TextHeads
+from ..merged.sites import replaced
+from ..modelpool.folders import accounted
+from ..pools.clip_tasks import TextHeads
 from .images import OwnTasks
 
 
@@ -35,7 +37,8 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
         given = test_datasets_of(self)
         test_datasets_of.put(self, self.check_samples())
         try:
-            super().setup()
+            with accounted("The task pool's CLIP"):
+                super().setup()
         finally:
             test_datasets_of.put(self, given)
 
@@ -75,12 +78,8 @@ class CLIPTaskPool(OwnTasks, CLIPVisionModelTaskPool):
             scale = clip.logit_scale.exp()
             return {"logits": features @ classifier.zeroshot_weights.t() * scale}
 
-        replaced = {name: getattr(clip, name) for name in outer}
         try:
-            for name, layer in outer.items():
-                setattr(clip, name, layer)
-            yield outputs
+            with replaced(clip, outer):
+                yield outputs
         finally:
-            for name, layer in replaced.items():
-                setattr(clip, name, layer)
             model.set_task(None)

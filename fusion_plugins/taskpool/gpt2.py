@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from fusion_bench.taskpool import GPT2TextClassificationTaskPool
 from torch import nn
 from transformers import GPT2ForSequenceClassification
 
-from ..common.upstream import program_of, test_datasets_of
+from ..common.upstream import modelpool_of, test_datasets_of
 from ..merged.model import TintedModel
-from ..pools.samples import Samples, check_labels, class_number, opened, part
+from ..modelpool.folders import accounted
+from ..pools.family import label_of
+from ..pools.labels import check_labels, class_number, part
+from ..pools.samples import Samples, opened
 
 _LABELS = ("labels", "label")  # what upstream reads
 
@@ -23,14 +26,22 @@ class GPT2TaskPool(GPT2TextClassificationTaskPool):
     Heads of plain trunks come from the running program's model pool, as upstream.
     """
 
+    @cached_property
+    def _checked(self) -> set[str]:
+        return set()
+
     def check_samples(self) -> None:
-        """Raise a ValueError for labels that are no classes of the task's expert."""
+        """Raise a ValueError for an expert without a head, or labels it does not know."""
         for task, listed in test_datasets_of(self).items():
-            classes = program_of(self).modelpool.load_classifier(task).num_labels
+            if task in self._checked:  # to open data and load an expert takes its time
+                continue
+            with accounted(label_of(task), lambda classifier: "score"):
+                classes = modelpool_of(self).load_classifier(task).num_labels
             number, raw = partial(class_number, classes=classes), opened(listed)
             labels = partial(part, columns=_LABELS, place=1)
             Samples(task, raw, labels).check()
             check_labels(task, raw, _LABELS, number)
+            self._checked.add(task)
 
     def evaluate(self, model: nn.Module, name: str | None = None) -> dict[str, Any]:
         """As upstream's; test sets are checked first."""
@@ -40,19 +51,16 @@ class GPT2TaskPool(GPT2TextClassificationTaskPool):
     def get_classifier(
         self, task_name: str, model: nn.Module
     ) -> GPT2ForSequenceClassification:
-        """The task's classifier around a copy of the model.
+        """The task's classifier around a copy of the model, without dropout.
 
         Raises:
             ValueError: The model is tinted, but not for this task.
         """
         if not isinstance(model, TintedModel):
-            return super().get_classifier(task_name, model)
-        model.set_task(task_name)
-        try:
+            return super().get_classifier(task_name, model).eval()
+        with model.for_task(task_name):
             classifier = super().get_classifier(task_name, model.trunk)
-            head = model.head(task_name)
-            if head is not None:
-                classifier.score = deepcopy(head)
-            return classifier
-        finally:
-            model.set_task(None)
+        head = model.head(task_name)
+        if head is not None:
+            classifier.score = deepcopy(head)
+        return classifier.eval()

@@ -18,8 +18,8 @@ from ..common.compat import import_upstream
 from ..common.options import plain, reject_unknown
 from ..common.upstream import (
     is_set_up,
+    modelpool_of,
     models_of,
-    program_of,
     saved_options,
     test_datasets_of,
 )
@@ -57,12 +57,7 @@ class CalibratedImages:
         """A task's classes, by name or how many."""
 
     def check_samples(self) -> dict[str, LabelledImages]:
-        """The test sets as FusionBench reads them.
-
-        Raises:
-            ValueError: Images or labels are missing or do not fit the task's classes, or
-                the folder for resized images cannot be written into.
-        """
+        """The test sets as FusionBench reads them, or ValueError where they do not fit."""
         chosen_folder()
         test_datasets = test_datasets_of(self)
         # Before any data set is opened, which may download it.
@@ -98,8 +93,9 @@ class CalibratedImages:
             processor = prepared.processor
             processor = getattr(processor, "image_processor", processor)
             if isinstance(prepared.dataset, LabelledImages) and processor is not None:
-                codec = codecs.setdefault(id(processor), ImageCodec(processor))
-                if codec.compact:
+                if id(processor) not in codecs:
+                    codecs[id(processor)] = ImageCodec(processor)
+                if (codec := codecs[id(processor)]).compact:
                     kept = KeptTestSet(prepared.dataset, codec)
                     prepared.dataset, prepared.processor = kept, None
 
@@ -210,7 +206,7 @@ class ImageTaskPool(OwnTasks, _Upstream):
 
     @property
     def _experts(self) -> Mapping[str, Any]:
-        return models_of(getattr(program_of(self), "modelpool", None), {})
+        return models_of(modelpool_of(self), {})
 
     def load_test_dataset(
         self, dataset_name: str, *args: Any, **kwargs: Any

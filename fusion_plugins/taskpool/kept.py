@@ -12,19 +12,12 @@ from ..pools.kept_images import Room, new_room, shared_room
 
 
 class KeptTestSet(Dataset):
-    """Dicts of an `image`, as the model takes it, and a `label`.
-
-    Args:
-        samples: Gives images and labels.
-        codec: Encodes images as bytes.
-    """
+    """Dicts of an `image`, as the model takes it, and a `label`."""
 
     def __init__(self, samples: LabelledImages, codec: ImageCodec):
         self._samples, self._codec = samples, codec
         self._room: Room | None = None
-        self._looked = (
-            False  # for room, in vain or not: it costs reading what is stored
-        )
+        self._looked = False  # for room: it costs reading what is stored
         self._labels = torch.full((len(samples),), -1)  # not yet
         if samples.labels:
             self._labels = torch.tensor(samples.labels)
@@ -32,14 +25,12 @@ class KeptTestSet(Dataset):
             self._labels.share_memory_()  # with processes that load data
 
     def keep(self, make: bool) -> None:
-        """Take images from where equal data sets have theirs.
-
-        Args:
-            make: Make such a place where there is none.
-        """
+        """Take images from where equal data sets have theirs; `make` such a place."""
         if self._room is not None or self._looked:
             return
-        self._room = shared_room(self._samples.raw, self._codec, make)
+        self._room = shared_room(
+            self._samples.raw, self._codec.name, self._codec.shape, make
+        )
         if self._room is None and make:
             self._room = new_room(len(self), self._codec.shape)
         self._looked = make

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..common.upstream import program_of, test_datasets_of
+from ..common.upstream import modelpool_of, test_datasets_of
 from ..merged.model import TintedModel
 from ..pools.loading import load_model
 
@@ -56,11 +56,19 @@ class NYUv2TaskPool(_NYUv2TaskPool):
         report: dict[str, float] = {}
         loss = 0.0
         for task in self.config.tasks:
-            encoder.set_task(task)
-            found = self._evaluate_task(encoder, task)
+            with encoder.for_task(task):
+                found = self._evaluate_task(encoder, task)
             loss += found.pop("val/loss")
             report |= found
         return report | {"val/loss": loss}
+
+    def get_decoders(self) -> nn.ModuleDict:
+        """As FusionBench's, but what a checkpoint lacks is an error, not random."""
+        return nn.ModuleDict({task: self._decoder(task) for task in self.config.tasks})
+
+    def _decoder(self, task: str) -> nn.Module:
+        model: Any = load_model(modelpool_of(self), task, encoder_only=False)
+        return model.decoders[task]
 
     def _evaluate_task(self, model: TintedModel, task: str) -> dict[str, float]:
         head = model.head(task)
@@ -74,11 +82,6 @@ class NYUv2TaskPool(_NYUv2TaskPool):
             num_workers=self.config.num_workers,
         )
         return dict(self.trainer.validate(module, loader)[0])
-
-    def _decoder(self, task: str) -> nn.Module:
-        pool = program_of(self).modelpool
-        model: Any = load_model(pool, task, encoder_only=False)
-        return model.decoders[task]
 
 
 def _of_task(report: Mapping[str, float], task: str) -> dict[str, float]:

@@ -16,7 +16,7 @@ from ..common.upstream import (
     is_set_up,
     loader_options_of,
     model_name_of,
-    program_of,
+    modelpool_of,
     task_heads_of,
 )
 from ..merged.model import TintedModel
@@ -102,7 +102,7 @@ class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
         return _upstream.load_classifier_head(head)
 
     def _find_processor(self) -> Callable:
-        modelpool: Any = getattr(program_of(self), "modelpool", None)
+        modelpool = modelpool_of(self)
         if hasattr(type(modelpool), "test_processor"):
             return modelpool.test_processor
         if model_name_of(self) is None:
@@ -124,7 +124,6 @@ class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
         if tinted is None or not (task in tinted.tasks or tinted.needs_task):
             yield classifier
             return
-        tinted.set_task(task)  # says so if there is no tint for the task
         head = tinted.head(task)
 
         def outputs(images: Tensor) -> Tensor:
@@ -133,10 +132,8 @@ class OpenCLIPTaskPool(CalibratedImages, OpenCLIPVisionModelTaskPool):
                 features = features / features.norm(dim=-1, keepdim=True)
             return head(features)
 
-        try:
+        with tinted.for_task(task):  # says so if there is no tint for the task
             yield classifier if head is None else outputs
-        finally:
-            tinted.set_task(None)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from ..common.folders import require_paths
 from ..common.options import require_integer
-from ..pools.hugging_face import from_pretrained
 from ..pools.loading import PRETRAINED
+from ..pools.model_files import from_pretrained
 from ..pools.own_folders import data_configs, is_clip, register_data
 from .clip import CLIPTaskPool
 from .sequence_classification import SequenceClassificationTaskPool

@@ -21,7 +21,7 @@ from transformers import default_data_collator
 from ..common import get_logger
 from ..common.upstream import saved_options
 from ..merged.model import TintedModel
-from ..pools.text import load_tokenizer
+from ..pools.model_files import load_tokenizer
 from .text_inputs import TextTestSets
 
 log = get_logger(__name__)
@@ -118,12 +118,11 @@ class Seq2SeqTaskPool(TextTestSets):
         model = self.fabric.to_device(model).eval()
         report = {}
         for task in tqdm(self._test_datasets, desc="Evaluating tasks", leave=False):
-            if isinstance(model, TintedModel):
-                model.set_task(task)
-            writer = model.trunk if isinstance(model, TintedModel) else model
-            report[task] = self._evaluate_task(task, writer)
-        if isinstance(model, TintedModel):
-            model.set_task(None)
+            if not isinstance(model, TintedModel):
+                report[task] = self._evaluate_task(task, model)
+                continue
+            with model.for_task(task):
+                report[task] = self._evaluate_task(task, model.trunk)
         log.info("Evaluation result: %s", report)
         return report
 

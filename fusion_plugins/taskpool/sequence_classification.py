@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..common import get_logger
-from ..common.upstream import models_of, program_of, saved_options
+from ..common.upstream import modelpool_of, models_of, saved_options
 from ..merged.model import TintedModel
-from ..merged.sites import replace
+from ..merged.sites import replaced
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
+from ..pools.model_files import load_tokenizer
 from ..pools.own_heads import check_head_order, head_config
 from ..pools.task_heads import load_own_head
-from ..pools.text import load_tokenizer
 from ..pools.tokens import TextEncoder, choose_length, position_limit
 from .text_inputs import (
     TextTestSets,
@@ -94,7 +94,7 @@ class SequenceClassificationTaskPool(TextTestSets):
     def _loaded_tokenizer(self) -> Any:
         if self._tokenizer is not None:
             return load_tokenizer(self)
-        modelpool = self._program_modelpool()
+        modelpool = modelpool_of(self)
         if modelpool is None:
             raise ValueError(
                 "The task pool has no tokenizer: set taskpool.tokenizer to the one of the"
@@ -102,33 +102,25 @@ class SequenceClassificationTaskPool(TextTestSets):
             )
         return load_tokenizer(modelpool)
 
-    def _program_modelpool(self) -> Any:
-        return getattr(program_of(self), "modelpool", None)
-
     # -- heads --------------------------------------------------------------------
 
     @contextmanager
     def _with_head(self, model: nn.Module, task: str) -> Iterator[None]:
         """The model with one task's head in place, as it was afterwards."""
         if isinstance(model, TintedModel):
-            model.set_task(task)
-            try:
+            with model.for_task(task):
                 yield
-            finally:
-                model.set_task(None)
             return
         site = SequenceClassificationAdapter.head_site(model)
-        own = model.get_submodule(site)
         head = self._head(task, site)
-        replace(model, site, own if head is None else self.fabric.to_device(head))
-        try:
+        with replaced(
+            model, {} if head is None else {site: self.fabric.to_device(head)}
+        ):
             yield
-        finally:
-            replace(model, site, own)
 
     def _head(self, task: str, site: str) -> nn.Module | None:
         """A task's head; None to take the model's own, of a single task."""
-        modelpool = self._program_modelpool()
+        modelpool = modelpool_of(self)
         if self.heads and task in self.heads:
             return load_head(task, self.heads[task])
         if modelpool is not None and task in modelpool.model_names:
@@ -147,7 +139,7 @@ class SequenceClassificationTaskPool(TextTestSets):
     def check_samples(self) -> None:
         """Raise a ValueError if texts are missing, or labels are not those of the heads."""
         _ = self._loaded_tokenizer  # which says so if there is none
-        experts = models_of(self._program_modelpool(), {})
+        experts = models_of(modelpool_of(self), {})
         for task in self._test_datasets:
             raw = self._raw(task)
             labels = check_texts(task, raw, self._info(task).get("fields"))

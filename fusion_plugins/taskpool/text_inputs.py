@@ -18,7 +18,8 @@ from ..common.options import reject_unknown, require_integer
 from ..common.upstream import saved_options
 from ..modelpool.folders import accounted
 from ..pools.families.sequence_classification import SequenceClassificationAdapter
-from ..pools.samples import LABEL_COLUMNS, Samples, check_labels, opened, part
+from ..pools.labels import LABEL_COLUMNS, check_labels, part
+from ..pools.samples import Samples, opened
 from ..pools.text import check_fields
 from ..pools.tokens import texts_of
 from .text_metrics import METRICS
@@ -83,14 +84,7 @@ def _number(label: Any) -> float:
 
 
 def check_texts(task: str, raw: Any, fields: Sequence[str] | None) -> list[float]:
-    """Look at a few samples of a test set, and at all labels where that is cheap.
-
-    Returns:
-        The labels, where all were looked at.
-
-    Raises:
-        ValueError: It is empty, or a sample has no known text or no label.
-    """
+    """Look at a few samples of a test set; all labels, where reading them is cheap."""
     labelled_texts(task, raw, partial(texts_of, fields=fields)).check()
     labels = check_labels(task, raw, LABEL_COLUMNS, _number)
     if set(labels) == {-1.0}:

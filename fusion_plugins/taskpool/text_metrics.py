@@ -93,11 +93,7 @@ def measure(
 
 
 def class_numbers(task: str, labels: Tensor, classes: int) -> Tensor:
-    """Labels as whole numbers.
-
-    Raises:
-        ValueError: One is none of the classes.
-    """
+    """Labels as whole numbers, or ValueError."""
     wrong = labels[(labels < 0) | (labels >= classes) | (labels != labels.floor())]
     if len(wrong):
         hint = " (hidden test labels? use the validation split)" if wrong[0] < 0 else ""

@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from tiny_image_pools import TASKS, Images, make_pool
@@ -14,6 +15,7 @@ from fusion_plugins import (
     TintedModel,
     TintingAlgorithm,
 )
+from fusion_plugins.common.order import SampleOrder
 from fusion_plugins.learned.batch_norm import with_batch_statistics
 from fusion_plugins.merged.statistics import (
     BatchNorm,
@@ -22,6 +24,10 @@ from fusion_plugins.merged.statistics import (
     statistic_names,
 )
 from fusion_plugins.pools import adapter_for, load_base
+from fusion_plugins.pools.clip_tasks import registered_tasks
+from fusion_plugins.pools.families.image_classification import (
+    ImageClassificationAdapter,
+)
 from fusion_plugins.pools.loading import load_module
 from fusion_plugins.pools.recalibration import estimate, recalibrate
 
@@ -149,6 +155,33 @@ def test_estimated_statistics_are_averages_over_batches():
     assert not model[1].training and model[1].momentum == 0.1
 
 
+class Uneven:
+    """Stands for an adapter; a sample is its own number."""
+
+    tasks = ("large", "small")
+
+    def dataset(self, task: str, split: str) -> torch.Tensor:
+        return torch.arange({"large": 200, "small": 1}[task]).float().view(-1, 1, 1, 1)
+
+    def encode(self, sample):
+        return sample
+
+    decode = encode
+
+    def features(self, module, inputs):
+        return module(inputs)
+
+
+def test_a_task_of_few_samples_is_in_the_batches_that_it_reaches():
+    model = nn.Sequential(nn.BatchNorm2d(1))
+    recalibrate(model, None, per_task=False, adapter=Uneven())
+    chosen = SampleOrder(0, 128).subset("statistics of large", 200, 512)
+    parts = [part.tolist() for part in np.split(chosen, 4)]
+    parts[0] += [0]
+    want = np.mean([np.mean(part) for part in parts])
+    assert model[0].running_mean.item() == pytest.approx(want, abs=1e-4)
+
+
 def test_layers_that_meet_nothing_are_named():
     model = toy(0, 5).eval()
     with pytest.raises(
@@ -244,6 +277,21 @@ def test_other_methods_results_can_be_recalibrated(pool):
     ).run(pool)
     for name, value in statistics(direct.trunk).items():
         torch.testing.assert_close(value, statistics(again.trunk)[name])
+
+
+def test_what_is_said_of_own_tasks_reaches_the_samples(pool, monkeypatch):
+    said, init = [], ImageClassificationAdapter.__init__
+
+    def noted(adapter, modelpool, task_info=None):
+        said.append(task_info)
+        init(adapter, modelpool, task_info)
+
+    monkeypatch.setattr(ImageClassificationAdapter, "__init__", noted)
+    tasks = {"img-a": {"classnames": ["dark", "dim", "bright"]}}
+    options = {"batch_norm": "recalibrated", "batch_norm_samples": 8, "tasks": tasks}
+    with registered_tasks():
+        AWDAlgorithm(iterations=0, **options).run(pool)
+    assert said and all(info == tasks for info in said)
 
 
 def test_tinted_blocks_get_statistics_of_their_own(pool):

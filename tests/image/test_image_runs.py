@@ -86,7 +86,7 @@ def test_fusion_benchs_task_pool_evaluates_the_merge_of_each_method(pool, tinted
     adapter = adapter_for(pool)
     adapter.prepare(torch.device("cpu"))
     merged = AWDAlgorithm().run(pool)
-    adapted = AdaMergingAlgorithm(steps=2, **QUIET).run(pool)
+    adapted = AdaMergingAlgorithm(steps=2, init=0.3, **QUIET).run(pool)
     for model in (merged, adapted, tinted):
         report = taskpool(pool).evaluate(model)
         for task in TASKS:
@@ -260,6 +260,7 @@ def test_selection_scores_models_with_heads_of_their_own(pool):
     average = {"_target_": "fusion_bench.method.SimpleAverageAlgorithm"}
     average |= {"inplace": True, "show_pbar": False}
     awd = {"_target_": "fusion_plugins.AWDAlgorithm", "alpha": 0.01, "base": average}
+    awd["iterations"] = 20
     adapter = adapter_for(pool)
     adapter.prepare(torch.device("cpu"))
     for method in (average, awd):

@@ -265,6 +265,18 @@ def quiet_trainer(folder: Path):
     return lightning.Trainer(**options, default_root_dir=folder)
 
 
+def test_decoders_that_a_checkpoint_lacks_are_not_random(pool, tmp_path):
+    models = OmegaConf.create({name: dict(c) for name, c in pool._models.items()})
+    tensors = torch.load(models.depth.ckpt_path, weights_only=True)["state_dict"]
+    models.depth.ckpt_path = str(tmp_path / "encoder.pt")
+    own = {n: t for n, t in tensors.items() if not n.startswith("decoders.")}
+    torch.save(own, models.depth.ckpt_path)
+    other = nyuv2_modelpool.NYUv2ModelPool(models)
+    with pytest.raises(ValueError, match="^expert 'depth' has no trained head"):
+        merged = other.load_model("segmentation")
+        evaluated(NYUv2TaskPool, other, merged, tmp_path, ["depth"])
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")
 def test_the_task_pool_uses_each_tasks_own_decoder(pool, tinted, tmp_path):
@@ -311,6 +323,7 @@ def test_samples_that_are_no_images_are_named(pool, samples, message, monkeypatc
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*")
+@pytest.mark.usefixtures("no_pictures")
 def test_the_recipe_runs_to_its_end(pool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where lightning logs
     monkeypatch.setattr(NYUv2Model, "image_size", (32, 48))

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from fusion_plugins.pools.contents import stored_contents
 from fusion_plugins.pools.image_processing import as_rgb, labelled_images
-from fusion_plugins.pools.samples import Samples, check_class_order
+from fusion_plugins.pools.labels import check_class_order
+from fusion_plugins.pools.samples import Samples, stored_contents
 
 GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOURS = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
@@ -298,8 +298,11 @@ class Broken:
 def test_a_broken_file_is_named_by_task_and_index_also_by_workers(workers):
     samples = Samples("pets", Broken(), whole)
     samples.check()
+    batches = iter(DataLoader(samples, batch_size=100, num_workers=workers))
     with pytest.raises(ValueError) as error:
-        list(DataLoader(samples, batch_size=100, num_workers=workers))
+        list(batches)
+    if workers:  # the collector of garbage would wait five seconds for the worker
+        batches._shutdown_workers()
     text = str(error.value)
     assert text.startswith("Task 'pets', sample 390: it cannot be read (Unidentified")
     assert text.endswith("Repair it or leave it out.") and "\n" not in text

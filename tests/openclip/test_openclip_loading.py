@@ -381,7 +381,7 @@ def test_a_killed_conversion_leaves_no_half_file(tmp_path, encoder, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fusion_plugins.modelpool.openclip.convert.save_head", killed)
+        patch.setattr("fusion_plugins.modelpool.openclip.checkpoints.save_head", killed)
         with pytest.raises(KeyboardInterrupt):
             convert_checkpoint(source, target, trust_pickle=True)
     assert not target.exists()

@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fusion_bench.modelpool import BaseModelPool, CLIPVisionModelPool
+from fusion_bench.modelpool import (
+    BaseModelPool,
+    CausalLMPool,
+    CLIPVisionModelPool,
+    Seq2SeqLMPool,
+)
 from fusion_bench.utils import LazyStateDict
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
@@ -24,6 +29,7 @@ from transformers import (
 
 from fusion_plugins.pools import as_modelpool, load_base, load_task_vectors
 from fusion_plugins.pools import loading as pool_loading
+from fusion_plugins.pools.model_files import code_options, pool_dtype, tokenizer_source
 from fusion_plugins.task_vectors import (
     SafetensorsCheckpoint,
     TaskVectors,
@@ -371,6 +377,19 @@ def test_pools_that_cannot_be_merged_are_refused(models, error, message):
 def test_a_pool_object_without_base_is_refused(folders):
     with pytest.raises(ValueError, match="no '_pretrained_' model"):
         as_modelpool(CLIPVisionModelPool({"mnist": folders["mnist"]}))
+
+
+@pytest.mark.parametrize("pool_class", [CausalLMPool, Seq2SeqLMPool])
+def test_what_a_language_pool_says_of_loading_is_heard(pool_class, tmp_path):
+    options = {"torch_dtype": "bfloat16", "attn_implementation": "eager"}
+    pool = pool_class(
+        OmegaConf.create({"_pretrained_": "a", "b": "b"}),
+        tokenizer=str(tmp_path),
+        model_kwargs=OmegaConf.create(options),
+    )
+    assert pool_dtype(pool) is torch.bfloat16
+    assert code_options(pool) == {"attn_implementation": "eager"}
+    assert tokenizer_source(pool) == tmp_path
 
 
 @pytest.mark.parametrize("name", ["_pretrained_", "mnist"])

@@ -83,7 +83,7 @@ def typed(own, *words):
 
 
 @pytest.fixture(scope="module")
-def finished(own):
+def finished(own, no_pictures):
     results = own[2] / "results"
     methods = "methods=[pretrained,experts,awd]"
     logger = ("fabric/loggers=csv_logger", f"path.log_dir={own[2]}/log")

@@ -1,10 +1,13 @@
 """Our CLIP task pool beside FusionBench's own: same numbers, tinted layers, ECE."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
 from fusion_bench.method.emr_merging.emr_merging import EMRMerging
 from fusion_bench.models.hf_clip import HFCLIPClassifier
+from safetensors.torch import save_file
 from torch import nn
 from torchmetrics.classification import MulticlassCalibrationError
 
@@ -80,6 +83,17 @@ def projection_tinted(tiny_pool_root, ours) -> TintedModel:
     layer = ours.clip_model.visual_projection
     layers = {t: noisy(layer, 0.1) for t in ("digits", "textures", "colours")}
     return TintedModel(trunk(tiny_pool_root), {"outer:visual_projection": layers})
+
+
+def test_a_clip_without_its_text_tower_is_refused(tiny_pool_root, tmp_path):
+    """Its zero-shot heads would be random."""
+    vision = trunk(tiny_pool_root, "_pretrained_")
+    shutil.copytree(tiny_pool_root / "pretrained", tmp_path, dirs_exist_ok=True)
+    save_file(dict(vision.state_dict()), tmp_path / "model.safetensors")
+    pool = demo_taskpool(tiny_pool_root)
+    pool._clip_model = str(tmp_path)
+    with pytest.raises(ValueError, match="^The task pool's CLIP: .*CLIPModel.* lack "):
+        pool.evaluate(vision)
 
 
 class Logits:

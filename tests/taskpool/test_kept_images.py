@@ -19,12 +19,11 @@ from torchvision import transforms
 from transformers import CLIPImageProcessor
 
 from fusion_plugins.demo import demo_modelpool, demo_taskpool
-from fusion_plugins.pools import adapter_for, kept_images, text_heads
+from fusion_plugins.pools import adapter_for, clip_tasks, kept_images
 from fusion_plugins.pools.clip_tasks import PromptTemplate
-from fusion_plugins.pools.contents import stored_contents
 from fusion_plugins.pools.image_processing import ImageCodec, labelled_images
 from fusion_plugins.pools.kept_images import EncodedImages
-from fusion_plugins.pools.samples import Samples
+from fusion_plugins.pools.samples import Samples, stored_contents
 from fusion_plugins.taskpool.kept import KeptTestSet
 
 
@@ -114,7 +113,7 @@ def test_a_method_and_a_task_pool_read_equal_images_once(change, reads, rooms):
     processor = clip_processor()
     codec = ImageCodec(processor)
     learned = EncodedImages("task", photos(), lambda s: codec.encode(s["image"]))
-    learned.keep(codec)
+    learned.keep(codec.name, codec.shape)
     want = [codec.decode(learned[index][None])[0] for index in range(len(learned))]
     others = photos()
     red, *rest = others[0]["image"].getpixel((0, 0))
@@ -204,7 +203,7 @@ def test_a_task_pool_keeps_images_from_its_second_evaluation_on(tiny_pool_root, 
 def test_text_towers_read_class_names_once_if_they_are_equal(
     part, tiny_pool_root, monkeypatch
 ):
-    monkeypatch.setattr(text_heads, "_HEADS", {})
+    monkeypatch.setattr(clip_tasks, "_HEADS", {})
     calls, compute = [], HFCLIPClassifier.set_classification_task
 
     def counted(self, names, templates):
@@ -222,7 +221,7 @@ def test_text_towers_read_class_names_once_if_they_are_equal(
         elif changed:
             next(getattr(model, changed).parameters()).data.mul_(-1)
         classifier = HFCLIPClassifier(model, processor)
-        found = text_heads.TextHeads(classifier)(*asked)
+        found = clip_tasks.TextHeads(classifier)(*asked)
         compute(classifier, *asked)
         assert torch.equal(found, classifier.zeroshot_weights)
     assert len(calls) == (2 if part else 1)

@@ -374,7 +374,8 @@ def test_plain_gpt2_trunks_have_upstreams_numbers(tmp_path):
     pool = gpt2_pool(tmp_path)
     model = pool.load_model("aa")
     want = gpt2_taskpool(GPT2TextClassificationTaskPool, pool).evaluate(model)
-    assert gpt2_taskpool(GPT2TaskPool, pool).evaluate(model) == want
+    ours = gpt2_taskpool(GPT2TaskPool, pool)
+    assert ours.evaluate(model.train()) == want  # without dropout all the same
     assert set(want) == {*CLASSES, "average"}
 
 
@@ -398,6 +399,14 @@ def test_tinted_gpt2_models_are_evaluated_with_their_own_layers(tmp_path):
     assert set(got) == {*CLASSES, "average"} and tinted.active_task is None
     learned = TintingAlgorithm(rounds=2, tint="h.1", **QUIET).run(pool)
     assert set(taskpool.evaluate(learned)) == set(got)
+
+
+def test_a_gpt2_expert_without_a_head_is_refused(tmp_path):
+    pool = gpt2_pool(tmp_path)
+    folder = pool._models["bb"]["pretrained_model_name_or_path"]
+    pool.load_model("bb").save_pretrained(folder)
+    with pytest.raises(ValueError, match="^expert 'bb' has no trained head"):
+        gpt2_taskpool(GPT2TaskPool, pool).evaluate(pool.load_model("aa"))
 
 
 @pytest.mark.parametrize(("label", "message"), [(-1, "Hidden labels"), (7, "Correct")])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fusion_plugins.learned.functional import pseudo_label_loss
-from fusion_plugins.merged.feature_map import head_as_feature_map
+from fusion_plugins.merged.heads import head_as_feature_map
 from fusion_plugins.tinting.functional import (
     confidence_gap_selection,
     top_p_selection,

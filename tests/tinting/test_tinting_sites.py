@@ -5,6 +5,7 @@ from fusion_bench.models.wrappers.switch import SwitchModule
 from torch import nn
 from toy_tinting import ToyAdapter, ToyNet, make, tint, toy_pool
 
+from fusion_plugins import TintedModel
 from fusion_plugins.merged import sites
 
 
@@ -96,7 +97,8 @@ def test_usual_task_names_are_fine():
 def test_the_switch_stands_where_the_layer_was():
     net = ToyNet()
     layers = {task: nn.Linear(8, 8) for task in ("Task-A", "b")}
-    switch = sites.install(net, "blocks.1.mix", layers.get, tuple(layers))
+    model = TintedModel(net, {"blocks.1.mix": layers})
+    (switch,) = model.switches
     assert isinstance(switch, SwitchModule) and net.blocks[1].mix is switch
     assert sites.option(switch, "Task-A") is layers["Task-A"]
     assert sites.option(switch, "b") is layers["b"]

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ class _Statements(ast.NodeTransformer):
     visit_ImportFrom = visit_Import
 
 
+@cache  # methods share most modules
 def statements(text: str) -> str:
     """All but imports, with the names of the old home."""
     text = re.sub(rf"fusion_bench\.method\.({CORE}\.)?", "fusion_plugins.", text)

@@ -99,9 +99,11 @@ def _lists(checkout: Path, methods: list[Method]) -> dict[str, str]:
 
 def _check(writes: dict[str, str]) -> None:
     for path, text in writes.items():
-        if left := re.search(r".*fusion[-_ ]plugins.*", text, re.IGNORECASE):
+        if left := re.search(r"fusion[-_ ]plugins", text, re.IGNORECASE):
+            before, after = text[: left.end()], text[left.end() :]
+            line = before.rpartition("\n")[2] + after.partition("\n")[0]
             raise ExportError(
-                f"{path} would still speak of this project: '{left[0].strip()}'. Say it"
+                f"{path} would still speak of this project: '{line.strip()}'. Say it"
                 " there without the name, or mark it as only here."
             )
 

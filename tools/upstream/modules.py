@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from .methods import METHODS, Method
@@ -38,14 +38,16 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0]
 
 
-def _reached(path: Path) -> Iterator[Path]:
-    yield path.parent / "__init__.py"  # importing a module runs its package
+@cache  # methods share most modules
+def _reached(path: Path) -> list[Path]:
+    found = [path.parent / "__init__.py"]  # importing a module runs its package
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
-            yield from files_of(path, "." * node.level + (node.module or ""))
+            found += files_of(path, "." * node.level + (node.module or ""))
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}" if node.module else alias.name
-                yield from files_of(path, "." * node.level + inner)
+                found += files_of(path, "." * node.level + inner)
+    return found
 
 
 def files_of(path: Path, name: str) -> list[Path]:

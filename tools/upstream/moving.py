@@ -64,7 +64,6 @@ def _with_imports(text: str, inner: tuple[str, ...]) -> str:
     return re.sub(r"\bfrom (?P<dots>\.\.+)(?P<room>\w+)", new, text)
 
 
-@cache
 @cache  # methods share most modules
 def formatted(source: str) -> str:
     """Sorted and formatted as FusionBench does: black, and isort's black profile."""

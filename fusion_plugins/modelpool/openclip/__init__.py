@@ -13,7 +13,7 @@ __getattr__, __all__ = lazy_exports(
     {
         "OpenCLIPImageEncoder": ".encoder",
         "OpenCLIPModelPool": ".modelpool",
-        "convert_checkpoint": ".convert",
+        "convert_checkpoint": ".checkpoints",
         "load_encoder": ".checkpoints",
         "load_head": ".checkpoints",
     },

@@ -82,11 +82,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """Read :meth:`to_json`, or open_clip's own config file.
-
-        Raises:
-            ValueError: It is neither.
-        """
+        """Read :meth:`to_json`, or open_clip's own config file; else ValueError."""
         content = json.loads(text)
         if "model_cfg" not in content:
             raise ValueError(
@@ -139,14 +135,7 @@ def inferred_architecture(
 ) -> Architecture:
     """The architecture of a vision transformer from the shapes of its tensors.
 
-    Args:
-        tensors: Of an image encoder, names as in FusionBench (``model.visual...``).
-        quick_gelu: Whether its activation is QuickGELU; no tensor tells.
-        heads: Attention heads of the vision transformer; no tensor tells either.
-        preprocess: As in :class:`Architecture`.
-
-    Raises:
-        ValueError: It is not a vision transformer of open_clip's usual form.
+    No tensor tells the activation and the number of attention heads.
     """
     try:
         width, _, patch, _ = tensors["model.visual.conv1.weight"].shape

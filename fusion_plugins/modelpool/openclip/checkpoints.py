@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from fusion_bench.models.open_clip import ClassificationHead
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .architecture import Architecture, inferred_architecture, named_architecture
 from .encoder import CLASSIFIER, OpenCLIPImageEncoder
-from .trust import Content, as_metadata, converted, read
+from .trust import SAFE_SUFFIX, Content, converted, read, source_metadata
 from .unpickle import Record
 
 _CONFIG = "open_clip_config"  # metadata of a converted encoder
@@ -114,9 +115,7 @@ def save_encoder(
     encoder: OpenCLIPImageEncoder, path: Path, made_from: Mapping[str, str] = _NOTHING
 ) -> None:
     """One safetensors file that tells its architecture, and what it was made from."""
-    tensors = {k: v.detach().contiguous() for k, v in encoder.state_dict().items()}
-    metadata = {_CONFIG: encoder.architecture.to_json(), "format": "pt"}
-    save_file(tensors, path, metadata={**metadata, **made_from})
+    _save(encoder, path, {_CONFIG: encoder.architecture.to_json(), **made_from})
 
 
 def load_head(path: str | Path, trust_pickle: bool = False) -> ClassificationHead:
@@ -148,13 +147,8 @@ def head_from(content: Content, path: Path) -> ClassificationHead:
     normalize = json.loads(content.metadata.get("normalize", "true"))
     if content.record is not None:
         normalize = bool(content.record.__dict__.get("normalize", True))
-    return ClassificationHead(
-        normalize, tensors["weight"].float(), _float(tensors.get("bias"))
-    )
-
-
-def _float(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.float()
+    bias = None if tensors.get("bias") is None else tensors["bias"].float()
+    return ClassificationHead(normalize, tensors["weight"].float(), bias)
 
 
 def is_head(tensors: Mapping[str, Tensor]) -> bool:
@@ -168,6 +162,46 @@ def save_head(
     head: ClassificationHead, path: Path, made_from: Mapping[str, str] = _NOTHING
 ) -> None:
     """One safetensors file that tells whether its inputs are normalised."""
-    tensors = {k: v.detach().contiguous() for k, v in head.state_dict().items()}
-    metadata = as_metadata(normalize=bool(head.normalize)) | {"format": "pt"}
-    save_file(tensors, path, metadata={**metadata, **made_from})
+    _save(head, path, {"normalize": json.dumps(bool(head.normalize)), **made_from})
+
+
+def _save(module: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    tensors = {k: v.detach().contiguous() for k, v in module.state_dict().items()}
+    save_file(tensors, path, metadata={**metadata, "format": "pt"})
+
+
+def convert_checkpoint(
+    source: str | Path,
+    target: str | Path,
+    model_name: str | None = None,
+    trust_pickle: bool = False,
+) -> str:
+    """Write an encoder or a classification head as safetensors.
+
+    Args:
+        source: A state dict or a pickled module.
+        target: The new file, ending in ``.safetensors``.
+        model_name: The encoder's architecture; needed for a state dict.
+        trust_pickle: Read pickled modules.
+
+    Returns:
+        ``image encoder`` or ``classification head``.
+
+    Raises:
+        ValueError: `target` has another ending or exists, or `source` cannot be read.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix != SAFE_SUFFIX:
+        raise ValueError(f"{target} must end in {SAFE_SUFFIX}.")
+    if target.exists() or target.is_symlink():
+        raise ValueError(f"{target} exists already. Remove it, or choose another name.")
+    content, made_from = read(source, trust_pickle), source_metadata(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    if is_head(content.tensors):
+        save_head(head_from(content, source), unfinished, made_from)
+    else:
+        encoder = encoder_from(content, source, model_name)
+        save_encoder(encoder, unfinished, made_from)
+    os.replace(unfinished, target)
+    return "classification head" if is_head(content.tensors) else "image encoder"

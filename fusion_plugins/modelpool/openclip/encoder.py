@@ -50,7 +50,7 @@ class OpenCLIPImageEncoder(ImageEncoder):
         names = fitted_names(tensors, wanted, ("model.", CLASSIFIER))
         given = {stored: name for name, stored in names.items()}
         kept = {
-            given.get(k, k): _float32(v)
+            given.get(k, k): v.float() if v.is_floating_point() else v
             for k, v in tensors.items()
             if not _is_unused(k)
         }
@@ -98,10 +98,6 @@ class OpenCLIPImageEncoder(ImageEncoder):
 
 def _is_unused(name: str) -> bool:
     return bare_name(bare_name(name).removeprefix(CLASSIFIER)).startswith(_UNUSED)
-
-
-def _float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fusion_bench.models.open_clip import ClassificationHead, ImageEncoder
-from omegaconf import DictConfig, OmegaConf
 
 from ...common.compat import import_upstream
 from ...common.upstream import (
@@ -73,8 +72,7 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
         Raises:
             ValueError: The file is missing, not trusted, or does not fit.
         """
-        config = self._plain(model_name_or_config)
-        path, model_name = _path_and_name(config)
+        path, model_name = self._path_and_name(model_name_or_config)
         if path is None:
             return super().load_model(model_name_or_config, *args, **kwargs)
         encoder = load_encoder(path, model_name, self.trust_pickle)
@@ -111,28 +109,21 @@ class OpenCLIPModelPool(OpenCLIPVisionModelPool):
 
     def safetensors_of(self, name: str) -> Path | None:
         """The safetensors file or folder that a model is read from, if it is one."""
-        path, _ = _path_and_name(self._plain(name))
+        path, _ = self._path_and_name(name)
         if path is None:
             return None
         source = converted(path)
         is_safe = source.suffix == SAFE_SUFFIX and source.is_file()
         return source if is_safe or (source / WEIGHTS_FILE).is_file() else None
 
-    def _plain(self, model_name_or_config: Any) -> object:
-        config = model_name_or_config
-        if isinstance(config, str) and config in models_of(self):
-            config = models_of(self)[config]
-        if isinstance(config, DictConfig):
-            config = OmegaConf.to_container(config, resolve=True)
-        return config
-
-
-def _path_and_name(config: object) -> tuple[str | None, str | None]:
-    """Where a model is and what its architecture is called; (None, None) if not by path."""
-    if isinstance(config, str):
-        return config, None
-    if isinstance(config, Mapping) and len(config) == 2 and "model_name" in config:
-        for key in _PATH_KEYS:
-            if key in config:
-                return config[key], config["model_name"]
-    return None, None
+    def _path_and_name(self, config: Any) -> tuple[str | None, str | None]:
+        """Where a model is and what its architecture is called, if it is given by path."""
+        if isinstance(config, str):
+            config = models_of(self).get(config, config)
+        if isinstance(config, str):
+            return config, None
+        if isinstance(config, Mapping) and len(config) == 2 and "model_name" in config:
+            for key in _PATH_KEYS:
+                if key in config:
+                    return config[key], config["model_name"]
+        return None, None

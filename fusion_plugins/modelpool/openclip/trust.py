@@ -35,11 +35,7 @@ class Content:
 
 
 def converted(path: str | Path) -> Path:
-    """The safetensors file of the same name beside a file, if there is one.
-
-    Raises:
-        ValueError: It was made from another version of the file.
-    """
+    """The safetensors file beside a file, if one was made from this version of it."""
     path = Path(path)
     beside = path.with_suffix(SAFE_SUFFIX)
     if not path.suffix or not beside.is_file():
@@ -66,7 +62,8 @@ def _made_from(beside: Path, path: Path) -> bool:
 def source_metadata(path: Path) -> dict[str, str]:
     """What a converted file keeps of its source, to tell it from later versions."""
     stat = path.stat()
-    return as_metadata(**{SOURCE: [stat.st_size, stat.st_mtime_ns, file_digest(path)]})
+    known = [stat.st_size, stat.st_mtime_ns, file_digest(path)]
+    return {SOURCE: json.dumps(known)}
 
 
 def read(path: str | Path, trust_pickle: bool = False) -> Content:
@@ -96,7 +93,10 @@ def read(path: str | Path, trust_pickle: bool = False) -> Content:
             " --trust-pickle\nThe file that this writes is found by itself then. Or set"
             " modelpool.trust_pickle=true (and taskpool.trust_pickle=true)."
         )
-    return _from_pickle(read_pickle(path), path)
+    content = read_pickle(path)
+    if isinstance(content, Record) and "_modules" in content.__dict__:
+        return Content(content.state_dict(), record=content)
+    return Content(_state_dict(content, path))
 
 
 def _opened(path: Path) -> safe_open:
@@ -136,14 +136,3 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
             f"{path} holds a {type(content).__name__}, not a state dict or a module."
         )
     return dict(tensors)
-
-
-def _from_pickle(content: object, path: Path) -> Content:
-    if isinstance(content, Record) and "_modules" in content.__dict__:
-        return Content(content.state_dict(), record=content)
-    return Content(_state_dict(content, path))
-
-
-def as_metadata(**values: object) -> dict[str, str]:
-    """Values as the texts that safetensors keep beside tensors."""
-    return {name: json.dumps(value) for name, value in values.items()}

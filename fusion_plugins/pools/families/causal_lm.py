@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from fusion_bench import BaseModelPool
+from fusion_bench.modelpool import CausalLMPool
 from torch import Tensor, nn
 
 from ..family import family
 from ..loading import load_base
-from ..model_files import local_folder, tokenizer_of
+from ..model_files import given_tokenizer, load_tokenizer
 from ..text import TextAdapter
 from ..tokens import LONGEST
 
@@ -34,10 +33,7 @@ class CausalLMAdapter(TextAdapter):
     """
 
     heads_are_layers = False
-
-    @classmethod
-    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
-        return local_folder(modelpool, name)
+    loaded_by = CausalLMPool
 
     def prepare(self, device: torch.device) -> None:
         self.device = device
@@ -47,7 +43,8 @@ class CausalLMAdapter(TextAdapter):
                 f"The pool is a {type(self.modelpool).__name__}, but its pretrained model"
                 f" is a {type(base).__name__} without an output layer over the vocabulary."
             )
-        tokenizer = tokenizer_of(self.modelpool) or _NoTokenizer()
+        named = given_tokenizer(self.modelpool) is not None
+        tokenizer = load_tokenizer(self.modelpool) if named else _NoTokenizer()
         self._unmasked = tokenizer.pad_token_id is None
         if self._unmasked:  # any token can fill places that nothing looks at
             tokenizer.pad_token_id = 0

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from ...common.upstream import clip_platform_of, clip_processor_of, models_of
 from ...merged.heads import ClassificationHead
 from ...modelpool.folders import accounted
-from ..clip_tasks import register_clip_tasks, require_class_names
+from ..clip_tasks import TextHeads, register_clip_tasks, require_class_names
 from ..family import family
 from ..image_processing import ImageAdapter, ImageCodec
+from ..labels import check_class_order
 from ..loading import PRETRAINED, is_instance, label_of
-from ..samples import check_class_order
-from ..text_heads import TextHeads
 
 
 @family("fusion_bench.modelpool.clip_vision.modelpool.CLIPVisionModelPool")

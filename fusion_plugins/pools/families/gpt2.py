@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import torch
-from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import GPT2ForSequenceClassificationPool
 from torch import Tensor, nn
 
 from ...common.upstream import models_of
 from ...merged.heads import ClassificationHead
 from ..family import family
-from ..hugging_face import is_from_pretrained, local_folder
+from ..model_files import is_from_pretrained
 from ..task_heads import load_own_head
 from ..text import TextAdapter
 from .sequence_classification import require_classes
@@ -32,9 +30,7 @@ class GPT2Adapter(TextAdapter):
     head.
     """
 
-    @classmethod
-    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
-        return local_folder(modelpool, name, GPT2ForSequenceClassificationPool)
+    loaded_by = GPT2ForSequenceClassificationPool
 
     @classmethod
     def head_site(cls, module: nn.Module) -> str | None:
@@ -42,11 +38,7 @@ class GPT2Adapter(TextAdapter):
         return "score" if hasattr(module, "score") else None
 
     def heads(self) -> dict[str, nn.Module]:
-        """The classifiers' score layers; one classifier at a time is loaded.
-
-        Raises:
-            ValueError: An expert has no classifier, or one with a single output.
-        """
+        """The classifiers' score layers; one classifier at a time is loaded."""
         heads: dict[str, nn.Module] = {}
         classifiers = copy(self.modelpool)
         # Not as a view of a pool, which may hand out the trunks that it holds.

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ...modelpool.folders import load_exactly
 from ...task_vectors.files import read_tensors
 from ..family import family
+from ..labels import part
 from ..loading import load_model
-from ..samples import SampledAdapter, part
+from ..samples import SampledAdapter
 
 
 class DenseHead(nn.Module):
@@ -21,9 +22,6 @@ class DenseHead(nn.Module):
 
     At the decoder's own resolution: FusionBench enlarges outputs to the image's size only
     to measure them.
-
-    Args:
-        decoder: Maps (samples, features, height, width) to (samples, channels, ...).
     """
 
     def __init__(self, decoder: nn.Module):
@@ -50,11 +48,7 @@ class NYUv2Adapter(SampledAdapter):
     def load_model(
         cls, modelpool: Any, name: str, label: str, encoder_only: bool = True
     ) -> nn.Module:
-        """FusionBench itself leaves random what a checkpoint lacks.
-
-        Raises:
-            ValueError: It lacks a part that is asked for.
-        """
+        """As the pool does, but what a checkpoint lacks is an error, not random."""
         model = modelpool.load_model(name, encoder_only=False)
         path = modelpool.get_model_config(name).get("ckpt_path")
         if path is not None:
@@ -88,11 +82,7 @@ class NYUv2Adapter(SampledAdapter):
         return module(inputs)
 
     def heads(self) -> dict[str, nn.Module]:
-        """Each expert's own decoder.
-
-        Raises:
-            ValueError: An expert has none for its task.
-        """
+        """Each expert's own decoder."""
         found: dict[str, nn.Module] = {}
         for task in self.tasks:
             model: Any = load_model(self.modelpool, task, encoder_only=False)

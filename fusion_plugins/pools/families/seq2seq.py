@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import Seq2SeqLMPool
 from torch import Tensor, nn
 
 from ..family import family
-from ..hugging_face import local_folder
 from ..text import TextAdapter
 
 
@@ -27,9 +24,7 @@ class Seq2SeqAdapter(TextAdapter):
 
     heads_are_layers = False
 
-    @classmethod
-    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
-        return local_folder(modelpool, name, Seq2SeqLMPool)
+    loaded_by = Seq2SeqLMPool
 
     def check_base(self, base: nn.Module, tokenizer: Any) -> None:
         config = getattr(base, "config", None)

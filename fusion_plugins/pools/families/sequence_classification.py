@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import SequenceClassificationModelPool
 from torch import Tensor, nn
 
 from ..family import family
-from ..hugging_face import local_folder
 from ..own_heads import OwnHeadsAdapter, output_size
 from ..text import TextAdapter
 
@@ -27,9 +24,7 @@ class SequenceClassificationAdapter(TextAdapter, OwnHeadsAdapter):
 
     head_names = ("classifier", "score", "classification_head", "logits_proj")
 
-    @classmethod
-    def files(cls, modelpool: BaseModelPool, name: str) -> Path | None:
-        return local_folder(modelpool, name, SequenceClassificationModelPool)
+    loaded_by = SequenceClassificationModelPool
 
     def check_base(self, base: nn.Module, tokenizer: Any) -> None:
         """Decoders look for the last token that is not padding, by the model's config."""
@@ -45,11 +40,7 @@ class SequenceClassificationAdapter(TextAdapter, OwnHeadsAdapter):
             )
 
     def heads(self) -> dict[str, nn.Module]:
-        """Each expert's own head.
-
-        Raises:
-            ValueError: A head has one output: a regression task.
-        """
+        """Each expert's own head; a regression's is refused."""
         heads = super().heads()
         for task, head in heads.items():
             require_classes(task, output_size(head))
@@ -60,11 +51,7 @@ class SequenceClassificationAdapter(TextAdapter, OwnHeadsAdapter):
 
 
 def require_classes(task: str, outputs: int | None) -> None:
-    """Raise for a head with a single output.
-
-    Raises:
-        ValueError: It has.
-    """
+    """Raise ValueError for a head with a single output."""
     if outputs == 1:
         raise ValueError(
             f"Task '{task}' is a regression: its head has one output, but the entropy of"
