@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..common import get_logger
-from ..common.identity import settings_hash
+from ..common.options import settings_hash
 from .identity import FORMAT, META, check_resume, read_meta
 from .interfaces import Callback, StepReport, Training
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -143,9 +142,3 @@ def folder_fingerprint(folder: str | PathLike[str]) -> str:
             if not any(part.startswith(".") for part in name.parts)
         }
     )
-
-
-def settings_hash(settings: object, digits: int = 64) -> str:
-    """A short name for plain values; what is no plain value counts by its text."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:digits]

@@ -8,7 +8,9 @@ Python, saved configs, model cards and checkpoints all read the one list.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
+import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -234,3 +236,9 @@ def require_patterns(name: str, value: object) -> tuple[str, ...]:
         f"{name} is {value!r}, expected a list of patterns such as"
         " ['*embeddings*', '*.bias']."
     )
+
+
+def settings_hash(settings: object, digits: int = 64) -> str:
+    """A short name for plain values; what is no plain value counts by its text."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

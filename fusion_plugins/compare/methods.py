@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from ..common.identity import settings_hash
+from ..common.options import settings_hash
 from .bundled import DETERMINISTIC, NOT_RUNNING
 from .composing import compose_method, method_names
 from .differences import NONE

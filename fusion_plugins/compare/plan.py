@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ..common.identity import settings_hash
+from ..common.options import settings_hash
 from .cells import Cell, make_cells
 from .files import FORMAT, as_plain
 from .inputs import downloads, inputs_identity, references

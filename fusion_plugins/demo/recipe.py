@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from ..common import options
-from ..common.identity import settings_hash
 
 BUILTIN_TASKS = ("digits", "shapes", "textures", "letters", "counting", "colours")
 # Those of the built-in tasks that a small ResNet learns well.
@@ -51,7 +50,7 @@ class Recipe(options.Options):
     def hash(self) -> str:
         """12 hexadecimal digits that change when anything in the recipe does."""
         content = {"format_version": self.format, **self.to_dict()}
-        return settings_hash(content, 12)
+        return options.settings_hash(content, 12)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .. import __version__
 from ..common import get_logger
-from ..common.identity import file_checksum, settings_hash
+from ..common.identity import file_checksum
+from ..common.options import settings_hash
 from .shards import Shard, index_of
 
 log = get_logger(__name__)

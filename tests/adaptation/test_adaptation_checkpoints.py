@@ -7,7 +7,7 @@ from forked import call
 from toy_engine import learned, make_engine, make_guard, make_predictor
 
 from fusion_plugins.adaptation import Checkpoints
-from fusion_plugins.common.identity import settings_hash
+from fusion_plugins.common.options import settings_hash
 
 TIMINGS = ("seconds/", "samples_per_second")
 
