@@ -18,7 +18,8 @@ import importlib
 import sys
 import threading
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -53,11 +54,22 @@ def import_upstream(module: str) -> ModuleType:
             ) from error
         if error.name != "typing" or f"'{_NAME}'" not in str(error):
             raise
-    from unittest.mock import patch  # on use: it takes its time
-
-    lent = patch.object(typing, _NAME, typing_extensions.override, create=True)
-    with _lock, lent:  # other code never sees it for long
+    with _lent_override():
         return importlib.import_module(module)
+
+
+@contextmanager
+def _lent_override() -> Iterator[None]:
+    """``typing.override`` for the time of one import; other code never sees it for long."""
+    with _lock:
+        lent = not hasattr(typing, _NAME)
+        if lent:
+            setattr(typing, _NAME, typing_extensions.override)
+        try:
+            yield
+        finally:
+            if lent:
+                delattr(typing, _NAME)
 
 
 def keep_clip_name() -> None:

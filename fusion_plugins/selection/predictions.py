@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -49,28 +49,14 @@ class ModelPredictor:
         if not isinstance(model, TintedModel):
             yield model, task.head
             return
-        model.set_task(task.name)
-        try:
-            with self._replaced(model.outer_layers(task.name)):
+        with model.for_task(task.name):
+            layers = model.outer_layers(task.name)
+            outer = self.adapter.outer_module if layers else nn.Module()
+            with sites.replaced(outer, layers):
                 yield model.trunk, self._head(model, task)
-        finally:
-            model.set_task(None)
 
     def _head(self, model: TintedModel, task: AdaptationTask) -> Any:
         site = self.adapter.head_site(model.trunk)
         if site in model.sites:
             return sites.option(model.switches[model.sites.index(site)], task.name)
         return model.head(task.name) or task.head
-
-    @contextmanager
-    def _replaced(self, layers: Mapping[str, nn.Module]) -> Iterator[None]:
-        """Put a model's own layers in the place of those after the trunk."""
-        outer = self.adapter.outer_module if layers else nn.Module()
-        before = {name: getattr(outer, name) for name in layers}
-        try:
-            for name, layer in layers.items():
-                setattr(outer, name, layer)
-            yield
-        finally:
-            for name, layer in before.items():
-                setattr(outer, name, layer)
