@@ -131,7 +131,7 @@ def counted(
                 bar.update(block.nbytes)
 
         if sample is None:
-            task_vectors.for_each_key(add, rows_of=task_vectors.cached_rows)
+            task_vectors.for_each_key(add)
         else:
             task_vectors.for_each_key(add, tuple(sample), sample.__getitem__)
     return [sum(part) for part in zip(*parts, strict=True)]

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Fills a buffer with a tensor, or rows of its first dimension, converting the dtype.
-Reader = Callable[[Tensor, "slice | None"], None]
-
-# Entries of one tensor looked at together: bounds memory at (tasks + 2) blocks.
+# Entries of one tensor looked at together, and of all models together: bounds memory.
+# Larger blocks leave the cores' caches, smaller ones cost more calls than they save.
 BLOCK_ENTRIES = 2**18
-# Entries of all models together that a core's own cache holds, in the compute dtype.
-_CACHED = 2**18
+_OF_ALL = 2**20
 # Products end in the same bits wherever rows of so many entries are parted: the processor
 # takes what is left of a block another way.
 _VECTOR = 64
+
+
+class Room(NamedTuple):
+    """Where rows of one tensor are read to.
+
+    Attributes:
+        values: Flat, in the dtype in which they are stored.
+        content: The same bytes, for files.
+    """
+
+    values: Tensor
+    content: memoryview
+
+    @classmethod
+    def of(cls, values: Tensor) -> Room:
+        """A room that ends in a contiguous tensor."""
+        return cls(values, values.view(torch.uint8).numpy().data)
+
+
+# Fills a room with a tensor, or with rows of its first dimension.
+Reader = Callable[[Room, "slice | None"], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ def _starts(shape: tuple[int, ...], entries: int | None) -> range:
 def read_blocks(
     shape: tuple[int, ...],
     rows: Iterable[slice],
-    readers: Sequence[Reader],
+    readers: Sequence[tuple[Reader, torch.dtype]],
     dtype: torch.dtype,
     buffers: dict[torch.dtype, Tensor],
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -87,31 +105,47 @@ def read_blocks(
     Args:
         shape: Of the tensor.
         rows: Those of each block.
-        readers: Of the base and the experts.
+        readers: Of the base and the experts, and the dtype that each has.
         dtype: Of what is yielded.
         buffers: What it stands in; grows, and serves the next tensor as well.
     """
+    stored = dict.fromkeys(found for _, found in readers)
     held = None
     for some in rows:
         view = None if len(shape) < 2 else some
         size = block_shape(shape, view)
         if size != held:
-            needed = len(readers) * size[0] * size[1]
-            if dtype not in buffers or buffers[dtype].numel() < needed:
-                buffers[dtype] = torch.empty(needed, dtype=dtype)
-            values = buffers[dtype][:needed].view(len(readers), *size)
-            base, task_vectors, held = values[0], values[1:], size
-            read_into = list(zip(readers, values.flatten(1), strict=True))
-        for read, flat in read_into:
-            read(flat, view)
+            held, matrix = size, (len(readers), size[0] * size[1])
+            values = _room_for(matrix, dtype, buffers)
+            as_stored = {d: _room_for(matrix, d, buffers) for d in stored}
+            rooms = [Room.of(as_stored[d][i]) for i, (_, d) in enumerate(readers)]
+            converted = [(values, as_stored[d]) for d in stored]
+            if len(stored) > 1:
+                converted = [(values[i], r.values) for i, r in enumerate(rooms)]
+            converted = [(out, into) for out, into in converted if into.dtype != dtype]
+            base, *_ = whole = values.view(len(readers), *size)
+            task_vectors = whole[1:]
+        for (read, _), room in zip(readers, rooms, strict=True):
+            read(room, view)
+        for out, into in converted:
+            out.copy_(into)
         task_vectors.sub_(base)
         yield some, base, task_vectors
 
 
-def cached_entries(shape: tuple[int, ...], models: int) -> int:
-    """Entries of blocks that stay in a core's cache, if that changes no bit."""
+def _room_for(
+    shape: tuple[int, int], dtype: torch.dtype, buffers: dict[torch.dtype, Tensor]
+) -> Tensor:
+    size = shape[0] * shape[1]
+    if dtype not in buffers or buffers[dtype].numel() < size:
+        buffers[dtype] = torch.empty(size, dtype=dtype)
+    return buffers[dtype][:size].view(shape)
+
+
+def block_entries(shape: tuple[int, ...], models: int) -> int:
+    """Entries of a tensor's blocks: fewer of many models, if that changes no bit."""
     apart = torch.Size(shape[1:]).numel() % _VECTOR == 0
-    return min(_CACHED // models, BLOCK_ENTRIES) if apart else BLOCK_ENTRIES
+    return min(_OF_ALL // models, BLOCK_ENTRIES) if apart else BLOCK_ENTRIES
 
 
 def spread_slices(
@@ -129,24 +163,3 @@ def spread_slices(
         chosen[key] = list(row_slices(shape, entries, start, every))
         start += len(chosen[key]) * every - len(_starts(shape, entries))
     return chosen
-
-
-class _Staging(threading.local):
-    """Room for what is read, one for each thread: several would not fit into its cache."""
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(2**21, dtype=torch.uint8)
-        self._taken = self._bytes, self._bytes.numpy().data
-
-    def take(self, entries: int, dtype: torch.dtype) -> tuple[Tensor, memoryview]:
-        """Room for so many entries, as a tensor and as what a file reads into."""
-        held = self._taken[0]
-        if held.numel() != entries or held.dtype != dtype:
-            size = entries * dtype.itemsize
-            fits = size <= self._bytes.numel()
-            taken = self._bytes[:size] if fits else torch.empty(size, dtype=torch.uint8)
-            self._taken = taken.view(dtype), taken.numpy().data
-        return self._taken
-
-
-STAGING = _Staging()

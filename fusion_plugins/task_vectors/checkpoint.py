@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from . import files
-from .blocks import STAGING, Reader
+from .blocks import Reader, Room
 from .files import TensorSpec
 
 Places = dict[str, tuple[Any, int]]  # tensor name -> file, and where in it
@@ -37,13 +37,13 @@ class Checkpoint:
         raise NotImplementedError
 
     def reader(self, name: str) -> Reader:
-        """What reads the tensor into buffers of the right number of entries.
+        """What reads the tensor into rooms of the right size.
 
         Take one for each walk over a tensor, and use it in the thread that asked for it.
         """
 
-        def read_into(out: Tensor, rows: slice | None) -> None:
-            out.copy_(self.read(name, rows).reshape(out.shape))
+        def read_into(room: Room, rows: slice | None) -> None:
+            room.values.copy_(self.read(name, rows).reshape(-1))
 
         return read_into
 
@@ -124,7 +124,7 @@ class _FileCheckpoint(Checkpoint):
             first, last, _ = rows.indices(shape[0])
             shape, rows = (max(last - first, 0), *shape[1:]), slice(first, last)
         out = torch.empty(shape, dtype=dtype)
-        self.reader(name)(out, rows)
+        self.reader(name)(Room.of(out.view(-1)), rows)
         return out
 
     def reader(self, name: str) -> Reader:
@@ -203,19 +203,13 @@ class _TensorReader:
     """Reads rows of one tensor; what they have in common is looked up once."""
 
     def __init__(self, file: _OpenFile, start: int, spec: TensorSpec, name: str):
-        self._file, self._start, self._dtype, self._name = file, start, spec.dtype, name
+        self._file, self._start, self._name = file, start, name
         self._row_bytes = files.spec_bytes(TensorSpec(spec.shape[1:], spec.dtype))
 
-    def __call__(self, out: Tensor, rows: slice | None) -> None:
+    def __call__(self, room: Room, rows: slice | None) -> None:
         # No mapping: it costs page faults, and its pages count as this process's memory.
         start = self._start + (0 if rows is None else rows.start * self._row_bytes)
-        if out.dtype == self._dtype and out.is_contiguous():
-            content = out.view(-1).view(torch.uint8).numpy().data
-            self._file.read_into(content, start, self._name)
-            return
-        stored, content = STAGING.take(out.numel(), self._dtype)
-        self._file.read_into(content, start, self._name)
-        out.copy_(stored.view(out.shape))
+        self._file.read_into(room.content, start, self._name)
 
 
 class _OpenFile:

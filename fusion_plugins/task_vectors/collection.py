@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..common.workers import Workers
 from . import checks
-from .blocks import Block, cached_entries, read_blocks, row_slices
+from .blocks import Block, block_entries, read_blocks, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
 from .names import named_like
 
@@ -181,20 +181,17 @@ class TaskVectors:
         for key in self.keys if keys is None else keys:
             yield from self._blocks_of(key, buffers)
 
-    def cached_rows(self, key: str) -> Iterator[slice]:
-        """Rows of blocks that stay in a core's cache, for work on each entry alone."""
-        shape = self.shape(key)
-        return row_slices(shape, cached_entries(shape, len(self._experts) + 1))
-
     def _blocks_of(
         self, key: str, buffers: dict[torch.dtype, Tensor], rows_of: Rows | None = None
     ) -> Iterator[Block]:
-        experts = (
-            e.reader(self._names_in[task][key]) for task, e in self._experts.items()
-        )
-        readers = [self._base.reader(key), *experts]
+        names = [(self._base, key)]
+        names += [(e, self._names_in[task][key]) for task, e in self._experts.items()]
+        readers = [(c.reader(name), c.specs[name].dtype) for c, name in names]
         shape, dtype = self.shape(key), self.compute_dtype(key)
-        rows = row_slices(shape) if rows_of is None else rows_of(key)
+        if rows_of is None:
+            rows = row_slices(shape, block_entries(shape, len(readers)))
+        else:
+            rows = iter(rows_of(key))
         entry_bytes = self.entry_bytes(key)
         for some, base, stack in read_blocks(shape, rows, readers, dtype, buffers):
             yield Block(key, some, base, stack, base.numel() * entry_bytes)

@@ -482,9 +482,6 @@ def test_copies_of_experts_hold_every_kind_of_tensor():
     copy = SpilledCheckpoint(module, "expert")
     for name, want in module.state_dict().items():
         assert torch.equal(copy.read(name), want), name
-        out = torch.empty(want.shape, dtype=torch.float64)
-        copy.reader(name)(out, None)
-        assert torch.equal(out, want.double())
     assert torch.equal(copy.read("odd", slice(1, 3)), module.odd[1:3])
 
 

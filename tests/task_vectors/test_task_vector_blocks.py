@@ -33,23 +33,21 @@ def test_spread_slices_have_equal_distances_over_all_tensors():
 @pytest.mark.parametrize("tasks", [1, 2, 3, 8, 20])
 @pytest.mark.parametrize("row_size", [64, 192, 60, 7])
 @pytest.mark.parametrize("by_row", [False, True], ids=["tensor", "row"])
-def test_blocks_that_stay_in_the_cache_merge_the_same_to_the_bit(
-    monkeypatch, tasks, row_size, by_row
-):
+def test_smaller_blocks_merge_the_same_to_the_bit(monkeypatch, tasks, row_size, by_row):
     torch.manual_seed(tasks)
     base = nn.Linear(row_size, 93, bias=False)
     experts = {f"task {n}": nn.Linear(row_size, 93, bias=False) for n in range(tasks)}
     task_vectors = TaskVectors.from_modules(base, experts)
     weights = torch.randn(tasks, 93) if by_row else torch.randn(tasks)
 
-    def merged(cached: int) -> tuple[torch.Tensor, int]:
-        monkeypatch.setattr(blocks, "_CACHED", cached)
+    def merged(entries: int) -> tuple[torch.Tensor, int]:
+        monkeypatch.setattr(blocks, "_OF_ALL", entries)
         parts = {}
 
         def merge(found) -> None:
             parts.update({b.rows.start: merge_block(b, weights) for b in found})
 
-        task_vectors.for_each_key(merge, rows_of=task_vectors.cached_rows)
+        task_vectors.for_each_key(merge)
         return torch.cat([parts[start] for start in sorted(parts)]), len(parts)
 
     (want, whole), (got, many) = merged(2**22), merged(500 * (tasks + 1))
@@ -57,11 +55,20 @@ def test_blocks_that_stay_in_the_cache_merge_the_same_to_the_bit(
     assert torch.equal(got, want)
 
 
-def test_what_is_larger_than_the_room_for_reading_is_read_too(tmp_path):
-    values = torch.arange(1.0, 2**20 + 10).bfloat16()
-    save_file({"a": values, "b": values[:5].clone()}, tmp_path / "model.safetensors")
-    checkpoint = SafetensorsCheckpoint(tmp_path, "model")
-    for name, want in {"a": values, "b": values[:5]}.items():
-        out = torch.empty(len(want))
-        checkpoint.reader(name)(out, None)
-        assert torch.equal(out, want.float())
+@pytest.mark.parametrize("of_expert", [torch.bfloat16, torch.float32, torch.float64])
+def test_models_in_several_dtypes_are_read_as_they_are(tmp_path, of_expert):
+    torch.manual_seed(0)
+    values = {name: torch.randn(6, 5) for name in ("base", "one", "two")}
+    dtypes = {"base": torch.bfloat16, "one": of_expert, "two": torch.float16}
+    values = {name: tensor.to(dtypes[name]) for name, tensor in values.items()}
+    for name, tensor in values.items():
+        save_file({"weight": tensor}, tmp_path / f"{name}.safetensors")
+    base, one, two = (
+        SafetensorsCheckpoint(tmp_path / f"{n}.safetensors", n) for n in values
+    )
+    (block,) = TaskVectors(base, {"one": one, "two": two}).blocks()
+    wide = torch.promote_types(torch.float32, of_expert)
+    want = values["base"].to(wide)
+    assert torch.equal(block.base, want)
+    for found, name in zip(block.task_vectors, ("one", "two"), strict=True):
+        assert torch.equal(found, values[name].to(wide) - want)

@@ -404,11 +404,8 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
     save_file({"weight": torch.ones(100, 7)}, str(path))
     checkpoint = SafetensorsCheckpoint(path, "expert 'green'")
     path.write_bytes(path.read_bytes()[:-8])
-    read = checkpoint.reader("weight")
-    whole = torch.empty(99, 7)
-    read(whole, slice(0, 99))  # what is still there can be read
-    assert torch.equal(whole, torch.ones(99, 7))
+    # What is still there can be read.
+    assert torch.equal(checkpoint.read("weight", slice(0, 99)), torch.ones(99, 7))
     message = "expert 'green': .*model.safetensors ends inside tensor 'weight'"
-    for out in (torch.empty(1, 7), torch.empty(1, 7, dtype=torch.float64)):
-        with pytest.raises(ValueError, match=message):
-            read(out, slice(99, 100))
+    with pytest.raises(ValueError, match=message):
+        checkpoint.read("weight", slice(99, 100))
