@@ -95,6 +95,7 @@ STYLE: dict[str, Any] = {
     "ytick.labelsize": 7,
     "legend.fontsize": 7,
     "text.parse_math": False,  # names hold $ and _
+    "axes.unicode_minus": False,  # the other one brings the PDF a second font
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.linewidth": 0.6,
