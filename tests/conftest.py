@@ -6,7 +6,9 @@ Imports nothing slow: the process that only hands out files waits for this one.
 import gc
 import os
 import signal
+import sys
 import threading
+from functools import cache
 
 import pytest
 
@@ -40,6 +42,17 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plugins_listed_once():
+    """Each Fabric reads what all installed packages plug into it, file by file."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "lightning" in sys.modules:  # those that the tests import come before this
+            from lightning.fabric.utilities import registry
+
+            patch.setattr(registry, "entry_points", cache(registry.entry_points))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,14 @@ def model_card(
         f"{key}: {json.dumps(_public(value), default=str)}"
         for key, value in settings.items()
     ]
-    lines += ["```", "", "## Made with", ""]
-    lines += [f"- {name} {version(name)}" for name in _PACKAGES]
-    lines += [f"- Python {platform.python_version()}", ""]
+    lines += ["```", "", "## Made with", "", *_made_with(), ""]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)
+
+
+@cache  # a version is read from a file
+def _made_with() -> list[str]:
+    versions = [f"- {name} {version(name)}" for name in _PACKAGES]
+    return [*versions, f"- Python {platform.python_version()}"]
 
 
 def note_scores(folder: Path, scores: Mapping[str, tuple[str, float]]) -> None:

@@ -187,7 +187,6 @@ class TestAdaMerging(unittest.TestCase):
                     self.assertLessEqual(len(agreements), best + 4)
                     _, again = run(**given, steps=2 * best, guard_every=0)
                     self.assert_same_model(merged, again)
-                    _, start = run(**given, steps=0)
                     self.assertNotEqual(algorithm.options.init, 0.3)
 
     def test_one_task(self):
