@@ -16,6 +16,7 @@ from torch import Tensor
 from ..common import get_logger
 from ..common.identity import fingerprint
 from ..common.upstream import keep_no_clip_heads, known_clip_tasks
+from .tokens import require_words
 
 log = get_logger(__name__)
 _HEADS: dict[str, Tensor] = {}
@@ -136,6 +137,9 @@ class TextHeads:
 
     def __init__(self, classifier: HFCLIPClassifier):
         self._classifier = classifier
+        processor = classifier.processor
+        tokenizer = getattr(processor, "tokenizer", processor)
+        require_words(tokenizer, getattr(tokenizer, "name_or_path", "of CLIP"))
 
     @cached_property
     def _tower(self) -> str:

@@ -11,12 +11,16 @@ from fusion_bench.modelpool import BaseModelPool, CausalLMPool, Seq2SeqLMPool
 from fusion_bench.modelpool.causal_lm import CausalLMBackbonePool
 from fusion_bench.utils import instantiate, parse_dtype
 from fusion_bench.utils.lazy_state_dict import resolve_checkpoint_path
+from hydra.errors import InstantiationException
 
 from ..common.upstream import model_options_of, models_of, tokenizer_of
 from ..modelpool.folders import FolderModelPool, source_of
+from ..task_vectors.files import UNREADABLE, one_line
 from .family import PRETRAINED
+from .tokens import require_words
 
 _FORM = {"_target_", "pretrained_model_name_or_path"}
+_NOT_LOADED: tuple[type[Exception], ...] = (*UNREADABLE, InstantiationException)
 # Options of `from_pretrained` that say what class or code a folder is loaded as.
 _CODE_OPTIONS = ("trust_remote_code", "attn_implementation")
 
@@ -124,6 +128,9 @@ def load_tokenizer(modelpool: BaseModelPool) -> Any:
     """The pool's tokenizer, from its config, a folder or hub name, or an object.
 
     FusionBench's own ``Seq2SeqLMPool.load_tokenizer`` fails in 0.2.33.
+
+    Raises:
+        ValueError: There is none, it cannot be loaded, or it knows no words.
     """
     given = given_tokenizer(modelpool)
     if given is None:
@@ -132,8 +139,24 @@ def load_tokenizer(modelpool: BaseModelPool) -> Any:
             " modelpool.tokenizer={_target_: transformers.AutoTokenizer.from_pretrained,"
             " pretrained_model_name_or_path: <folder or hub name>}."
         )
-    if isinstance(given, str):
-        from transformers import AutoTokenizer
+    if not isinstance(given, (str, Mapping)):
+        return given
+    source = source_of(given) or given
+    try:
+        tokenizer = _load_tokenizer(given)
+    except _NOT_LOADED as error:
+        reason = one_line(error.__cause__ or error)[:200]
+        raise ValueError(
+            f"The tokenizer {source} cannot be loaded ({reason}). Save the models' own"
+            " there with tokenizer.save_pretrained(folder), or name another one."
+        ) from error
+    require_words(tokenizer, source)
+    return tokenizer
 
-        return AutoTokenizer.from_pretrained(given)
-    return instantiate(given) if isinstance(given, Mapping) else given
+
+def _load_tokenizer(given: Any) -> Any:
+    if isinstance(given, Mapping):
+        return instantiate(given)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(given)

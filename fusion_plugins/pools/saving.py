@@ -9,23 +9,31 @@ from fusion_bench import BaseModelPool
 from fusion_bench.modelpool import CLIPVisionModelPool
 from torch import nn
 
+from ..common import get_logger
 from ..common.upstream import program_of
 from ..merged.cards import CARD, pool_card
 from ..merged.model import TintedModel
+from ..task_vectors.files import one_line
 from .loading import PRETRAINED
 from .model_files import load_tokenizer
+
+log = get_logger(__name__)
 
 
 class OwnFolders:
     """Saves a merged model with all that is needed to load, show and evaluate it."""
 
     def save_model(self, model: Any, path: str) -> None:
-        """Write a model folder with processor or tokenizer, and card."""
+        """Write a model folder with processor or tokenizer, if the pool has one, and card."""
         pool: Any = self
+        model.save_pretrained(path)
         images = isinstance(self, CLIPVisionModelPool)
-        preparation = pool.load_processor() if images else load_tokenizer(pool)
-        for part in (model, preparation):
-            part.save_pretrained(path)
+        try:
+            preparation = pool.load_processor() if images else load_tokenizer(pool)
+        except (OSError, ValueError) as error:
+            log.warning("The merged model is alone in %s: %s", path, one_line(error))
+        else:
+            preparation.save_pretrained(path)
         method = getattr(program_of(self), "method", None)
         _write_card(Path(path), model, pool, method)
 

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from .loading import load_base
 from .model_files import load_tokenizer, local_folder
 from .samples import SampledAdapter
-from .tokens import TextEncoder, choose_length, position_limit, texts_of
+from .tokens import (
+    TextEncoder,
+    choose_length,
+    position_limit,
+    texts_of,
+    token_rows,
+)
 
 _KNOWN = {"fields", "max_length"}
 
@@ -60,7 +66,8 @@ class TextAdapter(SampledAdapter):
             )
             for task in self.tasks
         }
-        self._encoder = TextEncoder(tokenizer, max(self._lengths.values()))
+        longest = max(self._lengths.values())
+        self._encoder = TextEncoder(tokenizer, longest, token_rows(base))
 
     def check_base(self, base: nn.Module, tokenizer: Any) -> None:
         """Whether the pretrained model is one that this family knows."""

@@ -18,6 +18,7 @@ TEXT_FIELDS = (
     ("sentence",),
     ("text",),
 )
+_SPACE = "\u2581"  # of SentencePiece, which has it without a vocabulary too
 LONGEST = 512  # tokens, where neither user, tokenizer nor model says less
 
 
@@ -26,16 +27,17 @@ class TextEncoder:
 
     Rows are `input_ids`, `attention_mask` and, where the tokenizer gives them,
     `token_type_ids`. Unused places hold the padding token and a mask of 0. The tokenizer
-    is of transformers, with a padding token, else a ValueError.
+    is of transformers, with a padding token, else a ValueError. `rows` are those of the
+    models' embedding, if known: a sample with other tokens is refused.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int):
+    def __init__(self, tokenizer: Any, max_length: int, rows: int | None = None):
         if tokenizer.pad_token_id is None:
             raise ValueError(
                 "The tokenizer has no padding token, so sentences cannot share a batch."
                 " Give it one the models know, such as pad_token='<|endoftext|>'."
             )
-        self.tokenizer, self.max_length = tokenizer, max_length
+        self.tokenizer, self.max_length, self._rows = tokenizer, max_length, rows
         self.names = ["input_ids", "attention_mask"]
         if "token_type_ids" in tokenizer.model_input_names:
             self.names.append("token_type_ids")
@@ -54,7 +56,8 @@ class TextEncoder:
             max_length: Of this sample, at most that of the encoder; longer texts are cut.
 
         Raises:
-            ValueError: No such fields, no text in them, or `input_ids` that are too long.
+            ValueError: No such fields, no text in them, `input_ids` that are too long, or
+                a token that the models do not know.
         """
         limit, texts = max_length or self.max_length, texts_of(sample, fields)
         if texts:
@@ -66,6 +69,12 @@ class TextEncoder:
         for row, name in zip(stored, self.names, strict=True):
             values = torch.as_tensor(rows.get(name, []), dtype=torch.int32)
             row[: len(values)] = values
+        if self._rows is not None and stored[0].max() >= self._rows:
+            raise ValueError(
+                f"its text or padding has the token {stored[0].max()}, but the model knows"
+                f" the tokens 0 to {self._rows - 1}. Use the models' own tokenizer, without"
+                " tokens or padding that were added to it."
+            )
         if not stored[1].any():  # an empty text; attention needs something to look at
             stored[1, 0] = 1
         return stored
@@ -133,6 +142,25 @@ def _text(sample: Mapping, field: str) -> str:
     return text
 
 
+def require_words(tokenizer: Any, source: object) -> None:
+    """Raise ValueError if a tokenizer's vocabulary was missing where it was loaded from.
+
+    transformers 5 then makes one that knows special tokens alone, without a word.
+
+    Args:
+        tokenizer: It; one that lists no vocabulary is not looked at.
+        source: Where it is from.
+    """
+    known: Mapping[str, int] = getattr(tokenizer, "get_vocab", dict)()
+    words = known.keys() - set(getattr(tokenizer, "all_special_tokens", ()))
+    if known and not words - {_SPACE}:
+        raise ValueError(
+            f"The tokenizer {source} knows no words: its files are missing. Save the"
+            " models' own there with tokenizer.save_pretrained(folder), or name another"
+            " one."
+        )
+
+
 def position_limit(module: nn.Module) -> int | None:
     """How many tokens a model has positions for; None where there is no limit."""
     for name, layer in module.named_modules():
@@ -143,6 +171,15 @@ def position_limit(module: nn.Module) -> int | None:
             return layer.num_embeddings - first
     config = getattr(module, "config", None)
     return getattr(config, "max_position_embeddings", None)
+
+
+def token_rows(module: nn.Module) -> int | None:
+    """How many tokens a model of transformers, or one around it, has embeddings for."""
+    for inner in module.modules():
+        embeddings: Any = getattr(inner, "get_input_embeddings", None)
+        if embeddings is not None:
+            return getattr(embeddings(), "num_embeddings", None)
+    return None
 
 
 def choose_length(tokenizer: Any, limit: int | None, wanted: int | None) -> int:

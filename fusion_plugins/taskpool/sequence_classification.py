@@ -24,7 +24,7 @@ from ..pools.families.sequence_classification import SequenceClassificationAdapt
 from ..pools.model_files import load_tokenizer
 from ..pools.own_heads import check_head_order, head_config
 from ..pools.task_heads import load_own_head
-from ..pools.tokens import TextEncoder, choose_length, position_limit
+from ..pools.tokens import TextEncoder, choose_length, position_limit, token_rows
 from .text_inputs import (
     TextTestSets,
     check_task,
@@ -192,12 +192,13 @@ class SequenceClassificationTaskPool(TextTestSets):
         return report
 
     def _encoded(
-        self, task: str, limit: int | None
+        self, task: str, model: nn.Module
     ) -> tuple[TextEncoder, Tensor, Tensor]:
-        """The encoder of a task, and its test set, for models of so many positions."""
+        """The encoder of a task, and its test set, for models of this one's size."""
         tokenizer, info = self._loaded_tokenizer, self._info(task)
+        limit = position_limit(model)
         length = choose_length(tokenizer, limit, info.get("max_length"))
-        encoder = TextEncoder(tokenizer, length)
+        encoder = TextEncoder(tokenizer, length, token_rows(model))
         if (task, length) not in self._kept:
             read = partial(encoder, fields=info.get("fields"))
             texts = labelled_texts(task, self._raw(task), read)
@@ -205,7 +206,7 @@ class SequenceClassificationTaskPool(TextTestSets):
         return encoder, *self._kept[task, length]
 
     def _evaluate_task(self, task: str, model: nn.Module) -> dict[str, float]:
-        encoder, samples, labels = self._encoded(task, position_limit(model))
+        encoder, samples, labels = self._encoded(task, model)
         starts = range(0, len(samples), self.batch_size)
         if RuntimeConstants.debug:
             starts = starts[:1]

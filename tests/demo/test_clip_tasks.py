@@ -1,4 +1,5 @@
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from fusion_bench.tasks.clip_classification import (
@@ -6,7 +7,7 @@ from fusion_bench.tasks.clip_classification import (
     get_classnames_and_templates,
 )
 
-from fusion_plugins.pools.clip_tasks import register_clip_task
+from fusion_plugins.pools.clip_tasks import TextHeads, register_clip_task
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +65,14 @@ def test_other_content_replaces_without_a_warning():
 def test_bad_tasks_say_what_is_wrong(name, classes, templates, message):
     with pytest.raises(ValueError, match=message):
         register_clip_task(name, classes, templates)
+
+
+def test_a_clip_whose_tokenizer_knows_no_words_makes_no_heads():
+    tokenizer = SimpleNamespace(
+        name_or_path="models/base",
+        all_special_tokens=["<start>", "<end>"],
+        get_vocab=lambda: {"<start>": 0, "<end>": 1},
+    )
+    classifier = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer))
+    with pytest.raises(ValueError, match="The tokenizer models/base knows no words"):
+        TextHeads(classifier)

@@ -332,7 +332,7 @@ def test_tinted_models_go_to_the_hub_and_come_back(own, tmp_path, monkeypatch):
         assert torch.equal(value, again.state_dict()[name])
 
 
-def test_text_folders_are_measured_and_saved_with_their_tokenizer(tmp_path):
+def test_text_folders_are_measured_and_saved_with_their_tokenizer(tmp_path, caplog):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text(
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad"])
@@ -362,3 +362,9 @@ def test_text_folders_are_measured_and_saved_with_their_tokenizer(tmp_path):
     assert kept.get_vocab() == own.get_vocab()
     card = ModelCard.load(tmp_path / "merged" / "README.md")
     assert card.data.base_model == ["_pretrained_", "a", "b"]
+    for file in Path(models["_pretrained_"]).glob("tokenizer*"):
+        file.unlink()
+    folder_modelpool(models).save_model(merged, str(tmp_path / "alone"))
+    assert "The merged model is alone in" in caplog.text
+    assert not list((tmp_path / "alone").glob("tokenizer*"))
+    TintedModel.from_pretrained(tmp_path / "alone")

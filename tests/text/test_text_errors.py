@@ -19,9 +19,12 @@ from toy_text import (
     save,
     seq2seq_pool,
 )
+from transformers import GPT2Config, T5Config
 
 from fusion_plugins import AdaMergingAlgorithm, AWDAlgorithm, TintingAlgorithm
 from fusion_plugins.pools import adapter_for
+from fusion_plugins.pools.model_files import load_tokenizer
+from fusion_plugins.pools.tokens import require_words
 
 
 def adapt(pool, **options):
@@ -32,6 +35,41 @@ def adapt(pool, **options):
 def test_no_tokenizer(make):
     with pytest.raises(ValueError, match="has no tokenizer to prepare text with. Set"):
         adapt(make(tokenizer=None))
+
+
+@pytest.mark.parametrize("config", [GPT2Config(), T5Config()])
+def test_a_folder_without_tokenizer(tmp_path, config):
+    config.save_pretrained(tmp_path)
+    # transformers 5 makes a tokenizer without words, older releases fail.
+    message = f"The tokenizer {tmp_path} (knows no words|cannot be loaded)"
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(seq2seq_pool(tokenizer=str(tmp_path)))
+
+
+def test_special_tokens_and_the_space_alone_are_no_words():
+    class Tokenizer:
+        all_special_tokens = ("<pad>", "<unk>")
+
+        def get_vocab(self):
+            return dict.fromkeys([*self.all_special_tokens, "\u2581", *words], 0)
+
+    words = ["a"]
+    require_words(Tokenizer(), "here")
+    words.clear()
+    with pytest.raises(
+        ValueError, match="The tokenizer here knows no words: its files"
+    ):
+        require_words(Tokenizer(), "here")
+    require_words(object(), "one of another kind")
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_named(tmp_path):
+    config = {"_target_": "transformers.AutoTokenizer.from_pretrained"}
+    config["pretrained_model_name_or_path"] = str(tmp_path)
+    for tokenizer in (str(tmp_path), config):
+        message = f"^The tokenizer {tmp_path} cannot be loaded .*. Save the models' own"
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(seq2seq_pool(tokenizer=tokenizer))
 
 
 def test_a_tokenizer_by_folder_or_config(tmp_path):

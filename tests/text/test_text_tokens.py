@@ -3,6 +3,7 @@
 import datasets as hugging_face
 import pytest
 import torch
+from torch import nn
 from toy_text import LONGEST, WORDS, make_gpt2, make_roberta, make_t5, make_tokenizer
 
 from fusion_plugins.modelpool.tsv import TsvDataset
@@ -12,6 +13,7 @@ from fusion_plugins.pools.tokens import (
     choose_length,
     find_fields,
     position_limit,
+    token_rows,
 )
 
 
@@ -97,6 +99,27 @@ def test_own_fields_may_be_named(encoder):
     assert torch.equal(got, encoder({"text": "good", "text_pair": "bad film"}))
     with pytest.raises(ValueError, match="no field 'body'; it has .*'review'"):
         encoder(sample, ["body"])
+
+
+@pytest.mark.parametrize("added", ["zebra", "[PADDING]"])
+def test_tokens_that_the_model_lacks_are_refused(added):
+    tokenizer = make_tokenizer()
+    if added == "zebra":
+        tokenizer.add_tokens([added])
+    else:
+        tokenizer.add_special_tokens({"pad_token": added})
+    rows = token_rows(nn.Sequential(make_roberta(2, 0)))
+    assert rows == len(tokenizer) - 1
+    encoder = TextEncoder(tokenizer, LONGEST, rows)
+    with pytest.raises(
+        ValueError, match="the token 18, but .* the tokens 0 to 17. Use"
+    ):
+        encoder({"text": "a zebra"})
+    TextEncoder(tokenizer, LONGEST, rows + 1)({"text": "a zebra"})
+
+
+def test_a_model_without_tokens_limits_none():
+    assert token_rows(nn.Linear(2, 2)) is None
 
 
 def test_a_tokenizer_without_padding_token_is_refused():
