@@ -119,7 +119,8 @@ class AWDAlgorithm(
                 merged = _one_model(method.run(pool), method)
         with self.profile("finish"):
             merged = finish(merged, self.fabric.device)
-            require_finite(merged, "Use a smaller scaling, or check the experts.")
+            advice = "Use a smaller scaling, or check the experts."
+            require_finite(merged, advice, options.keep)
         report.publish(found, self.fabric, folder)
         log.debug("%s", self.profiler.summary())
         self.card = finish.card("AWD", plain(self.config), merged)

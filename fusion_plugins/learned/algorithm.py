@@ -193,7 +193,8 @@ class LearnedMergeAlgorithm(
     def _complete(self, trained: Trained, experts: Experts) -> nn.Module:
         with self.profile("finish"):
             merged = experts.finish.complete(trained.model.cpu(), self.fabric.device)
-        require_finite(merged, "Lower lr or init, or check the experts.")
+        advice = "Lower lr or init, or check the experts."
+        require_finite(merged, advice, self.options.keep)
         return merged.requires_grad_(True)
 
     def _keep(

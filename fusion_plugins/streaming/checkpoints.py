@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..task_vectors import Checkpoint, SafetensorsCheckpoint, TaskVectors
-from ..task_vectors.checks import say_other_config
+from ..task_vectors.checks import matches, say_other_config
 from ..task_vectors.files import TensorSpec
 from .folders import ModelFolder
 
@@ -105,7 +105,7 @@ def open_task_vectors(
     for task, folder in experts.items():
         expert = FolderCheckpoint(folder, ours.specs)
         _drop_equal_aliases(expert, ours)
-        differing = _vocabulary_tensors(base, ours, folder, expert)
+        differing = _vocabulary_tensors(base, ours, folder, expert, keep)
         if differing and vocabulary != "common_rows":
             _refuse_vocabulary(ours, expert, differing)
         theirs[task] = (
@@ -127,9 +127,16 @@ def _drop_equal_aliases(expert: FolderCheckpoint, base: FolderCheckpoint) -> Non
 
 
 def _vocabulary_tensors(
-    base: ModelFolder, ours: Checkpoint, folder: ModelFolder, theirs: Checkpoint
+    base: ModelFolder,
+    ours: Checkpoint,
+    folder: ModelFolder,
+    theirs: Checkpoint,
+    keep: Sequence[str],
 ) -> tuple[str, ...]:
-    """Names of tensors that differ only in having one row per token of each model."""
+    """Names of tensors that differ only in having one row per token of each model.
+
+    Those that stay as in the base may differ.
+    """
     if None in (base.vocabulary, folder.vocabulary):
         return ()
     sizes = (base.vocabulary, folder.vocabulary)
@@ -141,6 +148,7 @@ def _vocabulary_tensors(
             differs
             and (shape[0], spec.shape[0]) == sizes
             and shape[1:] == spec.shape[1:]
+            and not matches(name, keep)
         ):
             found.append(name)
     return tuple(found)

@@ -120,7 +120,8 @@ class _Writers:
                 for rows in row_slices(shard.specs[name].shape):
                     whole = len(shard.specs[name].shape) < 2
                     values = self._task_vectors.base(name, None if whole else rows)
-                    if values.dtype != shard.specs[name].dtype:
+                    other = values.dtype != shard.specs[name].dtype
+                    if other and is_finite(values):  # else meant, as in a mask
                         values = _stored(name, values, shard.specs[name].dtype)
                     writer.write(name, 0 if whole else rows.start, values)
 

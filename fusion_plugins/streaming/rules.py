@@ -102,4 +102,4 @@ def build_rule(
 
 
 def _merge_function(method: TiesMergingAlgorithm) -> str:
-    return method.merge_func.split("-")[-1]  # FusionBench takes "dis-sum" too
+    return str(method.merge_func).split("-")[-1]  # FusionBench takes "dis-sum" too

@@ -145,16 +145,31 @@ def check_still_tied(expert: Checkpoint, group: Sequence[str]) -> None:
     """Names tied in the base must still hold one value in the expert.
 
     Raises:
-        ValueError: The expert has trained them apart.
+        ValueError: The expert has trained them apart, or holds NaN or Inf.
     """
     present = [name for name in group if name in expert.specs]
     for other in present[1:]:
         if not torch.equal(expert.read(present[0]), expert.read(other)):
+            for name in (present[0], other):  # a NaN is not equal to itself
+                check_finite(expert, name)
             raise ValueError(
                 f"{expert.label} holds different values in '{present[0]}' and '{other}',"
                 " which are one tied tensor in the base. Untie them in the base (and all"
                 " experts) or tie them in this expert before merging."
             )
+
+
+def check_finite(checkpoint: Checkpoint, name: str) -> None:
+    """Raise ValueError if a tensor holds NaN or Inf."""
+    tensor = checkpoint.read(name)
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise ValueError(
+            f"{checkpoint.label}: tensor '{name}' holds {bad} NaN or Inf of"
+            f" {tensor.numel()} entries. Merging would spread them: fix or leave out this"
+            " checkpoint, or leave a tensor that is meant to hold them, such as a mask, as"
+            f" in the base with keep=['{name}']."
+        )
 
 
 def say_other_config(base: Any, expert: Any, label: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .blocks import Block
+from .checks import matches
 from .collection import TaskVectors
 
 # Coefficients per tensor name: shape (tasks,), or (tasks, rows) for one per row.
@@ -133,10 +134,14 @@ def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
     place.copy_(merged.view(place.shape))
 
 
-def require_finite(module: nn.Module, advice: str) -> None:
-    """Raise ValueError, with this `advice`, if a merged `module` holds NaN or Inf."""
+def require_finite(module: nn.Module, advice: str, keep: Sequence[str] = ()) -> None:
+    """Raise ValueError, with this `advice`, if a merged `module` holds NaN or Inf.
+
+    Tensors that match `keep` are the base's own, and may.
+    """
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not is_finite(tensor):
+        kept = matches(name.removeprefix("trunk."), keep)  # of a tinted model
+        if tensor.is_floating_point() and not kept and not is_finite(tensor):
             raise ValueError(
                 f"The merged tensor '{name}' holds NaN or Inf in {tensor.dtype}. {advice}"
             )

@@ -101,6 +101,16 @@ def test_large_finite_numbers_are_finite(dtype):
         require_finite(layer, "")
 
 
+def test_a_mask_of_infinities_may_be_kept():
+    models = {name: nn.Linear(2, 2) for name in ("_pretrained_", "a", "b")}
+    for model in models.values():
+        model.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    with pytest.raises(ValueError, match=r"holds 1 NaN .* base with keep=\['mask'\]"):
+        AWDAlgorithm(iterations=1).run(models)
+    merged = AWDAlgorithm(iterations=1, keep=["mask"]).run(models)
+    assert torch.equal(merged.mask, models["_pretrained_"].mask)
+
+
 @pytest.mark.parametrize("value", ["0.3", math.nan, math.inf])
 def test_text_for_a_number_of_the_base_method_is_refused_before_the_walk(value):
     target = "fusion_bench.method.TaskArithmeticAlgorithm"

@@ -53,6 +53,13 @@ def test_scaling_that_is_no_number(llamas, tmp_path, scaling, ties):
     refused(llamas, tmp_path / "out", message, base=base)
 
 
+def test_ties_without_a_merge_function(llamas, tmp_path):
+    base = TiesMergingAlgorithm(0.3, 20, [], None)
+    refused(
+        llamas, tmp_path / "out", "merge_func is 'None', expected one of", base=base
+    )
+
+
 # Output folders
 
 
@@ -256,6 +263,16 @@ def test_overflow_of_a_kept_tensor(folders, tmp_path):
     message = "'model.norm.weight' reaches 1e.06, more than torch.float16"
     options = {"keep": ["model.norm.weight"], "dtype": "float16"}
     refused(folders, tmp_path / "out", message, **options)
+
+
+def test_a_kept_tensor_may_hold_infinity(folders, tmp_path):
+    tensors = merged_files(folders["_pretrained_"])
+    tensors["model.norm.weight"][1] = -torch.inf  # as a mask does
+    replace_weights(folders["_pretrained_"], tensors)
+    options = {"keep": ["model.norm.weight"], "dtype": "bfloat16"}
+    merge(folders, tmp_path / "out", iterations=0, **options)
+    got = merged_files(tmp_path / "out")["model.norm.weight"]
+    assert torch.equal(got, tensors["model.norm.weight"].bfloat16())
 
 
 def test_overflow_of_the_merge_itself(llamas, tmp_path):

@@ -30,6 +30,18 @@ def test_other_vocabularies_are_refused_with_the_way_out(vocabularies, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("vocabulary", ["equal", "common_rows"])
+def test_kept_vocabularies_may_differ_in_size(vocabularies, tmp_path, vocabulary):
+    keep = ["model.embed_tokens.weight"]
+    base = merged_files(Path(vocabularies["_pretrained_"]))
+    keep += [name for name in base if name == "lm_head.weight"]  # if it is not tied
+    options = {"iterations": 0, "keep": keep, "vocabulary": vocabulary}
+    merge(vocabularies, tmp_path / "out", **options)
+    got = merged_files(tmp_path / "out")
+    assert all(torch.equal(got[name], base[name]) for name in keep)
+    assert not torch.equal(got["model.norm.weight"], base["model.norm.weight"])
+
+
 def test_common_rows_are_merged_and_others_are_the_bases(vocabularies, tmp_path):
     model = merge(
         vocabularies, tmp_path / "out", iterations=0, vocabulary="common_rows"

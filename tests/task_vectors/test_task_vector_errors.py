@@ -33,9 +33,9 @@ def merge_with(change: Callable[[nn.Module], None], kind=Toy, base_change=None):
     return gram_matrices(task_vectors)
 
 
-def spoil(value: float) -> Callable[[nn.Module], None]:
+def spoil(value: float, name: str = "linear.weight") -> Callable[[nn.Module], None]:
     def change(model: nn.Module) -> None:
-        model.linear.weight.data[1, 2] = value
+        model.get_parameter(name).data[1, 2] = value
 
     return change
 
@@ -169,6 +169,11 @@ MODEL_ERRORS = {
     "inf in an expert": (
         lambda: merge_with(spoil(-torch.inf)),
         "expert 'green': tensor 'linear.weight' holds 1 NaN or Inf of 20",
+    ),
+    "nan in a tied tensor": (
+        lambda: merge_with(spoil(torch.nan, "embed.weight"), Tied),
+        "expert 'green': tensor 'embed.weight' holds 1 NaN or Inf of 28 entries.*"
+        r"with keep=\['embed.weight'\]",
     ),
     "nan in the base": (
         lambda: merge_with(lambda m: None, base_change=spoil(torch.nan)),
