@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from inspect import signature
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
@@ -61,8 +62,8 @@ def check_numbers(config: Mapping[str, Any]) -> None:
         config: Of the method; one without ``_target_`` is not looked at.
 
     Raises:
-        ValueError: An option that its class declares as a number is text, NaN, Inf, or
-            nothing where its class knows no such value.
+        ValueError: An option that its class declares as a number is text, a list, true or
+            false, NaN, Inf, or nothing where its class knows no such value.
     """
     if "_target_" not in config:
         return
@@ -80,6 +81,8 @@ def check_numbers(config: Mapping[str, Any]) -> None:
         if name in config and value is None:
             odd = type(None) not in kinds and options[name].default is not None
         number = bool(kinds & {int, float}) and kinds <= {int, float, type(None), hint}
+        if get_origin(hint) in (None, Union, UnionType):  # no list of numbers
+            odd = odd or isinstance(value, (bool, Sequence, Mapping))
         if number and (odd or type(value) is str):
             raise ValueError(f"{owner}: {name} is {value!r}, expected a number.")
 

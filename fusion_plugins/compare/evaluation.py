@@ -89,7 +89,12 @@ class UnknownMetric(ValueError):
 
 
 def check_metric(metric: Any, tasks: Sequence[str]) -> None:
-    """Raise ValueError if `metric` names what is no task."""
+    """Raise ValueError if `metric` is of a wrong kind, or names what is no task."""
+    names = metric.values() if isinstance(metric, Mapping) else [metric]
+    if not all(name is None or isinstance(name, str) for name in names):
+        raise ValueError(
+            f"metric is {metric!r}, expected a metric's name, or {{task: metric}}."
+        )
     unknown = set(metric) - {*tasks} if isinstance(metric, Mapping) else ()
     if unknown:
         raise ValueError(f"metric names {sorted(unknown)}; the tasks are {[*tasks]}.")

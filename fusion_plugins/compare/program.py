@@ -102,7 +102,7 @@ class CompareProgram(FabricModelFusionProgram):
         """What there is to do; every mistake in the config shows up here."""
         require_report()
         self.shown = TableOptions.read("tables", as_plain(self.tables or {}))
-        for name in ("retry_failed", "save_models", "dry_run"):
+        for name in ("retry_failed", "save_models", "dry_run", "fast_dev_run"):
             require_choice(name, getattr(self, name), (True, False))
         metric, published = plain_config(self.metric), plain_config(self.published)
         precision = (fabric_config(self) or {}).get("precision")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..common.options import Options, integer, mapping, option
+from ..common.options import Options, integer, option
 from .columns import ADDED, SAME, Column, columns_of, ranks, rows_frame
 from .files import did_you_mean
 from .numbers import MISSING
@@ -28,14 +28,28 @@ _HEADINGS = {
 }
 
 
-def _any(name: str, value: Any) -> Any:
-    return value  # compared with the names that there are
+def _name(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value  # compared with the names that there are
+    raise ValueError(f"{name} is {value!r}, expected the name of a column, as average.")
 
 
 def _listed(name: str, value: Any) -> Any:
-    if value is None or isinstance(value, list):
+    if value is None or isinstance(value, list) and _are_texts(value):
         return value
     raise ValueError(f"{name} is {value!r}, expected a list of names, as [average].")
+
+
+def _renamed(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, Mapping) and _are_texts(value.values()):
+        return value
+    raise ValueError(
+        f"{name} is {value!r}, expected texts by name: {{oxford_flowers102: Flowers}}."
+    )
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +69,11 @@ class TableOptions(Options):
         ValueError: A value is of the wrong kind.
     """
 
-    sort: str | None = option(None, _any)
+    sort: str | None = option(None, _name)
     columns: list[str] | None = option(None, _listed)
     tasks: list[str] | None = option(None, _listed)
     split: int = integer(12, low=1)
-    names: dict[str, str] | None = mapping("{oxford_flowers102: Flowers}")
+    names: dict[str, str] | None = option(None, _renamed)
 
 
 @dataclass

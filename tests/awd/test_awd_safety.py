@@ -1,6 +1,7 @@
 """A merge that is not finite is refused, by name, and leaves nothing behind."""
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from test_awd_algorithm import OPTIONS, GenericTaskArithmetic, make_pool
 from torch import nn
 
 from fusion_plugins import AWDAlgorithm
+from fusion_plugins.awd.base_method import check_numbers
 from fusion_plugins.task_vectors import require_finite
 
 
@@ -111,12 +113,21 @@ def test_a_mask_of_infinities_may_be_kept():
     assert torch.equal(merged.mask, models["_pretrained_"].mask)
 
 
-@pytest.mark.parametrize("value", ["0.3", math.nan, math.inf])
-def test_text_for_a_number_of_the_base_method_is_refused_before_the_walk(value):
+@pytest.mark.parametrize("value", ["0.3", math.nan, math.inf, True, [0.3], {}])
+def test_no_number_for_one_of_the_base_method_is_refused_before_the_walk(value):
     target = "fusion_bench.method.TaskArithmeticAlgorithm"
     method = AWDAlgorithm(base={"_target_": target, "scaling_factor": value})
     models = {"_pretrained_": nn.Linear(2, 2), "a": nn.Linear(2, 2)}
     with pytest.raises(
-        ValueError, match=f"scaling_factor is {value!r}, expected a num"
+        ValueError, match=re.escape(f"scaling_factor is {value!r}, expected a num")
     ):
         method.run(models)
+
+
+def test_a_list_of_numbers_may_be_what_a_method_wants():
+    target = "fusion_bench.method.WeightedAverageAlgorithm"
+    config = {"_target_": target, "normalize": True, "weights": [0.3, 0.7]}
+    check_numbers(config)
+    config["weights"] = "0.3"
+    with pytest.raises(ValueError, match="weights is '0.3', expected a number"):
+        check_numbers(config)

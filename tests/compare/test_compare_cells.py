@@ -54,6 +54,12 @@ def test_references_and_shares(monkeypatch, tmp_path):
         ({"metric": {"lft": "loss"}}, r"metric names \['lft'\]; the tasks are .'left'"),
         ({"tables": {"sort": "lft"}}, "sort: there is no 'lft', only .*'left'"),
         ({"tables": {"columns": ["lft"]}}, "columns: there is no 'lft', only tasks, l"),
+        ({"metric": ["loss"]}, r"metric is \['loss'\], expected a metric's name, or"),
+        ({"metric": {"left": 3}}, r"metric is .'left': 3., expected a metric's name"),
+        ({"tables": {"sort": 3}}, "sort is 3, expected the name of a column"),
+        ({"tables": {"tasks": [3]}}, r"tasks is \[3\], expected a list of names"),
+        ({"tables": {"names": {"left": 3}}}, "names is .'left': 3., expected texts"),
+        ({"fast_dev_run": "false"}, "fast_dev_run is 'false', expected one of"),
     ],
 )
 def test_names_that_no_table_can_show_are_refused_before_a_cell_runs(
