@@ -18,6 +18,7 @@ from fusion_bench.modelpool import (
 )
 from omegaconf import OmegaConf
 
+from ..common import get_logger
 from ..common.folders import require_paths
 from ..modelpool.tsv import TsvDataset
 from ..task_vectors.files import UNREADABLE, one_line, read_config
@@ -26,7 +27,10 @@ from .loading import PRETRAINED
 from .model_files import from_pretrained
 from .saving import OwnFolders
 
+log = get_logger(__name__)
+
 TEMPLATES = ("a photo of a {}.", "an image of the {}.")
+_SPLITS = ("test", "validation")  # the first that is there is taken, or any other
 _KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _READ = "fusion_plugins.pools.own_folders.read_data"
 _CLASS = "transformers.AutoModelForSequenceClassification"
@@ -122,7 +126,8 @@ def read_data(path: str) -> Any:
         path: A folder with a folder of images per class; an ``.npz`` file with `x_test`,
             `y_test` and `class_names`; a ``.tsv``, ``.csv``, ``.jsonl``, ``.json`` or
             ``.parquet`` file with columns `label` and `text`; or a data set on the hub or
-            saved by `datasets`, whose split `test` is taken if it has one.
+            saved by `datasets`, whose split `test` is taken if it has one, else
+            `validation`, else the first.
 
     Raises:
         ValueError: It cannot be read as any of these.
@@ -160,7 +165,10 @@ def _read_data(file: Path) -> Any:
     else:
         found = datasets.load_dataset(str(file))
     if isinstance(found, datasets.DatasetDict):
-        found = found["test"] if "test" in found else next(iter(found.values()))
+        split = next((name for name in _SPLITS if name in found), next(iter(found), ""))
+        if split != _SPLITS[0]:
+            log.warning("data: %s has no split test; '%s' is taken.", file, split)
+        found = found[split]
     return found
 
 
@@ -189,16 +197,26 @@ def _read_images(folder: Path) -> Any:
     return found
 
 
+_ARRAYS = ("x_test", "y_test", "class_names")
+
+
 def _read_npz(file: Path) -> Any:
     with np.load(file) as arrays:
-        missing = {"x_test", "y_test", "class_names"} - set(arrays)
+        missing = set(_ARRAYS) - set(arrays)
         if missing:
             raise ValueError(f"{file} lacks {sorted(missing)}.")
-        names = [str(name) for name in arrays["class_names"]]
-        columns = {"image": list(arrays["x_test"]), "label": arrays["y_test"].tolist()}
+        images, labels, names = (arrays[name] for name in _ARRAYS)
+        shape, channels = images.shape, images.shape[3:]
+        if labels.ndim != 1 or images.ndim < 3 or channels not in ((), (3,), (4,)):
+            raise ValueError(
+                f"x_test has the shape {shape}, y_test {labels.shape}, expected (images,"
+                " height, width, 3), without the 3 if they are grey, and (images,)"
+            )
+        names = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+        columns = {"image": list(images), "label": labels.tolist()}
     unique = len(set(names)) == len(names)  # or not, as in the usual list of ImageNet's
-    labels = datasets.ClassLabel(names=names) if unique else datasets.Value("int64")
-    features = datasets.Features({"image": datasets.Image(), "label": labels})
+    classes = datasets.ClassLabel(names=names) if unique else datasets.Value("int64")
+    features = datasets.Features({"image": datasets.Image(), "label": classes})
     found = datasets.Dataset.from_dict(columns, features)
     found.class_names = names
     return found

@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import datasets
 import huggingface_hub
 import numpy as np
 import pandas as pd
@@ -235,6 +236,35 @@ def npz(folder, **changes):
     arrays = {"x_test": images, "y_test": np.array([0, 1]), "class_names": names}
     np.savez(folder / "x.npz", **arrays | changes)
     return folder / "x.npz"
+
+
+def test_arrays_of_other_shapes_are_named(tmp_path):
+    for shape in ((2, 8, 8, 1), (2, 3, 8, 8), (2, 8)):
+        path = npz(tmp_path, x_test=np.zeros(shape, np.uint8))
+        message = re.escape(f"x_test has the shape {shape}, y_test (2,), expected")
+        with pytest.raises(ValueError, match=message):
+            read_data(str(path))
+
+
+def test_class_names_in_bytes_are_texts(tmp_path):
+    found = read_data(str(npz(tmp_path, class_names=np.array([b"cat", "ä".encode()]))))
+    assert found.class_names == ["cat", "ä"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "taken"),
+    [
+        (("train", "validation", "test"), "test"),
+        (("train", "validation"), "validation"),
+        (("train",), "train"),
+    ],
+)
+def test_training_samples_are_the_last_choice(tmp_path, caplog, splits, taken):
+    rows = {n: datasets.Dataset.from_dict({"text": [n], "label": [0]}) for n in splits}
+    datasets.DatasetDict(rows).save_to_disk(str(tmp_path))
+    assert read_data(str(tmp_path))["text"][0] == taken
+    said = f"has no split test; '{taken}' is taken"
+    assert (said in caplog.text) == (taken != "test")
 
 
 def text_file(folder, name, content):
