@@ -18,6 +18,7 @@ from .folders import ADAPTER_CONFIG
 
 log = get_logger(__name__)
 
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _KEYS = "base_model.model."  # what peft puts before a module's own names
 
 
@@ -37,6 +38,12 @@ class Adapter:
             raise ValueError(
                 f"{label}: {self._config} is damaged ({error}). Save the adapter again."
             ) from error
+
+        if not any((folder / name).is_file() for name in _WEIGHTS):
+            raise ValueError(
+                f"{label}: {folder} has {ADAPTER_CONFIG}, but none of {_WEIGHTS}. Copy the"
+                " adapter's weights there, or save it again."
+            )
 
     @property
     def brings_head(self) -> bool:

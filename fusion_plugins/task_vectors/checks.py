@@ -91,6 +91,11 @@ def check_names(
         if not alias_of.get(name, {name}) & expert.specs.keys()
         and not matches(name, keep)
     ]
+    if missing and any(".base_layer." in name for name in expert.specs):
+        raise ValueError(
+            f"{expert.label} is a model with an adapter of peft in it. Merge that into its"
+            " weights: model.merge_and_unload()."
+        )
     if missing:
         raise ValueError(
             f"{expert.label} lacks {len(missing)} tensor(s) of {base.label}:"

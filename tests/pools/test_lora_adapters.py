@@ -2,6 +2,7 @@
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from test_accounting import (
 )
 from torch import nn
 
+from fusion_plugins import AWDAlgorithm
 from fusion_plugins.pools.family import family_of
 from fusion_plugins.pools.loading import load_model
 from fusion_plugins.pools.task_heads import load_own_head
@@ -162,6 +164,22 @@ def test_tensors_that_do_not_fit_are_refused(bert):
         ValueError, match="^expert 'bb': .*adapter_config.json is damag"
     ):
         load_model(pool, "bb")
+
+
+def test_an_adapter_without_its_weights_does_not_ask_the_hub(bert):
+    root, _, pool = bert
+    (root / "adapter" / "adapter_model.safetensors").unlink()
+    message = "^expert 'bb': .*adapter has adapter_config.json, but none of .*Copy the"
+    with pytest.raises(ValueError, match=message):
+        load_model(pool, "bb")
+
+
+def test_a_model_with_an_adapter_in_it_is_to_be_merged_first():
+    base = nn.Sequential(nn.Linear(2, 2))
+    expert = get_peft_model(deepcopy(base), LoraConfig(target_modules=["0"]))
+    message = "expert 'a' is a model with an adapter of peft in it. .*merge_and_unload"
+    with pytest.raises(ValueError, match=message):
+        AWDAlgorithm().run({"_pretrained_": base, "a": expert})
 
 
 def test_without_peft_one_line_says_what_to_install(bert, monkeypatch):
