@@ -27,6 +27,9 @@ class TintedModel(SurgeryHook, nn.Module):
             ``outer:NAME`` for a layer that the pool applies after the trunk.
         reference: Task -> the frozen head that training started from, for a head tint.
 
+    Raises:
+        ValueError: There are no tints, not all of the same tasks, or not of the trunk.
+
     Attributes:
         trunk: The trunk, with FusionBench's SwitchModules at its tinted places.
         tasks: Task names.
@@ -40,6 +43,8 @@ class TintedModel(SurgeryHook, nn.Module):
         reference: Mapping[str, Tensor] | None = None,
     ):
         super().__init__()
+        if not tints:
+            raise ValueError(f"tints is {tints!r}, expected layers by site and task.")
         self.tasks = tuple(next(iter(tints.values())))
         sites.check_task_names(self.tasks)
         self.sites: tuple[Site, ...] = ()
@@ -58,8 +63,19 @@ class TintedModel(SurgeryHook, nn.Module):
         Args:
             site: As in the constructor.
             layers: Task -> layer, for every task.
+
+        Raises:
+            ValueError: A task has no layer, or the trunk no such site.
         """
         site = Site.on(self.trunk, site)
+        lacking = [task for task in self.tasks if task not in layers]
+        if lacking:
+            raise ValueError(
+                f"the layers at '{site}' lack those of the tasks {lacking}."
+            )
+        if site.in_trunk and site not in dict(self.trunk.named_modules()):
+            kind = type(self.trunk).__name__
+            raise ValueError(f"there is no layer '{site}' in the {kind} to tint.")
         switch = TaskSwitch({task: layers[task] for task in self.tasks}, site)
         if site.in_trunk:  # a plain tuple keeps the plain layer out of the state dict
             self._plain[site] = (self.trunk.get_submodule(site),)

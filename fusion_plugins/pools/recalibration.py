@@ -13,6 +13,7 @@ from fusion_bench import BaseModelPool
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..common.options import require_integer
 from ..common.order import SampleOrder
 from ..merged import sites
 from ..merged.model import TintedModel
@@ -55,10 +56,11 @@ def recalibrate(
         model without batch normalisation is returned as it is.
 
     Raises:
-        ValueError: There are no samples, or `per_task` is false for a model whose inner
+        ValueError: `samples` is no number of samples, or `per_task` is false for a model whose inner
             layers differ between tasks.
         TypeError: No adapter knows the pool.
     """
+    require_integer("samples", samples, 1)
     trunk = model.trunk if isinstance(model, TintedModel) else model
     if not batch_norms(trunk):
         return model

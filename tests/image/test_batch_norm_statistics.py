@@ -333,6 +333,12 @@ def test_options_are_checked(make):
         make(batch_norm_samples=1)
 
 
+@pytest.mark.parametrize("samples", [0, -1, "5"])
+def test_recalibrating_needs_samples(samples):
+    with pytest.raises(ValueError, match=f"samples is {samples!r}, expected a whole"):
+        recalibrate(nn.BatchNorm1d(2), None, samples=samples)
+
+
 def test_recalibrating_needs_a_pool_with_samples():
     with pytest.raises(
         TypeError, match="needs samples, and nothing knows those of a B"

@@ -149,6 +149,22 @@ def test_an_unknown_task_is_refused_with_the_known_ones(kind):
     assert model.head("mnist") is None
 
 
+@pytest.mark.parametrize(
+    ("tints", "message"),
+    [
+        ({}, "tints is {}, expected layers by site and task"),
+        ({"1": {"a": nn.ReLU()}}, "there is no layer '1' in the Sequential to tint"),
+        (
+            {"0": {"a": nn.ReLU()}, "head": {"b": nn.ReLU()}},
+            r"the layers at 'head' lack those of the tasks \['a'\]",
+        ),
+    ],
+)
+def test_tints_that_do_not_fit_the_trunk(tints, message):
+    with pytest.raises(ValueError, match=message):
+        TintedModel(nn.Sequential(nn.ReLU()), tints)
+
+
 def test_layers_of_a_task_by_their_places():
     model = tinted("all")
     assert model.head("Digits").weight.shape == (10, FEATURES)
