@@ -165,7 +165,9 @@ def _read_data(file: Path) -> Any:
     else:
         found = datasets.load_dataset(str(file))
     if isinstance(found, datasets.DatasetDict):
-        split = next((name for name in _SPLITS if name in found), next(iter(found), ""))
+        if not found:
+            raise ValueError("it has no split")
+        split = next((name for name in _SPLITS if name in found), next(iter(found)))
         if split != _SPLITS[0]:
             log.warning("data: %s has no split test; '%s' is taken.", file, split)
         found = found[split]

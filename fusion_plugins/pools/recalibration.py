@@ -56,8 +56,8 @@ def recalibrate(
         model without batch normalisation is returned as it is.
 
     Raises:
-        ValueError: `samples` is no number of samples, or `per_task` is false for a model whose inner
-            layers differ between tasks.
+        ValueError: `samples` is no number of samples, or `per_task` is false for a model
+            whose inner layers differ between tasks.
         TypeError: No adapter knows the pool.
     """
     require_integer("samples", samples, 1)

@@ -280,6 +280,11 @@ def class_folders(folder, full, empty):
     return folder
 
 
+def without_splits(folder: Path) -> Path:
+    datasets.DatasetDict().save_to_disk(str(folder / "saved"))
+    return folder / "saved"
+
+
 UNREADABLE = {
     "label past": lambda f: npz(f, y_test=np.array([0, 2])),
     "one-hot labels": lambda f: npz(f, y_test=np.eye(2)),
@@ -297,6 +302,7 @@ UNREADABLE = {
     "empty": lambda f: text_file(f, "x.jsonl", b""),
     "other kind": lambda f: text_file(f, "x.txt", b"label,text\n0,good\n"),
     "cut off": lambda f: text_file(f, "x.jsonl", b'{"label": 0, "te'),
+    "no split": without_splits,
 }
 
 
@@ -398,3 +404,9 @@ def test_text_folders_are_measured_and_saved_with_their_tokenizer(tmp_path, capl
     assert "The merged model is alone in" in caplog.text
     assert not list((tmp_path / "alone").glob("tokenizer*"))
     TintedModel.from_pretrained(tmp_path / "alone")
+
+
+def test_a_data_set_without_splits_is_named_without_a_warning(tmp_path, caplog):
+    with pytest.raises(ValueError, match=r"cannot be read .it has no split."):
+        read_data(str(without_splits(tmp_path)))
+    assert not caplog.records
