@@ -78,9 +78,9 @@ def test_python_blocks_work(page, sandbox):
         ("adapt_and_evaluate", ["--root", "POOL", "--rounds", "2", "--out", "tinted"]),
     ],
 )
-def test_example_scripts_run(script, arguments, sandbox, capsys):
+def test_example_scripts_run(script, arguments, sandbox, capfd):
     sandbox.run_script(REPOSITORY / "examples" / f"{script}.py", arguments)
-    assert capsys.readouterr().out
+    assert capfd.readouterr().out
 
 
 def test_every_example_script_is_tested():
