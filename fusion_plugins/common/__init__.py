@@ -121,7 +121,9 @@ def paper_style() -> Iterator[None]:
     """Figures made and saved inside have the `STYLE`."""
     from matplotlib import style
 
-    with style.context(STYLE), warnings.catch_warnings():
+    # Where figures are laid out by default, none can be without an engine (`lay_out`).
+    settings = {**STYLE, "figure.constrained_layout.use": False}
+    with style.context(settings), warnings.catch_warnings():
         # Names may be in any script.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
@@ -131,13 +133,14 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure; inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height))
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def lay_out(figure: Figure) -> Figure:
     """Give a whole figure its final layout: once, not again for each file."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    # "none" would leave an engine that places nothing, and draw twice for each file.
+    figure.set_layout_engine(None)
     return figure
 
 
