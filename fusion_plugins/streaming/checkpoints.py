@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from inspect import signature
 from typing import NoReturn
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ..task_vectors import Checkpoint, SafetensorsCheckpoint, TaskVectors
+from ..task_vectors.blocks import row_slices
 from ..task_vectors.checks import matches, say_other_config
 from ..task_vectors.files import TensorSpec
 from .folders import ModelFolder
 
 VOCABULARIES = ("equal", "common_rows")
+# Transformers 4 ties whatever the files hold.
+_UNTIES = "missing_keys" in signature(PreTrainedModel.tie_weights).parameters
 
 
 class FolderCheckpoint(SafetensorsCheckpoint):
     """A folder's tensors under the names that its model has for them.
 
-    Files store a tied tensor under one of its names, or under several.
+    Files store a tied tensor under one of its names, or under several. What is stored
+    with several values is not tied, whatever the config says: transformers 5 loads it so.
 
     Args:
         folder: The model.
@@ -35,13 +41,24 @@ class FolderCheckpoint(SafetensorsCheckpoint):
         self._place_of = {ours: places[stored] for ours, stored in names.items()}
         self._tied = []
         for group in folder.tied:
-            stored = next((name for name in group if name in self.specs), None)
-            if stored is None:
+            stored = [name for name in group if name in self.specs]
+            if not stored:
                 continue
-            for name in group:  # the config decides, as it does on loading
-                self.specs[name] = self.specs[stored]
-                self._place_of[name] = self._place_of[stored]
-            self._tied.append(group)
+            first, *others = stored
+            apart = {n for n in others if _UNTIES and not self._are_equal(first, n)}
+            tied = [name for name in group if name not in apart]
+            for name in tied:
+                self.specs[name] = self.specs[first]
+                self._place_of[name] = self._place_of[first]
+            if len(tied) > 1:
+                self._tied.append(tied)
+
+    def _are_equal(self, name: str, other: str) -> bool:
+        shape = self.specs[name].shape
+        return shape == self.specs[other].shape and all(
+            torch.equal(self.read(name, rows), self.read(other, rows))
+            for rows in (row_slices(shape) if len(shape) > 1 else (None,))
+        )
 
     def tied_groups(self) -> list[list[str]]:
         return self._tied

@@ -105,11 +105,20 @@ class ModelFolder:
         Args:
             specs: Name in the model -> what the files hold.
         """
-        missing = [] if renames(self.module) else missing_names(self.module, specs)
         state = self.module.state_dict()
         floating = {
             name for name, tensor in state.items() if tensor.is_floating_point()
         }
+        if renames(self.module):
+            absent, odd = self._unloaded(specs)
+            missing = [name for name in state if name in absent and name in floating]
+            known = self._known(specs).items()
+            counters = {theirs for ours, theirs in known if ours not in floating}
+            floating = specs.keys() - counters - set(odd)
+        else:
+            missing = missing_names(self.module, specs)
+            odd = unplaced_names(self.module, specs)
+            odd += [n for n in state if n in specs and state[n].shape != specs[n].shape]
         packed = [
             name
             for name, spec in specs.items()
@@ -129,13 +138,43 @@ class ModelFolder:
                 f" {shown(list(specs))}. Save the model again with"
                 " model.save_pretrained(folder)."
             )
-        odd = [] if renames(self.module) else unplaced_names(self.module, specs)
-        odd += [n for n in state if n in specs and state[n].shape != specs[n].shape]
         if odd:
             raise ValueError(
                 f"{self.label}: the config.json of {self.path} is of another size than its"
                 f" tensors: {shown(odd)}. Download or save the model again."
             )
+
+    def _unloaded(self, specs: Mapping[str, TensorSpec]) -> tuple[set[str], list[str]]:
+        """What transformers would miss in these files, and what it would not take.
+
+        Nothing is read: it loads tensors without values, by the class's own rules.
+        """
+        tensors = {
+            name: torch.empty(spec.shape, dtype=spec.dtype, device="meta")
+            for name, spec in specs.items()
+        }
+        said = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+        try:
+            _, info = type(self.module).from_pretrained(
+                None,
+                config=self.config,
+                state_dict=tensors,
+                device_map="meta",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except UNREADABLE as error:
+            raise ValueError(
+                f"{self.label}: the tensors in {self.path} do not make up a"
+                f" {type(self.module).__name__} ({one_line(error)[:200]}). Download or save"
+                " the model again."
+            ) from error
+        finally:
+            transformers.logging.set_verbosity(said)
+        wrong = [k if isinstance(k, str) else k[0] for k in info["mismatched_keys"]]
+        wrong += unplaced_names(self.module, info["unexpected_keys"])
+        return set(info["missing_keys"]), sorted(wrong)
 
 
 def model_class(config: PretrainedConfig, causal: bool) -> Any:

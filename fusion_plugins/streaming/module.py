@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from ..common import get_logger
 from ..common.upstream import with_methods
-from ..task_vectors import SafetensorsCheckpoint
 from ..task_vectors.blocks import row_slices
 from .folders import model_class
 
@@ -33,7 +34,8 @@ def load_mapped(
         causal: As for :func:`~.folders.model_class`.
     """
     loaded = model_class(AutoConfig.from_pretrained(str(folder), **options), causal)
-    module = loaded.from_pretrained(str(folder), torch_dtype="auto", **options)
+    load = partial(loaded.from_pretrained, str(folder), torch_dtype="auto", **options)
+    module = load()
     save = type(module).save_pretrained
 
     def save_elsewhere(
@@ -41,25 +43,33 @@ def load_mapped(
     ) -> Any:
         if Path(save_directory).resolve() != folder.resolve():
             return save(mapped, save_directory, *args, **kwargs)
-        _require_unchanged(mapped, folder)
+        _require_unchanged(mapped, load(), folder)
         log.info("The merged model is in %s already.", folder)
 
     return with_methods(module, save_pretrained=save_elsewhere).eval()
 
 
-def _require_unchanged(module: PreTrainedModel, folder: Path) -> None:
+def _require_unchanged(
+    module: PreTrainedModel, again: PreTrainedModel, folder: Path
+) -> None:
     """Raise ValueError if the module's weights are no longer those of the files."""
-    files = SafetensorsCheckpoint(folder, "the merged model")
-    held = module.state_dict()
-    for name, spec in files.specs.items():
-        tensor = held[name]
-        same = tuple(tensor.shape) == spec.shape and tensor.dtype == spec.dtype
-        for rows in row_slices(spec.shape):
-            part = None if len(spec.shape) < 2 else rows
-            ours = tensor if part is None else tensor[part]
-            if not same or not torch.equal(ours.cpu(), files.read(name, part)):
-                raise ValueError(
-                    f"'{name}' is no longer as it was merged into {folder}. Save the"
-                    " changed model to another folder: its weights are mapped from the"
-                    " files in this one."
-                )
+    held, stored = module.state_dict(), again.state_dict()
+    for name in held.keys() | stored.keys():
+        if (
+            name not in held
+            or name not in stored
+            or not _equal(held[name], stored[name])
+        ):
+            raise ValueError(
+                f"'{name}' is no longer as it was merged into {folder}. Save the"
+                " changed model to another folder: its weights are mapped from the"
+                " files in this one."
+            )
+
+
+def _equal(ours: Tensor, theirs: Tensor) -> bool:
+    same = ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    return same and all(
+        torch.equal(ours[part].cpu(), theirs[part])
+        for part in (row_slices(ours.shape) if ours.dim() > 1 else (...,))
+    )

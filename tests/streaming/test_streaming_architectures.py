@@ -92,6 +92,60 @@ def test_the_files_hold_what_a_merge_in_memory_gives(make, tmp_path):
         assert torch.equal(tensor, streamed.state_dict()[name]), name
 
 
+def mixtral():
+    config = transformers.MixtralConfig(**LLAMA, num_local_experts=2)
+    return transformers.MixtralForCausalLM(config)
+
+
+def one_less(tensors, name):
+    del tensors[name]
+
+
+def other_shape(tensors, name):
+    tensors[name] = torch.zeros(5)
+
+
+def whole_numbers(tensors, name):
+    tensors[name] = tensors[name].to(torch.int8)
+
+
+@pytest.mark.parametrize("make", [vit, clip, bert, mixtral])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (one_less, "lacks 1 tensor|do not make up a"),
+        (other_shape, "is of another size than its tensors|do not make up a"),
+        (whole_numbers, "holds integers where"),
+    ],
+)
+@pytest.mark.parametrize("number", [5, -3])
+def test_files_that_loading_would_complete_are_refused(
+    make, change, message, number, tmp_path
+):
+    """Whatever names the class has in files; all models lack the same."""
+    folders = save_family(make, tmp_path)
+    for folder in folders.values():
+        tensors = merged_files(folder)
+        change(
+            tensors, [n for n, t in tensors.items() if t.is_floating_point()][number]
+        )
+        replace_weights(folder, tensors)
+    with pytest.raises(ValueError, match=f"^the base .*({message})") as refusal:
+        merge(folders, tmp_path / "merged", iterations=0)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("make", [vit, t5, llava, mixtral])
+def test_the_merged_model_may_be_saved_where_it_is(make, tmp_path):
+    folders = save_family(lambda: make().half(), tmp_path)
+    output = tmp_path / "merged"
+    model = merge(folders, output, iterations=0)
+    model.save_pretrained(output)
+    next(model.parameters()).data.mul_(2)
+    with pytest.raises(ValueError, match="is no longer as it was merged into"):
+        model.save_pretrained(output)
+
+
 @pytest.mark.parametrize("written", ["444", "555", "454", "545"])
 def test_clip_of_either_generation_of_transformers_merges(written, tmp_path):
     """Base and experts, each saved by transformers 4 or 5: the same tensors come out."""

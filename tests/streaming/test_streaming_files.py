@@ -2,16 +2,24 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from fusion_bench.modelpool import CausalLMPool
 from safetensors import safe_open
-from tiny_llamas import merge, merged_files, save_family, shard_files
+from tiny_llamas import (
+    merge,
+    merged_files,
+    replace_weights,
+    save_family,
+    shard_files,
+)
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from fusion_plugins import AWDAlgorithm
 from fusion_plugins.streaming.output import INDEX
 
 AWD = {"alpha": 1e-3, "lr": 0.1, "iterations": 30}
@@ -108,6 +116,48 @@ def store_tied_twice(source: str, target: Path) -> None:
     target.mkdir()
     save_file(tensors, str(target / "model.safetensors"), {"format": "pt"})
     shutil.copy(Path(source) / "config.json", target)
+
+
+def say_tied(folder: str) -> None:
+    file = Path(folder) / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "tie_word_embeddings": True}))
+
+
+decided_by_files = pytest.mark.skipif(
+    find_spec("transformers.conversion_mapping") is None,
+    reason="transformers 4 ties what the config says, whatever the files hold",
+)
+
+
+@decided_by_files
+@pytest.mark.parametrize("said_by", [["_pretrained_", "math"], ["math"]])
+def test_heads_stored_apart_are_merged_apart_whatever_configs_say(
+    llamas, tmp_path, said_by
+):
+    """Training often leaves the flag as it was."""
+    folders = {}
+    for name in ("_pretrained_", "math"):
+        folders[name] = str(shutil.copytree(llamas[name], tmp_path / name))
+        if name in said_by:
+            say_tied(folders[name])
+    held = AWDAlgorithm(iterations=0).run(folders).state_dict()
+    merge(folders, tmp_path / "out", iterations=0)
+    got = merged_files(tmp_path / "out")
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        torch.testing.assert_close(held[name], got[name], rtol=0, atol=1e-6)
+
+
+@decided_by_files
+def test_an_expert_that_trained_tied_embeddings_apart_is_refused(tied_llamas, tmp_path):
+    folders = {"_pretrained_": tied_llamas["_pretrained_"]}
+    folders["math"] = str(tmp_path / "math")
+    store_tied_twice(tied_llamas["math"], tmp_path / "math")
+    tensors = merged_files(tmp_path / "math")
+    tensors["lm_head.weight"] += 1
+    replace_weights(folders["math"], tensors)
+    with pytest.raises(ValueError, match="holds different values in"):
+        merge(folders, tmp_path / "out", iterations=0)
 
 
 def test_a_tied_expert_of_an_untied_base_counts_in_both_places(llamas, tmp_path):
