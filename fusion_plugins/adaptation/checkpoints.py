@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +61,8 @@ class Checkpoints(Callback):
         writes: bool = True,
     ):
         check_resume(resume, identity)
+        if resume not in ("auto", "never"):
+            _read(Path(resume))
         self.folder = Path(folder) / settings_hash(identity, 12)
         self.identity = json.loads(json.dumps(identity, default=str))
         self.every, self.keep, self.resume = every, keep, resume
@@ -109,7 +112,7 @@ class Checkpoints(Callback):
 
     def _forget_after(self, step: int) -> None:
         """Drop what an earlier run left there; it would pass for this run's newest."""
-        for folder in self.folder.glob("step_*"):
+        for folder in self._steps():
             if int(folder.name.removeprefix("step_")) > step:
                 shutil.rmtree(folder)
 
@@ -123,13 +126,18 @@ class Checkpoints(Callback):
         if not engine.stopped and engine.step % self.every:
             self.save(engine)
 
+    def _steps(self) -> list[Path]:
+        """Oldest first; what others have put beside them, such as copies, is left alone."""
+        found = (f for f in self.folder.glob("step_*") if f.is_dir())
+        return sorted(f for f in found if re.fullmatch(r"step_\d+", f.name))
+
     def _saved(self) -> list[Path]:
-        """Whole ones, oldest first; a kill may leave one half removed."""
-        return sorted(
+        """Whole ones; a kill may leave one half removed."""
+        return [
             folder
-            for folder in self.folder.glob("step_*")
+            for folder in self._steps()
             if (folder / _STATE).is_file() and (folder / META).is_file()
-        )
+        ]
 
     def save(self, engine: Training) -> None:
         """Write one checkpoint; it appears whole or not at all."""
@@ -150,7 +158,7 @@ class Checkpoints(Callback):
         os.replace(partial, target)
         kept = self._saved()[-self.keep :]
         # Also what kills have left: one half removed, or half written.
-        for old in [*self.folder.glob("step_*"), *self.folder.glob(".partial_*")]:
+        for old in [*self._steps(), *self.folder.glob(".partial_*")]:
             if old not in kept:
                 shutil.rmtree(old)
 
@@ -160,14 +168,7 @@ class Checkpoints(Callback):
         Raises:
             ValueError: The checkpoint is damaged.
         """
-        meta, state = read_meta(path), (path / _STATE).read_bytes()
-        # Version 0.1.0 saved no digest.
-        if "sha256" in meta and meta.pop("sha256") != _digest(state, meta):
-            raise ValueError(f"The checkpoint {path} is damaged.")
-        try:
-            tensors = load(state)
-        except SafetensorError as error:
-            raise ValueError(f"The checkpoint {path} is damaged: {error}.") from error
+        meta, tensors = _read(path)
         _load_tensors(engine, tensors)
         engine.step = meta["step"]
         for name, owner in self.extra.items():
@@ -184,6 +185,22 @@ class _Restorer(Callback):
 
     def on_start(self, engine: Training) -> None:
         self._checkpoints.restore_if_wanted(engine)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a checkpoint says of itself, and its tensors, or ValueError."""
+    meta = read_meta(path)
+    try:
+        state = (path / _STATE).read_bytes()
+        # Version 0.1.0 saved no digest.
+        if "sha256" in meta and meta.pop("sha256") != _digest(state, meta):
+            raise ValueError("it is not what was saved")
+        return meta, load(state)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"The checkpoint {path} is damaged ({error}). Give another one, or"
+            " resume=never to start anew."
+        ) from error
 
 
 def _digest(state: bytes, meta: Mapping) -> str:

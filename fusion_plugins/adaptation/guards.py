@@ -172,11 +172,13 @@ class CollapseGuard(Callback):
         narrow: list[str],
     ) -> str:
         worst = min(health, key=lambda name: health[name].agreement)
+        best = self.best
+        down = f", down from {best['agreement']:.1%} at step {best['step']}"
         text = (
             f"Entropy collapse at step {engine.step}: predictions agree with the experts'"
-            f" on {mean:.1%} of the monitored samples, down from"
-            f" {self.best['agreement']:.1%} at step {self.best['step']} (worst:"
-            f" '{worst}', {health[worst].agreement:.1%})."
+            f" on {mean:.1%} of the monitored samples"
+            f"{down if mean < best['agreement'] else ''} (worst: '{worst}',"
+            f" {health[worst].agreement:.1%})."
         )
         if narrow:
             text += f" Task(s) {narrow} are predicted as nearly one class."

@@ -78,6 +78,11 @@ class AWDAlgorithm(
     keeps_lines: ClassVar[bool] = True
     card: str | None = None
 
+    @staticmethod
+    def chooses(config: Mapping[str, Any]) -> set[str]:
+        """Options of its parts that a method with this config sets itself."""
+        return {"scaling_factor"} if config.get("scaling") == "auto" else set()
+
     def run(self, modelpool: BaseModelPool | Mapping[str, Any]) -> nn.Module:
         """Merge a pool; its models are left as they are.
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from ..merged.cards import pool_card
 from ..merged.model import TintedModel
 from ..merged.sites import check_task_names
+from ..task_vectors.checks import check_experts_given
 from .family import (
     ADAPTERS,
     SPLITS,
@@ -116,6 +117,7 @@ class PoolAdapter(ModelFamily, ABC):
         """
         if split not in SPLITS:
             raise ValueError(f"data is {split!r}, expected one of {SPLITS}.")
+        check_experts_given(self.tasks)
         listed = getattr(self.modelpool, f"{split}_dataset_names")
         missing = [task for task in self.tasks if task not in listed]
         if missing:

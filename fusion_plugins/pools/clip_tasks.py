@@ -156,6 +156,15 @@ class TextHeads:
         """Unit vectors, shape (classes, features)."""
         prompts = [template(name) for name in names for template in templates]
         tokens = self._classifier.processor(text=prompts)["input_ids"]
+        room = self._classifier.clip_model.config.text_config.max_position_embeddings
+        long = next(
+            (p for p, t in zip(prompts, tokens, strict=True) if len(t) > room), ""
+        )
+        if long:
+            raise ValueError(
+                f"The text '{long[:60]}...' has more than the {room} tokens that CLIP's"
+                " text tower takes. Shorten the class name or its template."
+            )
         key = fingerprint(self._tower, tokens, len(names))
         if key not in _HEADS:
             HFCLIPClassifier.set_classification_task(self._classifier, names, templates)

@@ -17,6 +17,7 @@ from ..common.options import WithOptions
 from ..common.upstream import program_of
 from ..pools.family import adapter_for, as_modelpool
 from ..selection import response
+from ..selection.line import SCALING
 from ..selection.runner import Selection
 from ..task_vectors import require_finite
 from .options import SelectOptions
@@ -45,6 +46,12 @@ class SelectAlgorithm(
     options: SelectOptions
     response: dict[str, Any] | None = None
     samples_seen: int | None = None
+
+    @staticmethod
+    def chooses(config: Mapping[str, Any]) -> set[str]:
+        """Options of its parts that a method with this config sets itself."""
+        over = config.get("over") or (SCALING,)
+        return {str(name).rpartition(".")[2] for name in over}
 
     def run(self, modelpool: BaseModelPool | Mapping[str, Any]) -> nn.Module:
         """Merge every candidate and return the best; the pool's models stay as they are.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from .line import SCALING, on_a_line
+from .line import SCALING, chooser, on_a_line
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,11 @@ def _option(name: str, config: Mapping[str, Any], owner: str) -> Option:
     found = [path for path in paths if ".".join(path) == name]
     found = found or [path for path in paths if path[-1] == name]
     if len(found) == 1:
+        if itself := chooser(config, found[0]):
+            raise ValueError(
+                f"{owner}: '{name}' changes nothing, {itself} chooses it itself. Leave it"
+                " out, or set that method's scaling (or over) to what you want."
+            )
         return Option(name, found[0], on_a_line(config, found[0]))
     if found:
         several = " or ".join(f"'{'.'.join(path)}'" for path in found)

@@ -33,6 +33,21 @@ def on_a_line(config: Mapping[str, Any], path: Sequence[str]) -> bool:
     return keeps and on_a_line(inner, path[1:])
 
 
+def chooser(config: Mapping[str, Any], path: Sequence[str]) -> str | None:
+    """The part of a method that sets an option itself, whatever its config says.
+
+    Args:
+        config: The method.
+        path: The option's place in it.
+    """
+    for part in path[:-1]:
+        kind = get_object(config["_target_"]) if "_target_" in config else None
+        if path[-1] in getattr(kind, "chooses", lambda config: ())(config):
+            return getattr(kind, "__name__", str(kind))
+        config = config[part]
+    return None
+
+
 class Line:
     """The merges base + s * direction, from the base and the merge with s = 1.
 

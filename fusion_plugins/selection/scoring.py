@@ -17,6 +17,7 @@ Logits = Callable[[int, Tensor], Tensor]
 
 _FIRST = 0.25  # share of the samples after which a candidate may be dropped
 _ERRORS = 3.0  # standard errors behind the best
+_ENOUGH = 8  # degrees of freedom; the error of fewer samples says nothing
 
 
 def agreement(logits: Tensor, classes: Tensor) -> Tensor:
@@ -75,7 +76,8 @@ class Scores:
         """
         pairs = zip(self.values, best.values, strict=True)
         difference = Scores(tuple(own - other[: len(own)] for own, other in pairs))
-        return difference.mean < -_ERRORS * difference.standard_error
+        enough = sum(len(values) - 1 for values in self.values) >= _ENOUGH
+        return enough and difference.mean < -_ERRORS * difference.standard_error
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ are read.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def shown(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(f"'{n}'" for n in names[:limit]) + more
 
 
-def check_experts_given(experts: Mapping[str, Checkpoint]) -> None:
+def check_experts_given(experts: Collection[str]) -> None:
     if not experts:
         raise ValueError(
             "There is no expert to merge: the pool has only the pretrained model."

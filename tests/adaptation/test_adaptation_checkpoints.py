@@ -1,5 +1,7 @@
 """A run killed at any moment ends as if nothing had happened."""
 
+import shutil
+
 import killed_runs
 import pytest
 import torch
@@ -216,6 +218,29 @@ def test_a_stopped_run_leaves_no_checkpoint_of_the_state_it_went_back_to(tmp_pat
     engine.run()
     assert engine.stopped
     assert max(names(saver)) == f"step_{engine.step - 1:08d}"
+
+
+def test_what_others_have_put_beside_checkpoints_stays_and_stops_nothing(tmp_path):
+    first, saver = saved_run(tmp_path, every=2, steps=4)
+    first.run()
+    copies = ["step_00000004 (copy)", "step_copy", "step_9.zip"]
+    for name in copies[:2]:
+        shutil.copytree(saver.folder / "step_00000004", saver.folder / name)
+    (saver.folder / copies[2]).touch()
+    again, _ = saved_run(tmp_path, every=2, steps=8)
+    again.run()
+    assert names(saver) == sorted([*copies, "step_00000006", "step_00000008"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_one_that_is_asked_for_is_refused_before_anything(tmp_path, damage):
+    first, saver = saved_run(tmp_path, every=2, steps=4)
+    first.run()
+    path = saver.folder / "step_00000002"
+    file = path / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-9]) if damage == "cut" else file.unlink()
+    with pytest.raises(ValueError, match=f"{path} is damaged .*resume=never"):
+        saved_run(tmp_path, resume=str(path))
 
 
 def test_a_path_without_a_checkpoint_is_refused(tmp_path):

@@ -50,6 +50,18 @@ def test_before_any_model_is_read(unread, options, error, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_pool_without_experts(unread):
+    unread._models = {"_pretrained_": unread._models["_pretrained_"]}
+    with pytest.raises(ValueError, match="There is no expert to merge"):
+        SelectAlgorithm().run(unread)
+
+
+def test_a_text_that_the_tower_cannot_take_is_named(tiny_modelpool):
+    long = {"classnames": ["a", "b"], "templates": ["a photo of {} " + "and " * 100]}
+    with pytest.raises(ValueError, match="The text 'a photo of a and and .* tokens"):
+        SelectAlgorithm(tasks={"digits": long}).run(tiny_modelpool)
+
+
 DESCRIBED = {"classnames": ["a", "b"], "templates": ["a {}."]}
 
 

@@ -12,6 +12,7 @@ TIES |= {"threshold": 20, "remove_keys": [], "merge_func": "sum"}
 AWD = {"_target_": "fusion_plugins.AWDAlgorithm", "alpha": 0.1, "lr": 0.01}
 OVER_TIES = AWD | {"base": TIES}
 TWICE = AWD | {"base": OVER_TIES}
+SELECT = {"_target_": "fusion_plugins.SelectAlgorithm", "over": None, "base": OVER_TIES}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,27 @@ def test_an_option_is_named_by_its_path_or_its_last_part(config, name, path):
     for part in path.split("."):
         node = node[part]
     assert node == 7
+
+
+@pytest.mark.parametrize(
+    ("config", "chosen"),
+    [
+        (OVER_TIES | {"scaling": "auto"}, True),
+        (OVER_TIES | {"scaling": None}, False),
+        (SELECT, True),
+        (SELECT | {"over": {"base.alpha": [0.1]}}, False),
+        (AWD | {"scaling": "auto", "base": OVER_TIES}, True),
+    ],
+)
+def test_an_option_that_a_part_chooses_itself_is_no_candidate(config, chosen):
+    """The candidates would not be the model that comes out."""
+    if not chosen:
+        assert Grid.scan(config, "over=null").options[0].path[-1] == "scaling_factor"
+        return
+    with pytest.raises(ValueError, match="'scaling_factor' changes nothing, .* itself"):
+        Grid.scan(config, "over=null")
+    with pytest.raises(ValueError, match="over: 'scaling_factor' changes nothing"):
+        Grid.read(config, {"scaling_factor": [0.1, 0.2]})
 
 
 @pytest.mark.parametrize(

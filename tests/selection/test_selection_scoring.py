@@ -42,6 +42,14 @@ def test_a_candidate_is_behind_by_three_errors_of_the_paired_difference(worse, d
     assert not own.is_behind(missed)
 
 
+def test_a_few_samples_drop_no_candidate():
+    """Of one sample a task the error is zero, and any miss would be far behind."""
+    for count in (1, 2):
+        best = Scores(values(*[[1] * 8] * 3))
+        own = Scores(values([0] * count, [1] * count, [1] * count))
+        assert not own.is_behind(best)
+
+
 def test_measures_by_hand():
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
     odd = torch.tensor([[np.nan, 0.0], [np.inf, 0.0], [300.0, 0.0]])
