@@ -212,6 +212,14 @@ def test_configs_of_another_size_are_refused(folders, tmp_path, value, message):
     refused(folders, tmp_path / "out", f"the base .*config.json.* {message}")
 
 
+def test_two_names_for_one_tensor_are_refused_by_model(folders, tmp_path):
+    tensors = merged_files(folders["math"])
+    tensors["module.lm_head.weight"] = tensors["lm_head.weight"].clone()
+    replace_weights(folders["math"], tensors)
+    message = "expert 'math', in .*: both .* could be the tensor 'lm_head.weight'"
+    refused(folders, tmp_path / "out", message)
+
+
 @pytest.mark.parametrize("name", ["adapter_config.json", "config.json", "vocab.txt"])
 def test_a_folder_with_files_of_a_model_takes_no_merge(folders, tmp_path, name):
     (tmp_path / "out").mkdir()
