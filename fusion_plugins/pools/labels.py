@@ -65,19 +65,20 @@ def check_labels(
     return [labels[index] for index in range(len(labels))]
 
 
-def class_number(label: Any, classes: int) -> int:
-    """A label as a whole number from 0 to `classes` - 1."""
+def class_number(label: Any, classes: int | None = None) -> int:
+    """A label as a whole number from 0 to `classes` - 1, where that is known."""
+    last = "" if classes is None else f" to {classes - 1}"
     try:
         number = operator.index(label)
     except TypeError:
         raise ValueError(
-            f"its label is {label!r}, expected a class number, 0 to {classes - 1}."
+            f"its label is {label!r}, expected a class number, 0{last or ' or more'}."
             " Turn names into numbers, for example with datasets' class_encode_column."
         ) from None
-    if not 0 <= number < classes:
+    if number < 0 or (classes is not None and number >= classes):
         hint = " Hidden labels? Use a split that has them." if number < 0 else ""
         raise ValueError(
-            f"its label is {number}, but the task has the classes 0 to {classes - 1}."
+            f"its label is {number}, but the task has the classes 0{last or ', 1, ...'}."
             f"{hint} Correct the labels or the list of class names."
         )
     return number
@@ -122,6 +123,15 @@ def _said(raw: Any, column: str, what: str) -> Any:
     """What a data set itself says of the labels in a column; None if nothing."""
     features = raw.features if isinstance(raw, ArrowDataset) else {}
     return getattr(features.get(column), what, None)
+
+
+def check_first_label(task: str, raw: Any) -> None:
+    """Raise ValueError unless the first sample has a class number."""
+    names = raw.features if isinstance(raw, ArrowDataset) else ()
+    if (
+        sum(name in names for name in LABEL_COLUMNS) < 2
+    ):  # else the model's classes tell
+        Samples(task, raw, lambda s: class_number(part(s, LABEL_COLUMNS, 1)))[0]
 
 
 def read_labels(task: str, raw: Any, samples: np.ndarray, classes: int) -> Tensor:

@@ -15,7 +15,7 @@ from ..adaptation import AdaptationTask, SampleOrder
 from ..common.options import WithOptions
 from ..pools.adapter import PoolAdapter
 from ..pools.family import PRETRAINED
-from ..pools.labels import read_labels
+from ..pools.labels import check_first_label, read_labels
 from ..pools.replaced import read_once, with_shared_heads
 from ..pools.task_heads import with_task_heads
 from ..pools.tasks import DataOptions, build_tasks, chosen_samples
@@ -29,6 +29,8 @@ MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     ORACLE: agreement,
     "entropy": negative_entropy,
 }
+# Measures that read labels -> the split that has them.
+_LABELLED = {"val": "val", ORACLE: "test"}
 #: Samples per task that candidates are scored on, where nothing else is said.
 SAMPLES = 1000
 
@@ -53,8 +55,7 @@ class SelectionData:
 
     @property
     def split(self) -> str:
-        labelled = {"val": "val", ORACLE: "test"}
-        return labelled.get(self.score, self.options.split)
+        return _LABELLED.get(self.score, self.options.split)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -74,6 +75,13 @@ def require_classes(adapter: PoolAdapter) -> None:
             f"Selection compares predicted classes, but {values} predict something else."
             " Leave these experts out of the pool, or set the options by hand."
         )
+
+
+def require_labels(adapter: PoolAdapter, data: SelectionData) -> None:
+    """Raise ValueError for a task without the labels that candidates are scored with."""
+    for task in adapter.tasks if data.score in _LABELLED else ():
+        dataset = adapter.dataset(task, data.split)
+        check_first_label(task, getattr(dataset, "raw", dataset))
 
 
 class SelectionPool:
@@ -129,7 +137,7 @@ class SelectionPool:
         counts = [(task.name, task.source.count) for task in tasks]
         samples = [order.subset(name, count, count) for name, count in counts]
         self._predictor = ModelPredictor(self.adapter, tasks, self.fabric)
-        if data.score in ("val", ORACLE):
+        if data.score in _LABELLED:
             classes = self._labels(tasks, samples, order, options)
         else:
             classes = taught(tasks, samples, self._expert)

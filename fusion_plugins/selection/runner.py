@@ -17,7 +17,7 @@ from ..common.upstream import loggers_of
 from ..pools.adapter import PoolAdapter
 from .candidates import Grid
 from .line import Line
-from .pool import SelectionData, SelectionPool, require_classes
+from .pool import SelectionData, SelectionPool, require_classes, require_labels
 from .scoring import Logits
 from .search import SCANNED, Search, scan
 
@@ -64,6 +64,7 @@ class Selection:
             build(settings)
         adapter.check_datasets(self.data.split)
         require_classes(adapter)
+        require_labels(adapter, self.data)
         pool = SelectionPool(adapter, self.data, self.fabric)
         candidates = Candidates(self.grid, pool, build, Search(pool.scorer, self.drop))
         count, silent = len(listed) or SCANNED, not self.fabric.is_global_zero

@@ -50,6 +50,19 @@ def test_before_any_model_is_read(unread, options, error, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("label", ["cat", None, -1, [0, 1]])
+def test_labels_that_are_no_classes_are_said_before_any_model_is_read(unread, label):
+    samples = unread.load_test_dataset("digits")
+    sets = {task: unread.load_test_dataset(task) for task in unread.model_names}
+    sets["digits"] = [{**samples[n], "label": label} for n in range(9)]
+    unread._test_datasets = sets
+    with pytest.raises(
+        ValueError, match="Task 'digits', sample 0: its label is"
+    ) as said:
+        SelectAlgorithm(score="oracle").run(unread)
+    assert "\n" not in str(said.value)
+
+
 def test_a_pool_without_experts(unread):
     unread._models = {"_pretrained_": unread._models["_pretrained_"]}
     with pytest.raises(ValueError, match="There is no expert to merge"):
