@@ -111,6 +111,42 @@ def test_files_beside_an_older_model_stay(tmp_path):
     ]
 
 
+def test_a_folder_of_another_model_is_left_as_it_is(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=f"{tmp_path} holds another model, whose conf"):
+        filled(1.0).save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_first_save_that_was_killed_is_repeated(tmp_path):
+    filled(1.0).save_pretrained(tmp_path)
+    (tmp_path / "tinted.json").unlink()
+    filled(2.0).save_pretrained(tmp_path)
+    assert loaded(tmp_path) == {2.0}
+
+
+@pytest.mark.parametrize("below", [".", "notes"])
+def test_the_working_folder_stays(below, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    (folder / below).mkdir(parents=True)
+    monkeypatch.chdir(folder / below)
+    for value in (1.0, 2.0):
+        filled(value).save_pretrained(os.path.relpath(folder))
+        assert Path.cwd() == folder / below and loaded(folder) == {value}
+
+
+def test_files_that_were_put_into_the_trunk_stay(tmp_path):
+    filled(1.0).save_pretrained(tmp_path)
+    mine = tmp_path / "trunk" / "tokenizer.json"
+    mine.write_text("mine")
+    older = ["model-00001-of-00002.safetensors", "pytorch_model.bin"]
+    for name in older:
+        (tmp_path / "trunk" / name).write_text("older weights")
+    filled(2.0).save_pretrained(tmp_path)
+    assert loaded(tmp_path) == {2.0} and mine.read_text() == "mine"
+    assert not any((tmp_path / "trunk" / name).exists() for name in older)
+
+
 def index_with(**changes) -> bytes:
     index = {"format": 2, "sites": ["blocks.1.mix"], "tasks": list(TASKS)} | changes
     return json.dumps({k: v for k, v in index.items() if v is not None}).encode()
