@@ -243,6 +243,40 @@ def test_no_tokenizer_of_an_earlier_merge_is_left(folders, tmp_path, as_object):
     assert names.isdisjoint({"added_tokens.json", "merges.txt", "old.py"})
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "tokenizer_config.json"])
+def test_what_users_change_in_a_merge_stays(folders, tmp_path, name, caplog):
+    out = tmp_path / "out"
+    merge(folders, out, iterations=0)
+    first = (out / name).read_text()
+    (out / name).write_text(first + " ")
+    (out / "generation_config.json").unlink()
+    (Path(folders["_pretrained_"]) / "code.py").write_text("")
+    (out / "code.py").write_text("mine")
+    merge(folders, out, iterations=0)
+    assert (out / name).read_text() == first + " "
+    assert (out / "code.py").read_text() == "mine"
+    for kept in (name, "code.py"):
+        assert f"{out / kept} is not, or no longer, of this merge" in caplog.text
+    assert (out / "generation_config.json").is_file()
+    with pytest.raises(ValueError, match="no part of a merge: .'code.py'"):
+        merge(folders, out, iterations=0, keep=["*norm*"], overwrite=True)
+    (out / "code.py").unlink()
+    merge(folders, out, iterations=0, keep=["*norm*"], overwrite=True)
+    assert (out / name).read_text().rstrip(" ") == (out / name).read_text()
+
+
+def test_a_merge_of_an_older_version_is_taken_up(folders, tmp_path):
+    """Its manifest lists the files beside the weights without their hashes."""
+    merge(folders, tmp_path, iterations=0)
+    manifest = tmp_path / "merge.json"
+    state = json.loads(manifest.read_text())
+    state["companions"] = list(state["companions"])
+    manifest.write_text(json.dumps(state))
+    (tmp_path / "tokenizer_config.json").write_text("older")
+    merge(folders, tmp_path, iterations=0)
+    assert "_pretrained_" in (tmp_path / "tokenizer_config.json").read_text()
+
+
 @pytest.mark.parametrize("name", ["vocab.txt", "generation_config.json", "code.py"])
 @pytest.mark.parametrize("through_folder", [False, True])
 def test_links_bring_nothing_from_outside(folders, tmp_path, name, through_folder):
