@@ -25,8 +25,12 @@ _TOKENIZER = (
     "vocab*",
     "merges.txt",
     "*.model",
+    "*.spm",
     "*.tiktoken",
     "tekken.json",
+    # What single tokenizers of transformers have beside these: VOCAB_FILES_NAMES.
+    *("bpe.codes", "byte_maps.json", "dict.txt", "emoji.json", "entity_vocab.json"),
+    *("normalizer.json", "prophetnet.tokenizer", "target_vocab.json", "word_*.json"),
     "chat_template*",
     "additional_chat_templates/*",
 )
@@ -150,7 +154,9 @@ def _ids_of_config(content: bytes) -> Iterable:
 
 
 def _ids_of_vocabulary(content: bytes) -> Iterable:
-    return dict(json.loads(content)).values()
+    ids = dict(json.loads(content)).values()
+    # One mapping per language: the model has rows for one at a time, and adapts to others.
+    return [number for number in ids if not isinstance(number, dict)]
 
 
 def _ids_of_lines(content: bytes) -> Iterable:

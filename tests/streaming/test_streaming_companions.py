@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fusion_bench.modelpool import CausalLMPool
+from safetensors.torch import save_file
 from tiny_llamas import merge, merged_files, replace_weights
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -91,6 +92,22 @@ def test_a_subfolder_is_the_one_that_is_merged(folders, tmp_path):
     got = merge(pool, tmp_path / "out", iterations=0).state_dict()
     plain = folders | {"math": str(nested / "step-9")}
     want = merge(plain, tmp_path / "plain", iterations=0).state_dict()
+    assert all(torch.equal(got[name], value) for name, value in want.items())
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_the_second_form_of_mistrals_models_is_passed_over(folders, tmp_path, sharded):
+    want = merge(folders, tmp_path / "plain", iterations=0).state_dict()
+    for name in ("_pretrained_", "code"):
+        tensors = merged_files(folders[name])
+        if not sharded:
+            replace_weights(folders[name], tensors)
+        second = Path(folders[name]) / "consolidated-1.safetensors"
+        save_file(tensors, second)
+        index = {"weight_map": dict.fromkeys(tensors, second.name)}
+        file = second.with_name("consolidated.safetensors.index.json")
+        file.write_text(json.dumps(index))
+    got = merge(folders, tmp_path / "out", iterations=0).state_dict()
     assert all(torch.equal(got[name], value) for name, value in want.items())
 
 
@@ -220,6 +237,24 @@ def test_all_chat_templates_are_copied(folders, tmp_path):
     template = tmp_path / "out" / "additional_chat_templates" / "tools.jinja"
     assert template.read_text() == "tools"
     assert not (tmp_path / "out" / "checkpoint-3").exists()
+
+
+RARE = ("source.spm", "target.spm", "target_vocab.json", "bpe.codes", "dict.txt")
+
+
+def test_files_of_rare_tokenizers_are_copied(folders, tmp_path):
+    names = (*RARE, "normalizer.json", "entity_vocab.json", "word_shape.json")
+    for name in names:
+        (Path(folders["_pretrained_"]) / name).write_text("{}")
+    merge(folders, tmp_path / "out", iterations=0)
+    assert all((tmp_path / "out" / name).is_file() for name in names)
+
+
+def test_a_vocabulary_by_language_is_copied(folders, tmp_path):
+    languages = {"eng": {"a": 0, "b": 1}, "fra": {str(n): n for n in range(99)}}
+    (Path(folders["_pretrained_"]) / "vocab.json").write_text(json.dumps(languages))
+    merge(folders, tmp_path / "out", iterations=0)
+    assert json.loads((tmp_path / "out" / "vocab.json").read_text()) == languages
 
 
 @pytest.mark.parametrize("as_object", [False, True])
