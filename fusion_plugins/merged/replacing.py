@@ -15,6 +15,8 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..task_vectors.files import one_line
+
 INDEX = "tinted.json"
 CONFIG = "config.json"
 TINTS = "tints"
@@ -108,7 +110,13 @@ def fetched(source: str | Path) -> Path:
         validate_repo_id(str(source))
     except HFValidationError:
         return folder
-    return Path(huggingface_hub.snapshot_download(str(source)))
+    try:
+        return Path(huggingface_hub.snapshot_download(str(source)))
+    except OSError as error:
+        raise ValueError(
+            f"{source} is neither a folder nor a model that can be downloaded"
+            f" ({one_line(error)[:300]}). Check the path or the name on the hub."
+        ) from error
 
 
 def upload(save: Callable[[str], None], name: str, **options: Any) -> str:
@@ -116,6 +124,13 @@ def upload(save: Callable[[str], None], name: str, **options: Any) -> str:
 
     The repository is made if it does not exist; `private` is for a new one.
     """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(
+            f"{name!r} cannot be a model's name on the hub ({one_line(error)}). Give one"
+            " such as user/name."
+        ) from error
     api = huggingface_hub.HfApi(token=options.pop("token", None))
     with tempfile.TemporaryDirectory() as folder:
         save(folder)

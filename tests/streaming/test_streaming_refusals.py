@@ -139,6 +139,16 @@ def test_adapters_have_no_model_to_stream(folders, tmp_path):
     refused(folders, tmp_path / "out", message)
 
 
+def test_models_that_are_not_there(llamas, tmp_path, monkeypatch):
+    def lacking(**options):
+        raise OSError("two\nlines")
+
+    module = "fusion_bench.utils.lazy_state_dict.snapshot_download"
+    monkeypatch.setattr(module, lacking)
+    message = "model 'math': org/nope is neither a folder nor a model .*two lines"
+    refused(llamas | {"math": "org/nope"}, tmp_path / "out", message)
+
+
 # Damaged files
 
 
