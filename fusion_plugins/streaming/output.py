@@ -153,11 +153,11 @@ class OutputFolder:
         held = self._state["companions"]
         theirs = {name for name in {**held, **contents} if self._is_theirs(name)}
         new = {n: checksum(c) for n, c in contents.items() if n not in theirs}
-        for name in {**held, **new}.keys() - theirs:
+        for name in (n for n in {**held, **new} if n not in theirs):
             file = self.path / name
             if file.is_file() and file_checksum(file) != new.get(name):
                 file.unlink()  # first, lest it counts as changed if this run ends here
-        self._state["companions"] = {n: held[n] for n in theirs & held.keys()} | new
+        self._state["companions"] = {n: h for n, h in held.items() if n in theirs} | new
         self._write_manifest()
         for name in (n for n in new if not (self.path / n).exists()):
             (self.path / name).parent.mkdir(exist_ok=True)
@@ -167,8 +167,8 @@ class OutputFolder:
         file, held = self.path / name, self._state["companions"]
         if not file.exists():
             return False
-        inside = file.resolve().is_relative_to(self.path.resolve())
-        if inside and name in held and held[name] in (None, file_checksum(file)):
+        ours = name in held and file.resolve().is_relative_to(self.path.resolve())
+        if ours and file.is_file() and held[name] in (None, file_checksum(file)):
             return False
         log.warning("%s is not, or no longer, of this merge; it stays.", file)
         return True

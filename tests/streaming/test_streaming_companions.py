@@ -305,11 +305,15 @@ def test_a_merge_of_an_older_version_is_taken_up(folders, tmp_path):
     merge(folders, tmp_path, iterations=0)
     manifest = tmp_path / "merge.json"
     state = json.loads(manifest.read_text())
-    state["companions"] = list(state["companions"])
+    state["companions"] = [*state["companions"], "folder", "../other"]
+    (tmp_path / "folder").mkdir()
+    other = tmp_path.parent / "other"
+    other.write_text("mine")
     manifest.write_text(json.dumps(state))
     (tmp_path / "tokenizer_config.json").write_text("older")
     merge(folders, tmp_path, iterations=0)
     assert "_pretrained_" in (tmp_path / "tokenizer_config.json").read_text()
+    assert (tmp_path / "folder").is_dir() and other.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "generation_config.json", "code.py"])
