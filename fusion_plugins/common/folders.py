@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from . import get_logger
-from .upstream import program_of
+from .upstream import models_of, program_of
 
 log = get_logger(__name__)
 _LONGEST_PART = 255  # bytes, on usual file systems
@@ -119,6 +119,8 @@ def check_end(program: Any, log_dir: str | None) -> None:
             problem = f"{path} is a folder"
         if path.is_file() and option == "merged_model_save_path" and not path.suffix:
             problem = f"{path} is a file"
+        if option == "merged_model_save_path":
+            problem = problem or _input_at(program, path.resolve())
         if os.sep not in str(named) and option == "report_save_path":
             problem = "FusionBench wants a folder in it"
         if log_dir is None and "{log_dir}" in str(named):
@@ -128,6 +130,27 @@ def check_end(program: Any, log_dir: str | None) -> None:
                 f"{option}={named}: {problem}. Choose another place, such as"
                 f" {option}=outputs/{path.name}."
             )
+
+
+def _input_at(program: Any, place: Path) -> str | None:
+    """What model of the pool is read from files that saving there would replace."""
+    for name, config in models_of(getattr(program, "modelpool", None), {}).items():
+        for file in _files_of(config):
+            real = file.resolve()
+            if place in (real, real.parent, file.parent.resolve()):
+                return f"the pool's model '{name}' is read from there"
+    return None
+
+
+def _files_of(config: object, below: str = "") -> Iterator[Path]:
+    """The files that a model's config names, or that are in folders that it names."""
+    if isinstance(config, Mapping):
+        for value in config.values():
+            yield from _files_of(value, str(config.get("subfolder") or ""))
+    elif isinstance(config, (str, os.PathLike)):
+        path = os.path.join(config, below)
+        found = Path(path).glob("*") if os.path.isdir(path) else [Path(path)]
+        yield from filter(os.path.isfile, found)
 
 
 def results_folder(method: Any) -> Path | None:

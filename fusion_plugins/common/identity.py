@@ -96,6 +96,11 @@ def file_checksum(path: str | PathLike[str]) -> str:
     return _digest_of(path, xxhash.xxh3_128())
 
 
+def checksum(content: bytes) -> str:
+    """What :func:`file_checksum` gives for a file with this content."""
+    return xxhash.xxh3_128(content).hexdigest()
+
+
 def _digest_of(path: str | PathLike[str], state: Any) -> str:
     part = bytearray(_READ)
     with open(path, "rb", buffering=0) as file:

@@ -10,13 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from fusion_bench import BaseModelPool
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..common import get_logger
 from ..common.upstream import models_of
 from ..modelpool.folders import source_of
+from ..task_vectors.files import one_line
 from .replacing import CONFIG, TRUNK
 
+log = get_logger(__name__)
 CARD = "README.md"
 _PACKAGES = ("fusion-plugins", "fusion-bench", "torch", "transformers", "lightning")
 
@@ -75,9 +79,12 @@ def _made_with() -> list[str]:
 def note_scores(folder: Path, scores: Mapping[str, tuple[str, float]]) -> None:
     """Add what an evaluation measured to the card in a saved model's folder.
 
-    The scores are data set -> a metric's name, such as accuracy, and its value.
+    The scores are data set -> a metric's name, such as accuracy, and its value. A card
+    that cannot be read, such as a user's own, stays as it is.
     """
-    card = ModelCard.load(folder / CARD)
+    card = _read_card(folder / CARD)
+    if card is None:
+        return
     card.data.model_name = card.data.model_name or folder.name
     card.data.eval_results = [
         EvalResult(
@@ -119,8 +126,20 @@ def _public(value: Any) -> Any:
 
 
 def _licences(folder: Path) -> Iterable[str]:
-    """What the card in a folder names; nothing where there is none."""
-    if not (folder / CARD).is_file():
-        return []
-    given = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.license
-    return given if isinstance(given, list) else [given] if given else []
+    """What the card in a folder names; nothing where there is none, or it is damaged."""
+    card = _read_card(folder / CARD)
+    given = None if card is None else card.data.license
+    names = given if isinstance(given, list) else [given] if given else []
+    if all(isinstance(name, str) for name in names):
+        return names
+    log.warning("%s names the licence %r, not a text; left out.", folder / CARD, given)
+    return []
+
+
+def _read_card(file: Path) -> Any:
+    try:
+        known = file.is_file()
+        return ModelCard.load(file, ignore_metadata_errors=True) if known else None
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        log.warning("%s cannot be read: %s", file, one_line(error)[:200])
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
+from ..common.upstream import options_of
 from ..modelpool.folders import FolderModelPool, accounted
 from ..task_vectors.files import one_line
 from .heads import ClassificationHead
 from .replacing import CONFIG, INDEX, TINTS, TRUNK
-from .sites import Site, file_name, fitting_copy, trainable_copy
+from .sites import Site, file_name, fitting_copy, linear_shape, trainable_copy
 
 _WEIGHTS = "model.safetensors"
 _FORMATS = (1, 2)  # the first has the trunk's files beside the index
@@ -132,6 +133,9 @@ def read_tint(folder: Path, task: str, places: Sequence[str]) -> dict[str, Tenso
     for site in places:
         if not site_state(tensors, site):
             raise ValueError(f"{path} holds no tensors of '{site}'. Save it again.")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.float().isnan().any():
+            raise ValueError(f"{path}: '{name}' holds NaN. Copy or save it again.")
     return tensors
 
 
@@ -143,35 +147,79 @@ def site_state(tensors: Mapping[str, Tensor], site: str) -> dict[str, Tensor]:
     }
 
 
+def check_layers(
+    trunk: nn.Module, places: Sequence[Site], switches: Iterable[nn.Module]
+) -> None:
+    """Raise ValueError unless :func:`layer_of` can read all layers again.
+
+    Args:
+        trunk: With its own layers at the tinted places.
+        places: Where the layers are.
+        switches: Those of the tasks, at each place.
+    """
+    for site, switch in zip(places, switches, strict=True):
+        plain = trunk.get_submodule(site) if site.in_trunk else None
+        for task, layer in options_of(switch).items():
+            problem = None
+            if not layer.state_dict():
+                problem = "has no tensors"
+            elif plain is not None and _form(layer, plain) != _form(plain, plain):
+                problem = "differs from the trunk's in more than sizes of linear layers"
+            if problem:
+                raise ValueError(
+                    f"the layer at '{site}' of the task '{task}' {problem}, so that it"
+                    " could not be loaded again. Tint it with layers like the trunk's."
+                )
+
+
+def _form(layer: nn.Module, plain: nn.Module) -> dict[str, Any]:
+    """Shapes of a layer's tensors, as far as :func:`fitting_copy` cannot change them."""
+    linear = {n for n, part in plain.named_modules() if isinstance(part, nn.Linear)}
+    form: dict[str, Any] = {}
+    for name, tensor in layer.state_dict().items():
+        owner, _, own = name.rpartition(".")
+        if owner not in linear:
+            form[name] = tensor.shape
+        elif own != "bias":
+            form[name] = tensor.dim()
+    return form
+
+
 def layer_of(
-    trunk: nn.Module, site: Site, state: Mapping[str, Tensor], head: nn.Module | None
+    trunk: nn.Module,
+    site: Site,
+    state: Mapping[str, Tensor],
+    head: nn.Module | None,
+    task: str,
 ) -> nn.Module:
     """A task's layer, filled; a head as a copy of the given one, or else linear."""
-    if site.is_head and (head is not None or "weight" not in state):
-        return _filled_head(head, state)
-    if site.is_head:
-        return ClassificationHead(state["weight"], state.get("bias"))
-    try:
-        if not site.in_trunk:  # the layers pools apply after the trunk are linear
-            classes, features = state["weight"].shape
-            layer: nn.Module = nn.Linear(features, classes, bias="bias" in state)
-        else:
-            layer = fitting_copy(trunk.get_submodule(site), state)
-        layer.load_state_dict(dict(state))
-    except (AttributeError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"{INDEX}: the tensors of '{site}' do not fit a {type(trunk).__name__}:"
-            f" {one_line(error)}. Give the trunk they were saved with."
-        ) from error
-    return layer
-
-
-def _filled_head(head: nn.Module | None, state: Mapping[str, Tensor]) -> nn.Module:
-    if head is None:
+    given = head if site.is_head else None
+    if site.is_head and head is None and "weight" not in state:
         raise ValueError(
             f"The tinted heads are not linear: they hold {list(state)[:3]}. Give modules"
             " of their architecture: from_pretrained(folder, heads={task: module})."
         )
-    head = trainable_copy(head)
-    head.load_state_dict(dict(state))
-    return head
+    try:
+        return _filled(trunk, site, state, given)
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+        option, kind = ("trunk", trunk) if given is None else ("heads", given)
+        raise ValueError(
+            f"{INDEX}: the tensors of '{site}' do not fit a {type(kind).__name__}, in the"
+            f" tint of '{task}': {one_line(error)}. Give the {option} they were saved with."
+        ) from error
+
+
+def _filled(
+    trunk: nn.Module, site: Site, state: Mapping[str, Tensor], head: nn.Module | None
+) -> nn.Module:
+    if head is not None:
+        layer = trainable_copy(head)
+    elif site.in_trunk:
+        layer = fitting_copy(trunk.get_submodule(site), state)
+    else:  # the heads and layers that pools apply after the trunk are linear
+        classes, features = linear_shape(state["weight"])
+        if site.is_head:
+            return ClassificationHead(state["weight"], state.get("bias"))
+        layer = nn.Linear(features, classes, bias="bias" in state)
+    layer.load_state_dict(dict(state))
+    return layer

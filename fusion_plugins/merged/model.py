@@ -158,6 +158,7 @@ class TintedModel(SurgeryHook, nn.Module):
 
         ``trunk/`` is a normal model folder: the merged model without any tint; where
         inner layers are tinted, it holds their merge with the coefficients' start values.
+        ValueError if a layer could not be loaded again.
 
         Args:
             folder: Created if absent.
@@ -165,10 +166,10 @@ class TintedModel(SurgeryHook, nn.Module):
         """
         with replacing.written_beside(Path(folder)) as beside:
             with self._without_switches():
+                files.check_layers(self.trunk, self.sites, self.switches)
                 files.save_trunk(self.trunk, beside, **kwargs)
             tints = {task: self._task_tensors(task) for task in self.tasks}
-            report = self.parameter_report()
-            files.save_tints(beside, self.sites, tints, report)
+            files.save_tints(beside, self.sites, tints, self.parameter_report())
             (beside / "README.md").write_text(self.card or self._short_card())
 
     def push_to_hub(self, name: str, **options: Any) -> str:
@@ -176,8 +177,7 @@ class TintedModel(SurgeryHook, nn.Module):
         return replacing.upload(self.save_pretrained, name, **options)
 
     def _without_switches(self) -> AbstractContextManager[None]:
-        plain: dict[str, nn.Module]
-        plain = {site: layer for site, (layer,) in self._plain.items()}
+        plain: dict[str, nn.Module] = {s: layer for s, (layer,) in self._plain.items()}
         return sites.replaced(self.trunk, plain)
 
     def _short_card(self) -> str:
@@ -243,7 +243,7 @@ class TintedModel(SurgeryHook, nn.Module):
                 state = files.site_state(tensors, site)
                 head = (heads or {}).get(task)
                 own = Site.on(trunk, site)
-                tints[site][task] = files.layer_of(trunk, own, state, head)
+                tints[site][task] = files.layer_of(trunk, own, state, head, task)
         return cls(trunk, tints, reference)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..task_vectors.files import one_line
+
 INDEX = "tinted.json"
 CONFIG = "config.json"
 TINTS = "tints"
@@ -25,12 +28,13 @@ def written_beside(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which then takes the place of an older model.
 
     A kill leaves the older model, or the new one, and never a mixture. Files beside the
-    older model that are no part of it stay. A folder that holds something else than a
-    tinted model is written into.
+    older model that are no part of it stay. A folder that is empty or holds something
+    else is written into; ValueError if that is another model.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX).is_file():
+    if folder.is_dir() and not (folder / INDEX).is_file():
+        _refuse_other_model(folder / CONFIG)
         yield folder
         return
     with tempfile.TemporaryDirectory(
@@ -39,23 +43,47 @@ def written_beside(folder: Path) -> Iterator[Path]:
         new, old = Path(name) / "new", Path(name) / "old"
         new.mkdir()
         yield new
-        if folder.exists():
-            _copy_others(folder, new)
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            old.rename(folder)
-            raise
+        with _working_folder(folder):
+            if folder.exists():
+                _copy_others(folder, new)
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
     for left in _beside(folder):
         shutil.rmtree(left, ignore_errors=True)
 
 
+def _refuse_other_model(config: Path) -> None:
+    if config.is_file() and '"TintedModel"' not in config.read_text(errors="replace"):
+        raise ValueError(
+            f"{config.parent} holds another model, whose {config.name} would be replaced."
+            " Save the tinted model into another folder."
+        )
+
+
+@contextmanager
+def _working_folder(folder: Path) -> Iterator[None]:
+    """A process that works in a folder goes on in the one that takes its place."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was deleted before
+        here = folder.parent
+    yield
+    if here.is_relative_to(folder) and here.is_dir():
+        os.chdir(here)
+
+
 def _copy_others(older: Path, new: Path) -> None:
     for path in older.iterdir():
-        if path.name in (TINTS, TRUNK, CONFIG) or ".safetensors" in path.suffixes:
+        weights = ".safetensors" in path.suffixes or path.match("pytorch_model*")
+        if path.name in (TINTS, CONFIG) or weights:
             continue
-        if path.is_dir() and not path.is_symlink():
+        if path.name == TRUNK and path.is_dir():
+            _copy_others(path, new / TRUNK)
+        elif path.is_dir() and not path.is_symlink():
             shutil.copytree(path, new / path.name, symlinks=True, dirs_exist_ok=True)
         elif not (new / path.name).exists():
             shutil.copy2(path, new / path.name, follow_symlinks=False)
@@ -82,7 +110,13 @@ def fetched(source: str | Path) -> Path:
         validate_repo_id(str(source))
     except HFValidationError:
         return folder
-    return Path(huggingface_hub.snapshot_download(str(source)))
+    try:
+        return Path(huggingface_hub.snapshot_download(str(source)))
+    except OSError as error:
+        raise ValueError(
+            f"{source} is neither a folder nor a model that can be downloaded"
+            f" ({one_line(error)[:300]}). Check the path or the name on the hub."
+        ) from error
 
 
 def upload(save: Callable[[str], None], name: str, **options: Any) -> str:
@@ -90,6 +124,13 @@ def upload(save: Callable[[str], None], name: str, **options: Any) -> str:
 
     The repository is made if it does not exist; `private` is for a new one.
     """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(
+            f"{name!r} cannot be a model's name on the hub ({one_line(error)}). Give one"
+            " such as user/name."
+        ) from error
     api = huggingface_hub.HfApi(token=options.pop("token", None))
     with tempfile.TemporaryDirectory() as folder:
         save(folder)

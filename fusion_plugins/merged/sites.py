@@ -208,9 +208,17 @@ def fitting_copy(layer: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _linear_like(state: Mapping[str, Tensor], prefix: str) -> nn.Linear:
-    classes, features = state[f"{prefix}weight"].shape
+    classes, features = linear_shape(state[f"{prefix}weight"])
     dtype = state[f"{prefix}weight"].dtype
     return nn.Linear(features, classes, bias=f"{prefix}bias" in state, dtype=dtype)
+
+
+def linear_shape(weight: Tensor) -> tuple[int, int]:
+    """Classes and features of a linear layer, or ValueError."""
+    if weight.dim() != 2:
+        shape = tuple(weight.shape)
+        raise ValueError(f"a weight has shape {shape}, expected (classes, features)")
+    return weight.shape[0], weight.shape[1]
 
 
 def trainable_copy(layer: nn.Module) -> nn.Module:

@@ -87,7 +87,7 @@ def _folder(name: str, config: Any) -> Path:
     except FileNotFoundError as error:
         raise ValueError(
             f"model '{name}': {path} is neither a folder nor a model that can be"
-            f" downloaded. {error}"
+            f" downloaded. {one_line(error)[:300]}"
         ) from error
     return Path(folder, options.get("subfolder") or "")
 

@@ -149,7 +149,8 @@ class StreamingAWDAlgorithm(
             companions = Companions(folders[PRETRAINED], tokenizer_source(modelpool))
             companions.require_rows(models[PRETRAINED].vocabulary)
             task_vectors = self._open(models, method)
-        with OutputFolder(path, options, inputs, self.options.overwrite) as output:
+        overwrite = self.options.overwrite
+        with OutputFolder(path, options, inputs, overwrite, companions.names) as output:
             limit = int(self.options.shard_gb * 1e9)
             shards = result_shards(task_vectors, dtype, limit)
             if not all(map(output.is_done, shards)):

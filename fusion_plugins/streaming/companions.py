@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,12 @@ _TOKENIZER = (
     "vocab*",
     "merges.txt",
     "*.model",
+    "*.spm",
     "*.tiktoken",
     "tekken.json",
+    # What single tokenizers of transformers have beside these: VOCAB_FILES_NAMES.
+    *("bpe.codes", "byte_maps.json", "dict.txt", "emoji.json", "entity_vocab.json"),
+    *("normalizer.json", "prophetnet.tokenizer", "target_vocab.json", "word_*.json"),
     "chat_template*",
     "additional_chat_templates/*",
 )
@@ -53,6 +57,11 @@ class Companions:
             self._tokenizer, self._source = None, f"in {folder}"
             self._files |= dict(_matching(folder, _TOKENIZER))
 
+    @property
+    def names(self) -> Collection[str]:
+        """Those of the files that are copied."""
+        return self._files.keys()
+
     def require_rows(self, rows: int | None) -> None:
         """Raise ValueError if the tokenizer has more tokens than the merged model rows."""
         if self._tokenizer is not None:
@@ -73,7 +82,7 @@ class Companions:
         Args:
             output: The folder.
             dtype: Of the weights, for the config; None leaves it as in the base.
-            card: The model card; a file of the user's in its place stays.
+            card: The model card.
         """
         contents = {name: file.read_bytes() for name, file in self._files.items()}
         if dtype is not None:
@@ -83,9 +92,7 @@ class Companions:
                 self._tokenizer.save_pretrained(folder)
                 saved = dict(_matching(Path(folder), _TOKENIZER))
                 contents |= {name: file.read_bytes() for name, file in saved.items()}
-        if output.may_replace(CARD):
-            contents[CARD] = card.encode()
-        output.put_beside(contents)
+        output.put_beside(contents | {CARD: card.encode()})
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:
@@ -147,7 +154,9 @@ def _ids_of_config(content: bytes) -> Iterable:
 
 
 def _ids_of_vocabulary(content: bytes) -> Iterable:
-    return dict(json.loads(content)).values()
+    ids = dict(json.loads(content)).values()
+    # One mapping per language: the model has rows for one at a time, and adapts to others.
+    return [number for number in ids if not isinstance(number, dict)]
 
 
 def _ids_of_lines(content: bytes) -> Iterable:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import filelock
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .. import __version__
 from ..common import get_logger
-from ..common.identity import file_checksum
+from ..common.identity import checksum, file_checksum
 from ..common.options import settings_hash
+from .manifest import PARTS, difference, read_manifest
 from .shards import Shard, index_of
 
 log = get_logger(__name__)
@@ -28,7 +29,6 @@ _CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 _BESIDE = (*_CONFIGS, "tokenizer*", "vocab*")
 _FORMAT = 3  # of the manifest
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json")
-_PARTS = ("options", "inputs", "versions")  # of what a merge's numbers depend on
 
 
 class OutputFolder:
@@ -44,15 +44,21 @@ class OutputFolder:
         options: Everything that determines the result, as plain JSON values.
         inputs: As from :func:`~fusion_plugins.streaming.inputs.identities`.
         overwrite: Delete the shards of another merge instead of refusing.
+        beside: Names of the files that will stand beside the weights.
 
     Raises:
         ValueError: Another run writes there, or the folder holds other weights.
     """
 
     def __init__(
-        self, path: Path, options: Mapping, inputs: Mapping, overwrite: bool = False
+        self,
+        path: Path,
+        options: Mapping,
+        inputs: Mapping,
+        overwrite: bool = False,
+        beside: Collection[str] = (),
     ):
-        self.path, self._overwrite = path, overwrite
+        self.path, self._overwrite, self._beside = path, overwrite, beside
         self._private = path / ".merge"
         self._manifest = path / "merge.json"
         versions = {"fusion_plugins": __version__, "torch": torch.__version__}
@@ -62,7 +68,7 @@ class OutputFolder:
             "fingerprint": settings_hash(described),
             "shards": {},  # file name -> hash
             "statistics": {},
-            "companions": [],  # names of the files beside the weights
+            "companions": {},  # file beside the weights -> hash; None in older manifests
         }
         self._guard = filelock.FileLock(str(self._private / "lock"))
         self._own = threading.Lock()
@@ -92,20 +98,21 @@ class OutputFolder:
         self._guard.release()
 
     def _take_over(self) -> None:
-        held = self._read_manifest()
-        self._state["companions"] = held.get("companions", [])
+        held = read_manifest(self._manifest)
+        self._state["companions"] = held.get("companions", {})
         if held.get("fingerprint") == self._state["fingerprint"]:
             self._state["shards"] = _whole(self.path, held["shards"])
-            self._state["statistics"] = _whole(
-                self._private, held.get("statistics", {})
-            )
+            self._state["statistics"] = _whole(self._private, held["statistics"])
             return
         weights = [f for pattern in _WEIGHTS for f in self.path.glob(pattern)]
         own = {*held["shards"], INDEX, *self._state["companions"]} if held else set()
-        of_models = [f for pattern in _BESIDE for f in self.path.glob(pattern)]
-        foreign = sorted({f.name for f in (*weights, *of_models)} - own)
+        of_models = [f for p in (*_BESIDE, *self._beside) for f in self.path.glob(p)]
+        found = {str(f.relative_to(self.path)) for f in (*weights, *of_models)}
+        foreign = sorted(found - own)
         if foreign or (weights and not self._overwrite):
             raise ValueError(self._refusal(held, foreign))
+        if self._overwrite:
+            self._state["companions"] = dict.fromkeys(self._state["companions"])
         for file in weights:
             file.unlink()
         for file in self._private.iterdir():
@@ -113,29 +120,16 @@ class OutputFolder:
                 file.unlink()
         self._write_manifest()
 
-    def _read_manifest(self) -> dict:
-        if not self._manifest.is_file():
-            return {}
-        try:
-            held = json.loads(self._manifest.read_text())
-            dict(held["shards"])
-        except (ValueError, LookupError, TypeError) as error:
-            raise ValueError(
-                f"{self._manifest} is damaged, so that nothing tells what {self.path}"
-                " holds. Delete that folder, or choose another one with method.output."
-            ) from error
-        return held
-
     def _refusal(self, held: dict, foreign: list[str]) -> str:
         if foreign:
             return (
                 f"{self.path} holds weights that are no part of a merge: {foreign[:5]}."
                 " Choose an empty or new folder with method.output."
             )
-        parts = [p for p in _PARTS if held.get(p) != self._state[p]]
+        parts = [p for p in PARTS if held.get(p) != self._state[p]]
         return (
             f"{self.path} holds a merge with other {' and '.join(parts) or 'versions'}"
-            f" ({_difference(held, self._state)}). Choose another folder with"
+            f" ({difference(held, self._state)}). Choose another folder with"
             " method.output, or set method.overwrite=true to replace it."
         )
 
@@ -151,21 +145,33 @@ class OutputFolder:
             os.fsync(stream.fileno())
         os.replace(partial, target)
 
-    def may_replace(self, name: str) -> bool:
-        """Whether no file of someone else's has this name."""
-        return name in self._state["companions"] or not (self.path / name).exists()
-
     def put_beside(self, contents: Mapping[str, bytes]) -> None:
-        """Write the files beside the weights, in place of those of earlier runs."""
-        for name in {*self._state["companions"]} - contents.keys():
+        """Write the files beside the weights, in place of those of earlier runs.
+
+        What someone else has written or changed there stays.
+        """
+        held = self._state["companions"]
+        theirs = {name for name in {**held, **contents} if self._is_theirs(name)}
+        new = {n: checksum(c) for n, c in contents.items() if n not in theirs}
+        for name in (n for n in {**held, **new} if n not in theirs):
             file = self.path / name
-            if file.resolve().is_relative_to(self.path.resolve()):
-                file.unlink(missing_ok=True)
-        self._state["companions"] = list(contents)
+            if file.is_file() and file_checksum(file) != new.get(name):
+                file.unlink()  # first, lest it counts as changed if this run ends here
+        self._state["companions"] = {n: h for n, h in held.items() if n in theirs} | new
         self._write_manifest()
-        for name, content in contents.items():
+        for name in (n for n in new if not (self.path / n).exists()):
             (self.path / name).parent.mkdir(exist_ok=True)
-            self._write(self.path / name, content)
+            self._write(self.path / name, contents[name])
+
+    def _is_theirs(self, name: str) -> bool:
+        file, held = self.path / name, self._state["companions"]
+        if not file.exists():
+            return False
+        ours = name in held and file.resolve().is_relative_to(self.path.resolve())
+        if ours and file.is_file() and held[name] in (None, file_checksum(file)):
+            return False
+        log.warning("%s is not, or no longer, of this merge; it stays.", file)
+        return True
 
     # Shards
 
@@ -231,13 +237,3 @@ def _whole(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
         elif file.is_file():
             log.warning("%s has changed since it was written; it is made again.", file)
     return whole
-
-
-def _difference(held: dict, state: dict) -> str:
-    """The first entry in which two manifests differ."""
-    for part in _PARTS:
-        before, now = held.get(part, {}), state[part]
-        for key in {**before, **now}:
-            if before.get(key) != now.get(key):
-                return f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
-    return f"format {held.get('format')!r} there, {state['format']!r} here"

@@ -39,7 +39,6 @@ UNREADABLE: tuple[type[Exception], ...] = (
     getattr(errors, "StrictDataclassError", ValueError),
 )
 DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
 _DOWNLOAD_AGAIN = "Download or save it again; a git-lfs pointer needs `git lfs pull`."
 
 
@@ -68,6 +67,8 @@ def safetensors_files(path: Path, label: str) -> list[Path]:
     if (path / "model.safetensors").is_file():
         return [path / "model.safetensors"]
     indices = sorted(path.glob("*.safetensors.index.json")) if path.is_dir() else []
+    # Mistral's models have the same weights in a second form, which transformers passes over.
+    indices = [i for i in indices if not i.match("consolidated.*")] or indices
     if len(indices) == 1:
         return _indexed_files(indices[0], label)
     held = sorted(p.name for p in path.iterdir()) if path.is_dir() else [path.name]
@@ -155,7 +156,7 @@ def read_folder(folder: Path, label: str) -> dict[str, Tensor]:
         ValueError: A file is damaged or missing.
     """
     whole = (folder / "model.safetensors").is_file()  # then nobody reads an index
-    for index in () if whole else folder.glob("*.index.json"):
+    for index in () if whole else folder.glob("*model.*.index.json"):
         _indexed_files(index, label)
     files = sorted(folder.glob("pytorch_model*.bin"))
     if any(folder.glob("*.safetensors")) or not files:
@@ -218,7 +219,7 @@ def require_plain_weights(source: object, label: str) -> None:
 
 def _refuse_two_sets(folder: Path, label: str) -> None:
     whole = folder / "model.safetensors"
-    for index in folder.glob("*.safetensors.index.json") if whole.is_file() else ():
+    for index in folder.glob("model.*.index.json") if whole.is_file() else ():
         if any(file.is_file() for file in _listed_files(index, label)):
             raise ValueError(
                 f"{label}: {folder} holds two sets of weights, {whole.name} and the shards"

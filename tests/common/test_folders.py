@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from fusion_bench import BaseModelPool
 
 from fusion_plugins import AWDAlgorithm
 from fusion_plugins.common.folders import check_end
@@ -34,6 +35,37 @@ def test_what_cannot_be_saved_is_refused_before_a_model_is_loaded(given, tmp_pat
     problem = BAD[given].format(tmp=tmp_path)
     assert str(error.value).startswith(f"{option}={value}: {problem}. Choose another")
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """Models in a folder, a subfolder, a file, and a folder of links."""
+    for name in ("a/model.bin", "b/step/model.bin", "c/model.pt", "d/model.bin"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "model.bin").symlink_to(tmp_path / "d" / "model.bin")
+    models = {
+        "a": str(tmp_path / "a"),
+        "b": {"source": str(tmp_path / "b"), "subfolder": "step"},
+        "c": {"_target_": "load", "arguments": {"path": str(tmp_path / "c/model.pt")}},
+        "d": str(tmp_path / "links"),
+    }
+    return BaseModelPool(models)
+
+
+@pytest.mark.parametrize("place", ["a", "b/step", "c", "c/model.pt", "d", "links"])
+def test_the_result_is_not_saved_over_a_model_of_the_pool(place, pool, tmp_path):
+    given = program(merged_model_save_path=f"{tmp_path}/{place}", modelpool=pool)
+    name = "d" if place == "links" else place[0]
+    with pytest.raises(ValueError, match=f"'{name}' is read from there.*outputs/"):
+        check_end(given, None)
+
+
+@pytest.mark.parametrize("place", [".", "b", "a/merged", "new"])
+def test_the_result_may_be_saved_beside_the_models(place, pool, tmp_path):
+    given = program(merged_model_save_path=f"{tmp_path}/{place}", modelpool=pool)
+    check_end(given, None)
 
 
 def test_what_can_be_saved_is_not(tmp_path):

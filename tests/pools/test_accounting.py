@@ -580,6 +580,16 @@ def test_two_sets_of_weights_in_a_folder_are_refused(family, tmp_path):
         merged(pool(aa=expert))
 
 
+@pytest.mark.parametrize("index", ["", "{", '{"weight_map": {"a": "consolidated-1"}}'])
+def test_an_index_that_transformers_does_not_read_is_left(family, tmp_path, index):
+    """Mistral's models are on the hub in two forms."""
+    pool, root, _, want = family
+    expert = rewritten(root / "aa", tmp_path / "aa", dict)
+    (expert / "consolidated-1").touch()
+    (expert / "consolidated.safetensors.index.json").write_text(index)
+    same(merged(pool(aa=expert)), want)
+
+
 @pytest.mark.parametrize("hours", [0, 2])
 def test_newer_weights_that_nobody_reads_are_said(family, tmp_path, caplog, hours):
     pool, root, _, want = family

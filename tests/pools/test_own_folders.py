@@ -171,6 +171,35 @@ def test_licences_of_the_inputs_are_named(own, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"---\nlicense: mit\n\ttags: [a\n---\n", "while scanning"),
+        (b"---\nlicense: mit\n---\nh\xe9llo", "codec can't decode"),
+        (b"---\n- a\n- b\n---\n", "should be a dict"),
+        (b"---\nlicense: [mit, 3]\n---\n", "names the licence .'mit', 3., not a text"),
+        (b"---\nlicense: {a: b}\n---\n", "names the licence {'a': 'b'}, not a text"),
+        (b"---\nlicense: [null]\n---\n", "names the licence .None., not a text"),
+        (b"---\nlicense: 2020-01-01\n---\n", "names the licence .*, not a text"),
+    ],
+)
+def test_an_odd_card_of_an_input_is_passed_over(tmp_path, caplog, content, said):
+    """It was read after the work, which an error would lose."""
+    from fusion_plugins.merged.cards import model_card, note_scores
+
+    for name, text in (("a", content), ("b", b"---\nlicense: mit\n---\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_bytes(text)
+    sources = {name: str(tmp_path / name) for name in "ab"}
+    card = ModelCard(model_card("T", "AWD", {}, sources))
+    assert card.data.license == "mit"
+    (warning,) = [r for r in caplog.records if r.name.startswith("fusion_plugins")]
+    message = warning.getMessage()
+    file = tmp_path / "a" / "README.md"
+    assert re.fullmatch(f"{file} .*{said}.*", message)
+    note_scores(tmp_path / "a", {"x": ("accuracy", 0.5)})
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"_pretrained_": "nowhere"}, "models._pretrained_ is 'nowhere', expected"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from fusion_bench.modelpool import CausalLMPool
+from safetensors.torch import save_file
 from tiny_llamas import merge, merged_files, replace_weights
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -91,6 +92,22 @@ def test_a_subfolder_is_the_one_that_is_merged(folders, tmp_path):
     got = merge(pool, tmp_path / "out", iterations=0).state_dict()
     plain = folders | {"math": str(nested / "step-9")}
     want = merge(plain, tmp_path / "plain", iterations=0).state_dict()
+    assert all(torch.equal(got[name], value) for name, value in want.items())
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_the_second_form_of_mistrals_models_is_passed_over(folders, tmp_path, sharded):
+    want = merge(folders, tmp_path / "plain", iterations=0).state_dict()
+    for name in ("_pretrained_", "code"):
+        tensors = merged_files(folders[name])
+        if not sharded:
+            replace_weights(folders[name], tensors)
+        second = Path(folders[name]) / "consolidated-1.safetensors"
+        save_file(tensors, second)
+        index = {"weight_map": dict.fromkeys(tensors, second.name)}
+        file = second.with_name("consolidated.safetensors.index.json")
+        file.write_text(json.dumps(index))
+    got = merge(folders, tmp_path / "out", iterations=0).state_dict()
     assert all(torch.equal(got[name], value) for name, value in want.items())
 
 
@@ -222,6 +239,24 @@ def test_all_chat_templates_are_copied(folders, tmp_path):
     assert not (tmp_path / "out" / "checkpoint-3").exists()
 
 
+RARE = ("source.spm", "target.spm", "target_vocab.json", "bpe.codes", "dict.txt")
+
+
+def test_files_of_rare_tokenizers_are_copied(folders, tmp_path):
+    names = (*RARE, "normalizer.json", "entity_vocab.json", "word_shape.json")
+    for name in names:
+        (Path(folders["_pretrained_"]) / name).write_text("{}")
+    merge(folders, tmp_path / "out", iterations=0)
+    assert all((tmp_path / "out" / name).is_file() for name in names)
+
+
+def test_a_vocabulary_by_language_is_copied(folders, tmp_path):
+    languages = {"eng": {"a": 0, "b": 1}, "fra": {str(n): n for n in range(99)}}
+    (Path(folders["_pretrained_"]) / "vocab.json").write_text(json.dumps(languages))
+    merge(folders, tmp_path / "out", iterations=0)
+    assert json.loads((tmp_path / "out" / "vocab.json").read_text()) == languages
+
+
 @pytest.mark.parametrize("as_object", [False, True])
 def test_no_tokenizer_of_an_earlier_merge_is_left(folders, tmp_path, as_object):
     base, out = Path(folders["_pretrained_"]), tmp_path / "out"
@@ -241,6 +276,44 @@ def test_no_tokenizer_of_an_earlier_merge_is_left(folders, tmp_path, as_object):
     names = {file.name for file in out.iterdir()}
     assert {"tokenizer.json", "config.json", "README.md"} < names
     assert names.isdisjoint({"added_tokens.json", "merges.txt", "old.py"})
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "tokenizer_config.json"])
+def test_what_users_change_in_a_merge_stays(folders, tmp_path, name, caplog):
+    out = tmp_path / "out"
+    merge(folders, out, iterations=0)
+    first = (out / name).read_text()
+    (out / name).write_text(first + " ")
+    (out / "generation_config.json").unlink()
+    (Path(folders["_pretrained_"]) / "code.py").write_text("")
+    (out / "code.py").write_text("mine")
+    merge(folders, out, iterations=0)
+    assert (out / name).read_text() == first + " "
+    assert (out / "code.py").read_text() == "mine"
+    for kept in (name, "code.py"):
+        assert f"{out / kept} is not, or no longer, of this merge" in caplog.text
+    assert (out / "generation_config.json").is_file()
+    with pytest.raises(ValueError, match="no part of a merge: .'code.py'"):
+        merge(folders, out, iterations=0, keep=["*norm*"], overwrite=True)
+    (out / "code.py").unlink()
+    merge(folders, out, iterations=0, keep=["*norm*"], overwrite=True)
+    assert (out / name).read_text().rstrip(" ") == (out / name).read_text()
+
+
+def test_a_merge_of_an_older_version_is_taken_up(folders, tmp_path):
+    """Its manifest lists the files beside the weights without their hashes."""
+    merge(folders, tmp_path, iterations=0)
+    manifest = tmp_path / "merge.json"
+    state = json.loads(manifest.read_text())
+    state["companions"] = [*state["companions"], "folder", "../other"]
+    (tmp_path / "folder").mkdir()
+    other = tmp_path.parent / "other"
+    other.write_text("mine")
+    manifest.write_text(json.dumps(state))
+    (tmp_path / "tokenizer_config.json").write_text("older")
+    merge(folders, tmp_path, iterations=0)
+    assert "_pretrained_" in (tmp_path / "tokenizer_config.json").read_text()
+    assert (tmp_path / "folder").is_dir() and other.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "generation_config.json", "code.py"])

@@ -139,6 +139,16 @@ def test_adapters_have_no_model_to_stream(folders, tmp_path):
     refused(folders, tmp_path / "out", message)
 
 
+def test_models_that_are_not_there(llamas, tmp_path, monkeypatch):
+    def lacking(**options):
+        raise OSError("two\nlines")
+
+    module = "fusion_bench.utils.lazy_state_dict.snapshot_download"
+    monkeypatch.setattr(module, lacking)
+    message = "model 'math': org/nope is neither a folder nor a model .*two lines"
+    refused(llamas | {"math": "org/nope"}, tmp_path / "out", message)
+
+
 # Damaged files
 
 
@@ -212,6 +222,7 @@ def test_configs_of_another_size_are_refused(folders, tmp_path, value, message):
     refused(folders, tmp_path / "out", f"the base .*config.json.* {message}")
 
 
+<<<<<<< HEAD
 def test_two_names_for_one_tensor_are_refused_by_model(folders, tmp_path):
     tensors = merged_files(folders["math"])
     tensors["module.lm_head.weight"] = tensors["lm_head.weight"].clone()
@@ -221,15 +232,35 @@ def test_two_names_for_one_tensor_are_refused_by_model(folders, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "config.json", "vocab.txt"])
+=======
+NAMES = ("adapter_config.json", "config.json", "vocab.txt", "merges.txt", "code.py")
+
+
+@pytest.mark.parametrize("name", [*NAMES, "additional_chat_templates/tools.jinja"])
+>>>>>>> f2
 def test_a_folder_with_files_of_a_model_takes_no_merge(folders, tmp_path, name):
-    (tmp_path / "out").mkdir()
+    if name not in ("adapter_config.json", "config.json", "vocab.txt"):
+        file = Path(folders["_pretrained_"]) / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("{}")
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
     (tmp_path / "out" / name).write_text("{}")
     with pytest.raises(ValueError, match=f"no part of a merge: .'{name}'"):
         merge(folders, tmp_path / "out", iterations=0, overwrite=True)
     assert (tmp_path / "out" / name).read_text() == "{}"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"shards": 3}'])
+PARTS = ("shards", "companions", "statistics", "options", "inputs", "versions")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "{}", "null", '{"shards": 3}'),
+        *(json.dumps({"shards": {}} | {part: None}) for part in PARTS),
+        *(json.dumps({"shards": {}} | {part: [3]}) for part in PARTS),
+    ],
+)
 def test_a_damaged_manifest_is_named(llamas, tmp_path, content):
     merge(llamas, tmp_path / "out", iterations=0)
     manifest = tmp_path / "out" / "merge.json"

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_llamas import merge, merged_files, shard_files
+from tiny_llamas import merge, merged_files, replace_weights, shard_files
 
 from fusion_plugins.common.identity import file_identity
 from fusion_plugins.streaming import algorithm as streaming_algorithm
@@ -152,7 +152,8 @@ def test_models_changed_in_place_are_noticed(llamas, tmp_path, name, what):
     )
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert file.stat().st_size == stat.st_size and file.read_bytes() != content
-    with pytest.raises(ValueError, match=f"a merge with other inputs .{name}: "):
+    said = f"{name}: {file.name} has another content or time of change"
+    with pytest.raises(ValueError, match=f"a merge with other inputs .{said}.. Ch"):
         merge(folders, tmp_path / "out", iterations=0)
 
 
@@ -190,6 +191,20 @@ def test_models_that_change_while_they_merge_give_no_result(
     with pytest.raises(ValueError, match="files of model 'math' changed while"):
         merge(folders, tmp_path / "out", iterations=0)
     assert not (tmp_path / "out" / INDEX).exists()
+
+
+def test_files_and_models_of_one_merge_only_are_named(llamas, tmp_path):
+    folders = llamas | {"math": str(tmp_path / "math")}
+    shutil.copytree(llamas["math"], folders["math"])
+    merge(folders, tmp_path / "out", iterations=0)
+    fewer = {name: folder for name, folder in folders.items() if name != "chat"}
+    message = r"inputs .chat: model-\d+-of-\d+.safetensors only there."
+    with pytest.raises(ValueError, match=message):
+        merge(fewer, tmp_path / "out", iterations=0)
+    replace_weights(folders["math"], merged_files(Path(folders["math"])))
+    message = r"inputs .math: model-\d+-of-\d+.safetensors only there."
+    with pytest.raises(ValueError, match=message):
+        merge(folders, tmp_path / "out", iterations=0)
 
 
 @pytest.mark.parametrize("what", ["options", "inputs"])

@@ -5,8 +5,11 @@ import os
 import signal
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
 from toy_tinting import BLOCK, TASKS, ToyAdapter, ToyNet, make, tint, toy_pool
 
 from fusion_plugins import TintedModel
@@ -111,6 +114,42 @@ def test_files_beside_an_older_model_stay(tmp_path):
     ]
 
 
+def test_a_folder_of_another_model_is_left_as_it_is(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=f"{tmp_path} holds another model, whose conf"):
+        filled(1.0).save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_first_save_that_was_killed_is_repeated(tmp_path):
+    filled(1.0).save_pretrained(tmp_path)
+    (tmp_path / "tinted.json").unlink()
+    filled(2.0).save_pretrained(tmp_path)
+    assert loaded(tmp_path) == {2.0}
+
+
+@pytest.mark.parametrize("below", [".", "notes"])
+def test_the_working_folder_stays(below, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    (folder / below).mkdir(parents=True)
+    monkeypatch.chdir(folder / below)
+    for value in (1.0, 2.0):
+        filled(value).save_pretrained(os.path.relpath(folder))
+        assert Path.cwd() == folder / below and loaded(folder) == {value}
+
+
+def test_files_that_were_put_into_the_trunk_stay(tmp_path):
+    filled(1.0).save_pretrained(tmp_path)
+    mine = tmp_path / "trunk" / "tokenizer.json"
+    mine.write_text("mine")
+    older = ["model-00001-of-00002.safetensors", "pytorch_model.bin"]
+    for name in older:
+        (tmp_path / "trunk" / name).write_text("older weights")
+    filled(2.0).save_pretrained(tmp_path)
+    assert loaded(tmp_path) == {2.0} and mine.read_text() == "mine"
+    assert not any((tmp_path / "trunk" / name).exists() for name in older)
+
+
 def index_with(**changes) -> bytes:
     index = {"format": 2, "sites": ["blocks.1.mix"], "tasks": list(TASKS)} | changes
     return json.dumps({k: v for k, v in index.items() if v is not None}).encode()
@@ -171,6 +210,91 @@ def test_a_trunk_that_does_not_fit_is_named_in_one_line(tmp_path):
     ) as e:
         TintedModel.from_pretrained(tmp_path, trunk=torch.nn.Linear(2, 2))
     assert "\n" not in str(e.value)
+
+
+def trunk_of(*layers: torch.nn.Module) -> torch.nn.Sequential:
+    return torch.nn.Sequential(torch.nn.Linear(2, 2), *layers)
+
+
+@pytest.mark.parametrize(
+    ("plain", "layer", "message"),
+    [
+        (torch.nn.ReLU(), torch.nn.GELU(), "has no tensors"),
+        (
+            torch.nn.Conv2d(2, 2, 1),
+            torch.nn.Conv2d(2, 3, 1),
+            "differs from the trunk's",
+        ),
+        (trunk_of(), trunk_of(torch.nn.LayerNorm(2)), "differs from the trunk's"),
+        (trunk_of(), torch.nn.Sequential(torch.nn.LayerNorm(2)), "differs from the"),
+    ],
+)
+def test_layers_that_could_not_be_loaded_are_refused(plain, layer, message, tmp_path):
+    message = f"layer at '1' of the task 'aa' {message}.*could not be loaded"
+    with pytest.raises(ValueError, match=message) as error:
+        TintedModel(trunk_of(plain), {"1": {"aa": layer}}).save_pretrained(tmp_path)
+    assert "\n" not in str(error.value) and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_may_have_other_sizes(bias, tmp_path):
+    wide = torch.nn.Sequential(torch.nn.Linear(2, 9, bias=bias), torch.nn.Linear(9, 3))
+    plain = trunk_of(torch.nn.Linear(2, 2))
+    TintedModel(trunk_of(plain), {"1": {"aa": wide}}).save_pretrained(tmp_path)
+    model = TintedModel.from_pretrained(tmp_path, trunk=trunk_of(plain))
+    layer = model.switches[0]._option_modules["aa"]
+    want = wide.state_dict()
+    assert all(torch.equal(v, want[n]) for n, v in layer.state_dict().items())
+
+
+CHANGED = {
+    "tensors of 'blocks.1.mix' do not fit a ToyNet, in the tint of 'bb': .*shape .8,.": (
+        lambda t: t | {"blocks.1.mix/weight": torch.zeros(8)}
+    ),
+    "bb.safetensors: 'blocks.1.mix/bias' holds NaN. Copy or": (
+        lambda t: t | {"blocks.1.mix/bias": torch.full((8,), torch.nan)}
+    ),
+}
+
+
+@pytest.mark.parametrize("message", CHANGED)
+def test_a_tint_with_other_numbers_is_named(message, tmp_path):
+    filled(1.0).save_pretrained(tmp_path)
+    file = tmp_path / "tints" / "bb.safetensors"
+    save_file(CHANGED[message](load_file(file)), file)
+    with pytest.raises(ValueError, match=message) as error:
+        loaded(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("head", [torch.nn.Linear(2, 3), torch.nn.ReLU()])
+def test_heads_of_another_form_are_named(head, tmp_path):
+    own = trunk_of(torch.nn.Linear(2, 3))
+    TintedModel(trunk_of(), {"head": {"aa": own}}).save_pretrained(tmp_path)
+    kind = type(head).__name__
+    message = f"'head' do not fit a {kind}, in the tint of 'aa': .*Give the heads they"
+    with pytest.raises(ValueError, match=message) as error:
+        TintedModel.from_pretrained(tmp_path, trunk=trunk_of(), heads={"aa": head})
+    assert "\n" not in str(error.value)
+
+
+# -- names on the hub ------------------------------------------------------------------
+
+
+def test_a_name_that_is_none_is_refused_before_anything_is_saved(monkeypatch):
+    monkeypatch.setattr(TintedModel, "save_pretrained", None)
+    with pytest.raises(ValueError, match="'a b/c' cannot be a model's name on the hub"):
+        filled(1.0).push_to_hub("a b/c")
+
+
+def test_a_model_that_cannot_be_downloaded_is_named_in_one_line(monkeypatch):
+    def lacking(name):
+        raise LocalEntryNotFoundError(f"{name}\nis not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lacking)
+    message = r"^nope/nada is neither .*.nope/nada is not in the cache.. Check the path"
+    with pytest.raises(ValueError, match=message):
+        TintedModel.from_pretrained("nope/nada")
 
 
 # -- what is refused before a dataset is read ------------------------------------------
