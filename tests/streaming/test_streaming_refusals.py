@@ -222,7 +222,6 @@ def test_configs_of_another_size_are_refused(folders, tmp_path, value, message):
     refused(folders, tmp_path / "out", f"the base .*config.json.* {message}")
 
 
-<<<<<<< HEAD
 def test_two_names_for_one_tensor_are_refused_by_model(folders, tmp_path):
     tensors = merged_files(folders["math"])
     tensors["module.lm_head.weight"] = tensors["lm_head.weight"].clone()
@@ -231,13 +230,10 @@ def test_two_names_for_one_tensor_are_refused_by_model(folders, tmp_path):
     refused(folders, tmp_path / "out", message)
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "config.json", "vocab.txt"])
-=======
 NAMES = ("adapter_config.json", "config.json", "vocab.txt", "merges.txt", "code.py")
 
 
 @pytest.mark.parametrize("name", [*NAMES, "additional_chat_templates/tools.jinja"])
->>>>>>> f2
 def test_a_folder_with_files_of_a_model_takes_no_merge(folders, tmp_path, name):
     if name not in ("adapter_config.json", "config.json", "vocab.txt"):
         file = Path(folders["_pretrained_"]) / name
