@@ -20,7 +20,10 @@ from .family import PRETRAINED
 from .tokens import require_words
 
 _FORM = {"_target_", "pretrained_model_name_or_path"}
-_NOT_LOADED: tuple[type[Exception], ...] = (*UNREADABLE, InstantiationException)
+_NOT_LOADED: tuple[type[Exception], ...] = (
+    *(*UNREADABLE, InstantiationException),
+    AttributeError,  # what tokenizers of transformers 4 raise without their files
+)
 # Options of `from_pretrained` that say what class or code a folder is loaded as.
 _CODE_OPTIONS = ("trust_remote_code", "attn_implementation")
 
