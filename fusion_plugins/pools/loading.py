@@ -33,9 +33,10 @@ from ..task_vectors import (
     files,
 )
 from ..task_vectors import names as known
-from ..task_vectors.checkpoint import SpilledCheckpoint, copied, module_checkpoint
-from ..task_vectors.checks import require_own_memory, say_other_config
+from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
+from ..task_vectors.checks import say_other_config
 from ..task_vectors.files import one_line, require_plain_weights
+from ..task_vectors.memory import copied, require_own_memory
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
@@ -53,10 +54,11 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
         ValueError: As :func:`load_model`, or the module cannot be built or changed.
     """
     model = load_model(modelpool, name)
+    label = label_of(name)
     if isinstance(model, LazyStateDict):
-        return _materialise(model, label_of(name))
-    model = copied(model) if is_instance(modelpool, name) else model
-    require_own_memory(model, label_of(name))
+        return _materialise(model, label)
+    model = copied(model, label) if is_instance(modelpool, name) else model
+    require_own_memory(model, label)
     return family_of(modelpool).adopt(model)
 
 
@@ -85,7 +87,11 @@ def load_model(
     adapter = adapters.Adapter(folder, label_of(name))
     adapter.check_base(_pretrained_source(modelpool))
     base = load(PRETRAINED, adapter.label, adapter.brings_head)
-    base = copied(base) if is_instance(modelpool, PRETRAINED) else base
+    base = (
+        copied(base, label_of(PRETRAINED))
+        if is_instance(modelpool, PRETRAINED)
+        else base
+    )
     if isinstance(base, LazyStateDict):
         base = _materialise(base, adapter.label)
     with accounted(adapter.label):

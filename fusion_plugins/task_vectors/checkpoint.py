@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +79,13 @@ def is_strided(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not tensor.is_nested
 
 
-def copied(module: nn.Module) -> nn.Module:
-    """A copy of a module; tensors that torch cannot copy, such as sparse ones, are shared.
-
-    They are not merged, so that nothing writes into them.
-    """
-    tensors = (*module.parameters(), *module.buffers())
-    return deepcopy(module, {id(t): t for t in tensors if not is_strided(t)})
-
-
 def _require_plain(name: str, value: Any, label: str) -> None:
     if not isinstance(value, Tensor):
         kind = f"a {type(value).__name__}"
     elif is_lazy(value) or value.is_meta:
         kind = "without values"
+    elif hasattr(value, "__tensor_flatten__"):  # parts of one, as a DTensor is
+        kind = f"a {type(value).__name__}"
     elif value.is_quantized or value.is_complex() or not is_strided(value):
         kind = f"a tensor of {value.dtype}, {value.layout}"
     else:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from .blocks import Block
 from .checks import matches
 from .collection import TaskVectors
+from .memory import check_target
 
 # Coefficients per tensor name: shape (tasks,), or (tasks, rows) for one per row.
 Coefficients = Mapping[str, Tensor]
@@ -79,7 +80,9 @@ def merge_each(
         apply_rule(
             task_vectors,
             lambda block: merge_block(block, coefficients[block.key]),
-            lambda block, merged: write(block, _rounded(task_vectors, block, merged)),
+            lambda block, merged: write(
+                block, _rounded(block, merged, task_vectors.dtype(block.key), "base")
+            ),
             task_vectors.keys,
             bar,
         )
@@ -118,19 +121,21 @@ def apply_rule(
     task_vectors.for_each_key(merge_tensor, keys)
 
 
-def _rounded(task_vectors: TaskVectors, block: Block, merged: Tensor) -> Tensor:
-    rounded = merged.to(task_vectors.dtype(block.key))
+def _rounded(block: Block, merged: Tensor, dtype: torch.dtype, giver: str) -> Tensor:
+    rounded = merged.to(dtype)
     if rounded.dtype == torch.float16 and not is_finite(rounded):
         raise ValueError(
             f"The merged tensor '{block.key}' overflows float16, whose largest number is"
-            f" {torch.finfo(torch.float16).max:g}. Give the base in bfloat16 or float32,"
-            " or a smaller scaling."
+            f" {torch.finfo(torch.float16).max:g}. Give the {giver} in bfloat16 or"
+            " float32, or a smaller scaling."
         )
     return rounded
 
 
 def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
     place = tensor if tensor.dim() < 2 else tensor[block.rows]
+    if merged.dtype != tensor.dtype:
+        merged = _rounded(block, merged, tensor.dtype, "module")
     place.copy_(merged.view(place.shape))
 
 
@@ -175,25 +180,6 @@ def check_coefficients(
         )
 
 
-def _check_target(
-    module: nn.Module, target: Mapping[str, Tensor], task_vectors: TaskVectors
-) -> None:
-    for key in task_vectors.keys:
-        problem = None
-        if key not in target:
-            problem = f"it lacks '{key}'"
-        elif tuple(target[key].shape) != task_vectors.shape(key):
-            problem = (
-                f"'{key}' has shape {tuple(target[key].shape)}, expected"
-                f" {task_vectors.shape(key)}"
-            )
-        if problem:
-            raise ValueError(
-                f"{type(module).__name__} cannot take the merged weights: {problem}. Give"
-                " a module of the base's architecture."
-            )
-
-
 @torch.no_grad()
 def merge_into(
     module: nn.Module,
@@ -219,8 +205,8 @@ def merge_into(
         ValueError: The module or the coefficients do not fit, or a checkpoint holds NaN
             or Inf.
     """
+    check_target(module, {key: task_vectors.shape(key) for key in task_vectors.keys})
     target = module.state_dict(keep_vars=True)
-    _check_target(module, target, task_vectors)
     merge_each(
         task_vectors,
         coefficients,
