@@ -107,10 +107,10 @@ def linear_weights(
     # Exactly these classes: a subclass may do more than a weighted sum.
     if type(method) is TaskArithmeticAlgorithm:
         scaling = float(method.config.scaling_factor)
-        return torch.full((tasks,), scaling, dtype=torch.float64)
+        return torch.full((tasks,), scaling, dtype=torch.float64, device="cpu")
     partial = merged_parts(module, None) is not None
     if type(method) is SimpleAverageAlgorithm and not partial:
-        return torch.full((tasks,), 1 / tasks, dtype=torch.float64)
+        return torch.full((tasks,), 1 / tasks, dtype=torch.float64, device="cpu")
     return None
 
 
@@ -151,7 +151,7 @@ def _materialise_delta(
         redundant = merge_block(without_base, coefficients)
         shape = task_vectors.shape(block.key)
         if block.key not in delta:
-            delta[block.key] = torch.empty(shape, dtype=redundant.dtype)
+            delta[block.key] = redundant.new_empty(shape)
         tensor = delta[block.key]
         place = tensor if tensor.dim() < 2 else tensor[block.rows]
         place.copy_(redundant.view(place.shape))

@@ -138,7 +138,8 @@ def _room_for(
 ) -> Tensor:
     size = shape[0] * shape[1]
     if dtype not in buffers or buffers[dtype].numel() < size:
-        buffers[dtype] = torch.empty(size, dtype=dtype)
+        # Files are read into it, whatever torch's default device is.
+        buffers[dtype] = torch.empty(size, dtype=dtype, device="cpu")
     return buffers[dtype][:size].view(shape)
 
 

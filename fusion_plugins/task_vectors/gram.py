@@ -103,9 +103,9 @@ class _EntrySums:
     """Inner products over all entries of a tensor."""
 
     def __init__(self, tasks: int):
-        self._gram = torch.zeros(tasks, tasks, dtype=torch.float64)
+        self._gram = torch.zeros(tasks, tasks, dtype=torch.float64, device="cpu")
         width = max(_ENTRIES // tasks, 1)
-        self._columns = torch.empty(tasks, width, dtype=torch.float64)
+        self._columns = torch.empty(tasks, width, dtype=torch.float64, device="cpu")
         self._products: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def add(self, stack: Tensor) -> None:
@@ -170,7 +170,7 @@ class _RowSums:
     """Inner products over each row of a tensor."""
 
     def __init__(self, tasks: int):
-        self._parts = [torch.zeros(0, tasks, tasks, dtype=torch.float64)]
+        self._parts = [torch.zeros(0, tasks, tasks, dtype=torch.float64, device="cpu")]
 
     def add(self, stack: Tensor) -> None:
         """Take in task vectors, shape (tasks, rows, row size)."""
