@@ -18,13 +18,8 @@ from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from ..common import get_logger
 from ..common.upstream import models_of
-from ..modelpool.folders import (
-    ADAPTER_CONFIG,
-    FolderModelPool,
-    accounted,
-    load_exactly,
-    source_of,
-)
+from ..modelpool.exact import holds_safetensors, load_exactly
+from ..modelpool.folders import ADAPTER_CONFIG, FolderModelPool, accounted, source_of
 from ..task_vectors import (
     Checkpoint,
     SafetensorsCheckpoint,
@@ -215,7 +210,10 @@ def _stream_files(
     try:
         checkpoint = SafetensorsCheckpoint(source, label)
         fitted = _fitted(checkpoint, base, module, source)
-    except ValueError as error:  # pickles only: transformers knows how to load them
+    except ValueError as error:
+        if holds_safetensors(source):
+            raise
+        # Pickles only: transformers knows how to load them.
         log.info("%s is loaded whole: %s", label, error)
         return None
     if fitted is not None:
@@ -229,7 +227,9 @@ def _fitted(
     """By the base's names; None if loading is to understand the others, or to refuse."""
     prefix = known.base_prefix(module)
     towers = (known.TOWER, prefix)
-    names = known.fitted_names(checkpoint.specs, base.specs, towers, module)
+    names = known.fitted_names(
+        checkpoint.specs, base.specs, towers, module, checkpoint.label
+    )
     tied = {name for group in base.tied_groups() for name in group}
     left = checkpoint.specs.keys() - names.values()
     if base.specs.keys() - names.keys() - tied or known.unplaced_names(module, left):

@@ -102,6 +102,26 @@ def module_checkpoint(module: nn.Module, label: str) -> StateDictCheckpoint:
     return StateDictCheckpoint(module.state_dict(), label)
 
 
+class NamedAs(Checkpoint):
+    """A checkpoint's tensors under other names.
+
+    Args:
+        checkpoint: What is read.
+        names: Name -> the checkpoint's own; tensors without one are left out.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str]):
+        specs = {name: checkpoint.specs[stored] for name, stored in names.items()}
+        super().__init__(checkpoint.label, specs)
+        self._checkpoint, self._stored = checkpoint, dict(names)
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        return self._checkpoint.read(self._stored[name], rows)
+
+    def reader(self, name: str) -> Reader:
+        return self._checkpoint.reader(self._stored[name])
+
+
 class _FileCheckpoint(Checkpoint):
     """Tensors that lie in files as they are."""
 
@@ -115,7 +135,7 @@ class _FileCheckpoint(Checkpoint):
         if rows is not None:
             first, last, _ = rows.indices(shape[0])
             shape, rows = (max(last - first, 0), *shape[1:]), slice(first, last)
-        out = torch.empty(shape, dtype=dtype)
+        out = torch.empty(shape, dtype=dtype, device="cpu")
         self.reader(name)(Room.of(out.view(-1)), rows)
         return out
 

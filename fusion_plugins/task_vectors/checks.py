@@ -16,6 +16,7 @@ import torch
 
 from ..common import get_logger
 from .checkpoint import Checkpoint, TensorSpec
+from .files import UNMADE, one_line
 from .names import respelled
 
 log = get_logger(__name__)
@@ -206,8 +207,8 @@ def _config_in(folder: Path, base: Any, label: str) -> Any:
         return None
     try:
         return base.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
-        log.warning("%s: its config is not compared: %s", label, error)
+    except UNMADE as error:
+        log.warning("%s: its config is not compared: %s", label, one_line(error))
         return None
 
 

@@ -8,12 +8,18 @@ from types import MethodType
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 from toy_models import Tied, Toy, family, from_family
 
 from fusion_plugins import AWDAlgorithm
-from fusion_plugins.task_vectors import as_coefficients, merge_into
+from fusion_plugins.task_vectors import (
+    TaskVectors,
+    as_coefficients,
+    gram_matrices,
+    merge_into,
+)
 from fusion_plugins.task_vectors.memory import copied, require_own_memory
 
 
@@ -281,3 +287,39 @@ def test_tied_modules_take_a_tied_merge():
     coefficients = as_coefficients(task_vectors, torch.ones(3))
     merged = merge_into(Tied(), task_vectors, coefficients)
     assert merged.head.weight is merged.embed.weight
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_only_the_base_may_be_wrapped(wrap):
+    base, experts = family(Small)
+    want = AWDAlgorithm(iterations=0).run({"_pretrained_": base, **experts})
+    got = AWDAlgorithm(iterations=0).run({"_pretrained_": wrap(base), **experts})
+    names = dict(zip(got.state_dict(), want.state_dict(), strict=True))
+    for ours, theirs in names.items():
+        assert ours.endswith(theirs) and ours != theirs
+        assert torch.equal(got.state_dict()[ours], want.state_dict()[theirs])
+
+
+@pytest.mark.parametrize("granularity", ["model", "row"])
+def test_another_default_device_changes_nothing(granularity):
+    base, experts = family(Small)
+    settings = {"iterations": 5, "alpha": 1e-3, "granularity": granularity}
+    pool = {"_pretrained_": base, **experts}
+    want = AWDAlgorithm(**settings).run(pool).state_dict()
+    with torch.device("meta"):
+        got = AWDAlgorithm(**settings).run(pool).state_dict()
+    for name, value in want.items():
+        assert torch.equal(got[name], value)
+
+
+def test_files_are_read_under_another_default_device(tmp_path):
+    base, experts = family(Small)
+    for name, model in {"base": base, **experts}.items():
+        save_file(model.state_dict(), tmp_path / f"{name}.safetensors")
+    files = {task: tmp_path / f"{task}.safetensors" for task in experts}
+    with torch.device("meta"):
+        found = TaskVectors.from_checkpoints(tmp_path / "base.safetensors", files)
+        assert torch.equal(found.base("head.bias"), base.head.bias)
+        grams = gram_matrices(found)
+    want = gram_matrices(TaskVectors.from_modules(base, experts))
+    assert torch.equal(grams.values, want.values)
