@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from importlib import import_module
 from inspect import signature
@@ -13,7 +14,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
 from fusion_bench.compat.method import load_algorithm_from_config
-from fusion_bench.method import SimpleAverageAlgorithm, TaskArithmeticAlgorithm
+from fusion_bench.method import (
+    SimpleAverageAlgorithm,
+    TaskArithmeticAlgorithm,
+    TiesMergingAlgorithm,
+)
 from fusion_bench.utils import instantiate
 from fusion_bench.utils.instantiate_utils import set_print_function_call
 from lightning import Fabric
@@ -43,6 +48,10 @@ def build_base_method(base: Any, program: Any, fabric: Fabric) -> BaseAlgorithm:
         base = TaskArithmeticAlgorithm(scaling_factor=_DEFAULT_SCALING)
     elif isinstance(base, Mapping):
         base = _from_config(OmegaConf.create(dict(base)))
+    if type(base) is TiesMergingAlgorithm and base.threshold in (1, 100):
+        # FusionBench's asks for the 0th smallest entry; so it keeps every one too.
+        base = copy(base)
+        base.threshold = math.nextafter(1.0, 0.0)
     program_of.offer(base, program)
     give_fabric(base, fabric)
     return base

@@ -2,10 +2,10 @@
 
 from .blocks import Block
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, StateDictCheckpoint
+from .coefficients import as_coefficients
 from .collection import TaskVectors
 from .gram import GramMatrices, cosine_matrix, gram_matrices
 from .merge import (
-    as_coefficients,
     merge_block,
     merge_each,
     merge_into,

@@ -7,7 +7,7 @@ are read.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,25 @@ def used_patterns(
 def is_mergeable(spec: TensorSpec) -> bool:
     """Floating tensors are merged; counters, indices and masks stay as in the base."""
     return spec.dtype.is_floating_point
+
+
+# Where torch's spectral_norm keeps the singular vectors of a weight that it divides.
+_SINGULAR = re.compile(r"(.*\.)?parametrizations\.\w+\.\d+\._[uv]")
+
+
+def is_singular_vector(name: str, names: Collection[str]) -> bool:
+    """Whether a tensor is no weight, but estimated from one by spectral_norm."""
+    stem = name.removesuffix("_u").removesuffix("_v")
+    return bool(_SINGULAR.fullmatch(name)) or stem != name and f"{stem}_orig" in names
+
+
+def say_singular(base: Checkpoint, names: Sequence[str]) -> None:
+    if names:
+        log.warning(
+            "%s: '%s', and what else spectral_norm estimates, stays as in the base. Run"
+            " the merged model a few times in training mode, which fits it to the weights.",
+            *(base.label, names[0]),
+        )
 
 
 def shown(names: Sequence[str], limit: int = 5) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,33 +11,9 @@ from tqdm.auto import tqdm
 
 from .blocks import Block
 from .checks import matches
+from .coefficients import Coefficients, check_coefficients
 from .collection import TaskVectors
 from .memory import check_target
-
-# Coefficients per tensor name: shape (tasks,), or (tasks, rows) for one per row.
-Coefficients = Mapping[str, Tensor]
-
-
-def as_coefficients(task_vectors: TaskVectors, values: Tensor) -> dict[str, Tensor]:
-    """Spread task-wise (tasks,) or layer-wise (tasks, tensors) values over the tensors.
-
-    Args:
-        task_vectors: Whose tensors.
-        values: Coefficients.
-
-    Raises:
-        ValueError: The shape is neither.
-    """
-    tasks, keys = len(task_vectors.tasks), task_vectors.keys
-    if tuple(values.shape) == (tasks,):
-        return {key: values for key in keys}
-    if tuple(values.shape) == (tasks, len(keys)):
-        return {key: values[:, column] for column, key in enumerate(keys)}
-    raise ValueError(
-        f"coefficients have shape {tuple(values.shape)}, expected ({tasks},) for one per"
-        f" task or ({tasks}, {len(keys)}) for one per task and tensor. Saved ones fit only"
-        " the pool they were learned on."
-    )
 
 
 def merge_block(block: Block, coefficients: Tensor) -> Tensor:
@@ -156,28 +132,6 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether it holds no NaN or Inf: they spoil the sum, as large numbers may too."""
     total = tensor.sum(dtype=torch.float32)
     return math.isfinite(total) or bool(torch.isfinite(tensor).all())
-
-
-def check_coefficients(
-    task_vectors: TaskVectors, key: str, values: Tensor | None
-) -> None:
-    """Raise ValueError unless `values` is (tasks,) or (tasks, rows) of the tensor."""
-    if values is None:
-        raise ValueError(
-            f"There are no coefficients for tensor '{key}': use as_coefficients()."
-        )
-    tasks, shape = len(task_vectors.tasks), task_vectors.shape(key)
-    rows = shape[0] if len(shape) > 1 else 1
-    if tuple(values.shape) not in {(tasks,), (tasks, rows)}:
-        raise ValueError(
-            f"coefficients of '{key}' have shape {tuple(values.shape)}, expected"
-            f" ({tasks},) or ({tasks}, {rows}) for (tasks,) or (tasks, rows)."
-        )
-    if not torch.isfinite(values).all():
-        raise ValueError(
-            f"coefficients of '{key}' hold NaN or Inf: {values.tolist()}. Check the"
-            " scaling, or where they were saved."
-        )
 
 
 @torch.no_grad()

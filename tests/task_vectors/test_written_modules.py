@@ -19,6 +19,7 @@ from fusion_plugins.task_vectors import (
     as_coefficients,
     gram_matrices,
     merge_into,
+    merged_state_dict,
 )
 from fusion_plugins.task_vectors.memory import copied, require_own_memory
 
@@ -323,3 +324,40 @@ def test_files_are_read_under_another_default_device(tmp_path):
         grams = gram_matrices(found)
     want = gram_matrices(TaskVectors.from_modules(base, experts))
     assert torch.equal(grams.values, want.values)
+
+
+def spectral(module: nn.Module) -> nn.Module:
+    torch.nn.utils.parametrizations.spectral_norm(module.head)
+    return module
+
+
+def old_spectral(module: nn.Module) -> nn.Module:
+    return module if spectral_norm(module.head) else module
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("normalise", "place"),
+    [(spectral, "head.parametrizations.weight.0._"), (old_spectral, "head.weight_")],
+)
+def test_what_spectral_norm_estimates_stays_as_in_the_base(normalise, place, caplog):
+    torch.manual_seed(0)
+    base, expert = normalise(Small()), normalise(Small())
+    task_vectors = TaskVectors.from_modules(base, {"red": expert})
+    assert f"the base: '{place}u'" in caplog.text and "training mode" in caplog.text
+    merged = merged_state_dict(task_vectors, as_coefficients(task_vectors, [0.5]))
+    estimated = {name for name in (f"{place}u", f"{place}v") if name in merged}
+    same = {
+        n for n, value in base.state_dict().items() if torch.equal(merged[n], value)
+    }
+    assert same == estimated and not estimated & set(task_vectors.keys)
+
+
+def test_a_buffer_that_is_only_called_so_is_merged():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("gate_u", torch.ones(2))
+
+    task_vectors = TaskVectors.from_modules(Named(), {"red": Named()})
+    assert task_vectors.keys == ("gate_u",)
