@@ -21,7 +21,7 @@ from ..common.upstream import models_of
 from ..task_vectors import SafetensorsCheckpoint, files
 from ..task_vectors.files import UNMADE, UNREADABLE, one_line, require_plain_weights
 from ..task_vectors.names import unplaced_names
-from .exact import load_exactly, refuse_incomplete, require_numbers, stored_tensors
+from . import load_exactly, refuse_incomplete, require_numbers, stored_tensors
 
 log = get_logger(__name__)
 _UNREADABLE: tuple[type[Exception], ...] = (*UNREADABLE, InstantiationException)

@@ -18,7 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from ..common import get_logger
 from ..common.upstream import models_of
-from ..modelpool.exact import holds_safetensors, load_exactly
+from ..modelpool import holds_safetensors, load_exactly
 from ..modelpool.folders import ADAPTER_CONFIG, FolderModelPool, accounted, source_of
 from ..task_vectors import (
     Checkpoint,

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..common.workers import Workers
 from . import checks
-from .blocks import Block, block_entries, read_blocks, row_slices
+from .blocks import Block, Workers, block_entries, read_blocks, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
 from .names import named_like
 
