@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..common import get_logger
 from ..common.identity import fingerprint
-from ..common.workers import Workers
 from ..task_vectors import TaskVectors
+from ..task_vectors.blocks import Workers
 from .layers import Layer, read_layers, storage_error
 from .memory import MemoryPlan
 from .quantised import Kernels, QuantisedStack

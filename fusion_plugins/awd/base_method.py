@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from importlib import import_module
 from inspect import signature
@@ -13,7 +14,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
 from fusion_bench.compat.method import load_algorithm_from_config
-from fusion_bench.method import SimpleAverageAlgorithm, TaskArithmeticAlgorithm
+from fusion_bench.method import (
+    SimpleAverageAlgorithm,
+    TaskArithmeticAlgorithm,
+    TiesMergingAlgorithm,
+)
 from fusion_bench.utils import instantiate
 from fusion_bench.utils.instantiate_utils import set_print_function_call
 from lightning import Fabric
@@ -43,6 +48,10 @@ def build_base_method(base: Any, program: Any, fabric: Fabric) -> BaseAlgorithm:
         base = TaskArithmeticAlgorithm(scaling_factor=_DEFAULT_SCALING)
     elif isinstance(base, Mapping):
         base = _from_config(OmegaConf.create(dict(base)))
+    if type(base) is TiesMergingAlgorithm and base.threshold in (1, 100):
+        # FusionBench's asks for the 0th smallest entry; so it keeps every one too.
+        base = copy(base)
+        base.threshold = math.nextafter(1.0, 0.0)
     program_of.offer(base, program)
     give_fabric(base, fabric)
     return base
@@ -107,10 +116,10 @@ def linear_weights(
     # Exactly these classes: a subclass may do more than a weighted sum.
     if type(method) is TaskArithmeticAlgorithm:
         scaling = float(method.config.scaling_factor)
-        return torch.full((tasks,), scaling, dtype=torch.float64)
+        return torch.full((tasks,), scaling, dtype=torch.float64, device="cpu")
     partial = merged_parts(module, None) is not None
     if type(method) is SimpleAverageAlgorithm and not partial:
-        return torch.full((tasks,), 1 / tasks, dtype=torch.float64)
+        return torch.full((tasks,), 1 / tasks, dtype=torch.float64, device="cpu")
     return None
 
 
@@ -151,7 +160,7 @@ def _materialise_delta(
         redundant = merge_block(without_base, coefficients)
         shape = task_vectors.shape(block.key)
         if block.key not in delta:
-            delta[block.key] = torch.empty(shape, dtype=redundant.dtype)
+            delta[block.key] = redundant.new_empty(shape)
         tensor = delta[block.key]
         place = tensor if tensor.dim() < 2 else tensor[block.rows]
         place.copy_(redundant.view(place.shape))

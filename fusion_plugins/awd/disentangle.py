@@ -80,7 +80,7 @@ class Disentanglement:
             raise ValueError(
                 "With granularity 'row' delta differs from row to row: use subtract_()."
             )
-        eye = torch.eye(len(self.tasks), dtype=torch.float64)
+        eye = torch.eye(len(self.tasks), dtype=torch.float64, device="cpu")
         c = torch.stack([self.delta_coefficients(key) for key in keys])
         return eye - c[:, :, None]
 
@@ -198,10 +198,10 @@ def disentangle_gram(
 
 def _parts(gram: GramMatrices, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Groups solved together, with the weight of each one's cosine term."""
-    weights = torch.ones(len(values), dtype=values.dtype)
+    weights = values.new_ones(len(values))
     if gram.granularity == "row":
-        rows = torch.tensor(gram.groups, dtype=values.dtype)
-        weights = (1 / rows).repeat_interleave(torch.tensor(gram.groups))
+        rows = torch.tensor(gram.groups, device=values.device)
+        weights = (1 / rows.to(values)).repeat_interleave(rows)
     yield from zip(values.split(_GROUPS), weights.split(_GROUPS), strict=True)
 
 

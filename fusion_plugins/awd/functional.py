@@ -110,8 +110,8 @@ def gradient(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
     signs = cosines.sign() * inverse_norms[..., :, None] * inverse_norms[..., None, :]
     # dL_O / d(tau_i - delta) = 2/pairs sum_j signs_ij d_j - |cos_ij| d_i / |d_i|^2
     weights = signs.sum(-2) - cosines.abs().sum(-1) * inverse_norms**2
-    scale = 2 * settings.orthogonality_weight / pairs_of(gram)
-    weights = weights * torch.as_tensor(scale, dtype=gram.dtype).reshape(-1, 1)
+    scale = 2 * gram.new_ones(1) * settings.orthogonality_weight / pairs_of(gram)
+    weights = weights * scale.reshape(-1, 1)
     # delta enters every difference with -1, and d_k = tau_k - delta.
     result = weights.sum(-1, keepdim=True) * coefficients - weights
     norm = delta_norm(gram, coefficients)[..., None]

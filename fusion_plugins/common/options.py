@@ -19,6 +19,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from .folders import require_path
@@ -34,10 +35,12 @@ Own = TypeVar("Own", bound="Options")
 
 
 def plain(value: Any) -> Any:
-    """A config as plain dicts and lists; anything else as it is."""
+    """A config as plain dicts and lists, numbers as Python's; anything else as it is."""
     if isinstance(value, (DictConfig, ListConfig)):
         return OmegaConf.to_container(value, resolve=True)
-    return value
+    if isinstance(value, np.generic):
+        return value.item()
+    return {k: plain(v) for k, v in value.items()} if type(value) is dict else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,9 @@ class WithOptions:
     def __init__(self, **given: Any):
         self.options = self.Options.read(type(self).__name__, given)
         for entry in fields(self.Options):  # as given: what FusionBench saves
-            setattr(self, entry.name, given.get(entry.name, entry.default))
+            value = given.get(entry.name, entry.default)
+            odd = isinstance(value, (dict, np.generic))
+            setattr(self, entry.name, plain(value) if odd else value)
         super().__init__(**{k: v for k, v in given.items() if k in METADATA})
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,24 @@ from typing import Any
 import transformers
 from fusion_bench.modelpool import BaseModelPool
 from hydra.errors import InstantiationException
-from torch import Tensor, nn
+from torch import nn
 
 from ..common import get_logger
+from ..common.folders import require_names
 from ..common.upstream import models_of
-from ..task_vectors import files
-from ..task_vectors.checks import shown
-from ..task_vectors.files import UNREADABLE, one_line, require_plain_weights
-from ..task_vectors.names import (
-    TOWER,
-    base_prefix,
-    fitted_names,
-    missing_names,
-    say_renamed,
-    unplaced_names,
-)
+from ..task_vectors import SafetensorsCheckpoint, files
+from ..task_vectors.files import UNMADE, UNREADABLE, one_line, require_plain_weights
+from ..task_vectors.names import unplaced_names
+from . import load_exactly, refuse_incomplete, require_numbers, stored_tensors
 
 log = get_logger(__name__)
 _UNREADABLE: tuple[type[Exception], ...] = (*UNREADABLE, InstantiationException)
 ADAPTER_CONFIG = "adapter_config.json"  # a folder with it holds a LoRA adapter
 _OWN = {"OpenCLIPImageEncoder": ".openclip"}  # what transformers lacks -> where it is
 HeadSite = Callable[[nn.Module], "str | None"]
+# What transformers then reads are other files than a folder's usual ones.
+_OTHER_FILES = ("variant", "subfolder", "gguf_file", "state_dict")
+_LOADING = threading.RLock()  # transformers is changed for one thread at a time
 _QUANTISED = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
 
@@ -60,11 +58,28 @@ def _model_class(folder: Path) -> Any:
     for name in names:
         if name in _OWN:
             return getattr(import_module(_OWN[name], __package__), name)
-        if hasattr(transformers, name):
-            return getattr(transformers, name)
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+        if hasattr(found, "from_pretrained"):
+            return found
     raise ValueError(
         f"{config_file} names the architectures {names}, none of which transformers"
         f" {transformers.__version__} has. Pass modules instead of folders."
+    )
+
+
+def check_names(pool: BaseModelPool) -> None:
+    """Raise TypeError unless a pool's names are text; say which are no experts'."""
+    require_names(pool.all_model_names)
+    for name in {*pool.all_model_names} - {*pool.model_names, "_pretrained_"}:
+        _say_left_out(name)
+
+
+@cache  # a run asks several times
+def _say_left_out(name: str) -> None:
+    log.warning(
+        "The model '%s' is left out: to FusionBench, names that start and end with '_' are"
+        " of no experts. If it is one, rename it.",
+        name,
     )
 
 
@@ -93,18 +108,31 @@ def accounted(
         ValueError: Tensors are missing, have no place, are of other shapes or quantised,
             or a file is damaged.
     """
+    with _LOADING:
+        yield from _accounted(label, head_site, new_head)
+
+
+def _accounted(
+    label: str, head_site: HeadSite | None, new_head: bool
+) -> Iterator[None]:
     load = transformers.PreTrainedModel.__dict__["from_pretrained"]
+    thread = threading.get_ident()
 
     def checked(
         cls: type, pretrained_model_name_or_path: Any, *args: Any, **options: Any
     ) -> Any:
-        path = pretrained_model_name_or_path
+        path, load_it = pretrained_model_name_or_path, load.__get__(None, cls)
+        if threading.get_ident() != thread:  # nothing of ours
+            return load_it(path, *args, **options)
         with_info = options.pop("output_loading_info", False)
+        stored = _stored(path, options, label)
         model, info, complete = _read(
-            partial(load.__get__(None, cls), path, *args, **options), path, label
+            partial(load_it, path, *args, **options), path, label
         )
         head = _new_prefix(model, head_site)
         _complete(model, info, label, path, head, new_head and complete)
+        if stored is not None:
+            require_numbers(model, stored)
         return (model, info) if with_info else model
 
     transformers.PreTrainedModel.from_pretrained = classmethod(checked)
@@ -123,6 +151,16 @@ def accounted(
         transformers.logging.set_verbosity(said)
 
 
+def _stored(
+    path: Any, options: Mapping[str, Any], label: str
+) -> SafetensorsCheckpoint | None:
+    others = options.get("use_safetensors", True) is False
+    if others or any(options.get(name) for name in _OTHER_FILES):
+        return None
+    local = path is not None and Path(path).is_dir()
+    return stored_tensors(Path(path), label) if local else None
+
+
 def _read(
     read: partial, path: str | Path, label: str
 ) -> tuple[nn.Module, Mapping[str, Any], bool]:
@@ -138,7 +176,7 @@ def _read(
         require_plain_weights(folder, label)
     try:
         return *read(output_loading_info=True), True
-    except UNREADABLE as error:
+    except UNMADE as error:
         if folder is not None:
             files.read_folder(folder, label)  # names the file that is damaged
         if "mismatch" not in str(error):
@@ -177,69 +215,4 @@ def _complete(
         refuse_incomplete(model, label, path, absent, extra, head)
     load_exactly(
         model, files.read_folder(Path(path), label), label, path, head, new_head
-    )
-
-
-def load_exactly(
-    module: nn.Module,
-    tensors: Mapping[str, Tensor],
-    label: str,
-    source: str | Path,
-    head: str | None = None,
-    new_head: bool = False,
-) -> None:
-    """Fill a module with a checkpoint's tensors, known prefixes taken off.
-
-    Args:
-        module: Is changed; on the meta device it is only compared.
-        tensors: All that the checkpoint holds.
-        label: What error messages call the model.
-        source: Where the tensors come from.
-        head: What the names of the module's head start with.
-        new_head: The head may be missing.
-
-    Raises:
-        ValueError: Tensors are missing, have no place, or are of other shapes.
-    """
-    state, prefix = module.state_dict(), base_prefix(module)
-    names = fitted_names(tensors, state, (TOWER, prefix), module)
-    left = set(tensors) - set(names.values())
-    absent = missing_names(module, names)
-    absent += [
-        n for n, stored in names.items() if tensors[stored].shape != state[n].shape
-    ]
-    if new_head and head is not None:
-        absent = [name for name in absent if not name.startswith(head)]
-    extra = unplaced_names(module, [name for name in tensors if name in left])
-    if absent or extra:
-        refuse_incomplete(module, label, source, absent, extra, head)
-    say_renamed(names, label, source)
-    if not any(tensor.is_meta for tensor in state.values()):
-        given = {n: tensors[s] for n, s in names.items()}
-        module.load_state_dict(given, strict=False)
-
-
-def refuse_incomplete(
-    module: nn.Module,
-    label: str,
-    source: str | Path,
-    absent: list[str],
-    extra: list[str],
-    head: str | None,
-) -> None:
-    """Raise ValueError: which tensors are missing or left over."""
-    if absent and head is not None and all(n.startswith(head) for n in absent):
-        raise ValueError(
-            f"{label} has no trained head: the files of {source} lack {absent}. Give the"
-            " checkpoint that was saved with its classifier."
-        )
-    found = []
-    if absent:
-        found.append(f"lack {len(absent)} tensor(s) of its size: {shown(absent)}")
-    if extra:
-        found.append(f"hold {len(extra)} tensor(s) without a place: {shown(extra)}")
-    raise ValueError(
-        f"{label}: for a {type(module).__name__}, the files of {source}"
-        f" {' and '.join(found)}. Save the model again with its own class's"
-        " save_pretrained, or give the checkpoint it was made from."
     )

@@ -15,7 +15,7 @@ from ..common import require
 from ..common.compat import import_upstream
 from ..common.upstream import models_of
 from ..task_vectors.files import read_tensors
-from .folders import load_exactly
+from . import load_exactly
 
 _MODULE = "fusion_bench.modelpool.{}_for_image_classification"
 

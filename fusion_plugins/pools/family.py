@@ -13,10 +13,10 @@ import torch
 from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
-from ..common.folders import require_names, require_paths
+from ..common.folders import require_paths
 from ..common.options import Options, choice, integer, mapping
 from ..merged.statistics import BatchNorm, RunningStatistics
-from ..modelpool.folders import FolderModelPool
+from ..modelpool.folders import FolderModelPool, check_names
 from ..task_vectors import TaskVectors
 
 PRETRAINED = "_pretrained_"
@@ -208,7 +208,7 @@ def as_modelpool(models: Any) -> BaseModelPool:
     else:
         kinds = {name: type(model).__name__ for name, model in models.items()}
         raise TypeError(f"A dict pool is all modules or all folders; got {kinds}.")
-    require_names(pool.all_model_names)
+    check_names(pool)
     if not pool.has_pretrained:
         raise ValueError(
             f"The model pool has no '{PRETRAINED}' model, only {pool.all_model_names}."

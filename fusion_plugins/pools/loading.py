@@ -18,13 +18,8 @@ from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from ..common import get_logger
 from ..common.upstream import models_of
-from ..modelpool.folders import (
-    ADAPTER_CONFIG,
-    FolderModelPool,
-    accounted,
-    load_exactly,
-    source_of,
-)
+from ..modelpool import holds_safetensors, load_exactly
+from ..modelpool.folders import ADAPTER_CONFIG, FolderModelPool, accounted, source_of
 from ..task_vectors import (
     Checkpoint,
     SafetensorsCheckpoint,
@@ -33,9 +28,10 @@ from ..task_vectors import (
     files,
 )
 from ..task_vectors import names as known
-from ..task_vectors.checkpoint import SpilledCheckpoint, copied, module_checkpoint
-from ..task_vectors.checks import require_own_memory, say_other_config
+from ..task_vectors.checkpoint import SpilledCheckpoint, module_checkpoint
+from ..task_vectors.checks import say_other_config
 from ..task_vectors.files import one_line, require_plain_weights
+from ..task_vectors.memory import copied, require_own_memory
 from .family import PRETRAINED, as_modelpool, family_of, label_of
 
 log = get_logger(__name__)
@@ -53,10 +49,11 @@ def load_module(modelpool: BaseModelPool, name: str) -> nn.Module:
         ValueError: As :func:`load_model`, or the module cannot be built or changed.
     """
     model = load_model(modelpool, name)
+    label = label_of(name)
     if isinstance(model, LazyStateDict):
-        return _materialise(model, label_of(name))
-    model = copied(model) if is_instance(modelpool, name) else model
-    require_own_memory(model, label_of(name))
+        return _materialise(model, label)
+    model = copied(model, label) if is_instance(modelpool, name) else model
+    require_own_memory(model, label)
     return family_of(modelpool).adopt(model)
 
 
@@ -85,7 +82,11 @@ def load_model(
     adapter = adapters.Adapter(folder, label_of(name))
     adapter.check_base(_pretrained_source(modelpool))
     base = load(PRETRAINED, adapter.label, adapter.brings_head)
-    base = copied(base) if is_instance(modelpool, PRETRAINED) else base
+    base = (
+        copied(base, label_of(PRETRAINED))
+        if is_instance(modelpool, PRETRAINED)
+        else base
+    )
     if isinstance(base, LazyStateDict):
         base = _materialise(base, adapter.label)
     with accounted(adapter.label):
@@ -209,7 +210,10 @@ def _stream_files(
     try:
         checkpoint = SafetensorsCheckpoint(source, label)
         fitted = _fitted(checkpoint, base, module, source)
-    except ValueError as error:  # pickles only: transformers knows how to load them
+    except ValueError as error:
+        if holds_safetensors(source):
+            raise
+        # Pickles only: transformers knows how to load them.
         log.info("%s is loaded whole: %s", label, error)
         return None
     if fitted is not None:
@@ -223,7 +227,9 @@ def _fitted(
     """By the base's names; None if loading is to understand the others, or to refuse."""
     prefix = known.base_prefix(module)
     towers = (known.TOWER, prefix)
-    names = known.fitted_names(checkpoint.specs, base.specs, towers, module)
+    names = known.fitted_names(
+        checkpoint.specs, base.specs, towers, module, checkpoint.label
+    )
     tied = {name for group in base.tied_groups() for name in group}
     left = checkpoint.specs.keys() - names.values()
     if base.specs.keys() - names.keys() - tied or known.unplaced_names(module, left):

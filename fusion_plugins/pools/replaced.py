@@ -10,8 +10,8 @@ from fusion_bench.modelpool import BaseModelPool
 from torch import nn
 
 from ..common.upstream import models_of, with_methods
-from ..task_vectors.checkpoint import copied
-from .family import PRETRAINED
+from ..task_vectors.memory import copied
+from .family import PRETRAINED, label_of
 from .loading import head_site, is_instance, load_base, load_model, load_module
 
 
@@ -43,7 +43,7 @@ def with_experts(
         if name in modelpool.model_names or name in also:
             return make_expert(name)
         model = load_model(modelpool, name, *args, **kwargs)
-        return copied(model) if is_instance(modelpool, name) else model
+        return copied(model, label_of(name)) if is_instance(modelpool, name) else model
 
     view = copy(modelpool)
     models_of.put(view, copy(models_of(modelpool)))
@@ -54,7 +54,11 @@ def read_once(modelpool: BaseModelPool) -> BaseModelPool:
     """The same pool, whose models are read now, held, and handed out as copies."""
     names = [PRETRAINED, *modelpool.model_names]
     held = {name: load_module(modelpool, name) for name in names}
-    view: Any = with_experts(modelpool, lambda n: copied(held[n]), [PRETRAINED])
+
+    def make(name: str) -> nn.Module:
+        return copied(held[name], label_of(name))
+
+    view: Any = with_experts(modelpool, make, [PRETRAINED])
     view.held = held
     return view
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 # Entries of one tensor looked at together, and of all models together: bounds memory.
 # Larger blocks leave the cores' caches, smaller ones cost more calls than they save.
@@ -16,6 +21,7 @@ _OF_ALL = 2**20
 # Products end in the same bits wherever rows of so many entries are parted: the processor
 # takes what is left of a block another way.
 _VECTOR = 64
+_MOST_WORKERS = 8  # they share the memory's bandwidth
 
 
 class Room(NamedTuple):
@@ -138,7 +144,8 @@ def _room_for(
 ) -> Tensor:
     size = shape[0] * shape[1]
     if dtype not in buffers or buffers[dtype].numel() < size:
-        buffers[dtype] = torch.empty(size, dtype=dtype)
+        # Files are read into it, whatever torch's default device is.
+        buffers[dtype] = torch.empty(size, dtype=dtype, device="cpu")
     return buffers[dtype][:size].view(shape)
 
 
@@ -163,3 +170,73 @@ def spread_slices(
         chosen[key] = list(row_slices(shape, entries, start, every))
         start += len(chosen[key]) * every - len(_starts(shape, entries))
     return chosen
+
+
+def merge_block(block: Block, coefficients: Tensor) -> Tensor:
+    """Merged rows, shape (rows, row size), in the block's compute dtype.
+
+    Args:
+        block: Base and task vectors of some rows.
+        coefficients: (tasks,) or (tasks, all rows of the tensor).
+    """
+    weights = coefficients.to(block.base)
+    if weights.dim() == 2:
+        weights = weights[:, block.rows]
+        return block.base + torch.einsum("tr,trc->rc", weights, block.task_vectors)
+    stack = block.task_vectors.flatten(1).t()
+    return torch.addmv(block.base.flatten(), stack, weights).view(block.base.shape)
+
+
+class Workers:
+    """Threads that work on several tensors at once, one core each.
+
+    A product of a few rows with a vector runs on one core whatever torch's threads are,
+    and one core does not use the memory's whole bandwidth. What each product gives does
+    not depend on how many run at once. With one thread (`torch.set_num_threads`) all is
+    done by the caller.
+    """
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(
+            _MOST_WORKERS, "merge", initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    def each(
+        self,
+        work: Callable[[Item], None],
+        items: Sequence[Item],
+        both_ends: bool = False,
+    ) -> None:
+        """Call `work` with every item, in any order, without gradients.
+
+        With `both_ends` half of the threads begin at the other end: with the largest first,
+        two of the largest would push each other out of the cache.
+        """
+        left = deque(items)
+        threads = torch.get_num_threads()
+        if threads == 1 or not left:
+            _work_on(work, left.popleft)
+            return
+        numbers = range(min(threads, _MOST_WORKERS, len(left)))
+        ends = [left.pop if both_ends and n % 2 else left.popleft for n in numbers]
+        results = [self._pool.submit(_work_on, work, end) for end in ends]
+        try:
+            wait(results, return_when=FIRST_EXCEPTION)
+        finally:
+            left.clear()  # after an error nothing goes on behind the caller's back
+            wait(results)
+            # A thread that starts sets what all later threads would take over.
+            torch.set_num_threads(threads)
+        for result in results:
+            result.result()
+
+
+@torch.no_grad()  # holds for one thread
+def _work_on(work: Callable[[Item], None], end: Callable[[], Item]) -> None:
+    while True:
+        try:
+            item = end()
+        except IndexError:
+            return
+        work(item)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +79,13 @@ def is_strided(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not tensor.is_nested
 
 
-def copied(module: nn.Module) -> nn.Module:
-    """A copy of a module; tensors that torch cannot copy, such as sparse ones, are shared.
-
-    They are not merged, so that nothing writes into them.
-    """
-    tensors = (*module.parameters(), *module.buffers())
-    return deepcopy(module, {id(t): t for t in tensors if not is_strided(t)})
-
-
 def _require_plain(name: str, value: Any, label: str) -> None:
     if not isinstance(value, Tensor):
         kind = f"a {type(value).__name__}"
     elif is_lazy(value) or value.is_meta:
         kind = "without values"
+    elif hasattr(value, "__tensor_flatten__"):  # parts of one, as a DTensor is
+        kind = f"a {type(value).__name__}"
     elif value.is_quantized or value.is_complex() or not is_strided(value):
         kind = f"a tensor of {value.dtype}, {value.layout}"
     else:
@@ -110,6 +102,26 @@ def module_checkpoint(module: nn.Module, label: str) -> StateDictCheckpoint:
     return StateDictCheckpoint(module.state_dict(), label)
 
 
+class NamedAs(Checkpoint):
+    """A checkpoint's tensors under other names.
+
+    Args:
+        checkpoint: What is read.
+        names: Name -> the checkpoint's own; tensors without one are left out.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str]):
+        specs = {name: checkpoint.specs[stored] for name, stored in names.items()}
+        super().__init__(checkpoint.label, specs)
+        self._checkpoint, self._stored = checkpoint, dict(names)
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        return self._checkpoint.read(self._stored[name], rows)
+
+    def reader(self, name: str) -> Reader:
+        return self._checkpoint.reader(self._stored[name])
+
+
 class _FileCheckpoint(Checkpoint):
     """Tensors that lie in files as they are."""
 
@@ -123,7 +135,7 @@ class _FileCheckpoint(Checkpoint):
         if rows is not None:
             first, last, _ = rows.indices(shape[0])
             shape, rows = (max(last - first, 0), *shape[1:]), slice(first, last)
-        out = torch.empty(shape, dtype=dtype)
+        out = torch.empty(shape, dtype=dtype, device="cpu")
         self.reader(name)(Room.of(out.view(-1)), rows)
         return out
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ..common import get_logger
-from .checkpoint import Checkpoint, TensorSpec, module_checkpoint
+from .checkpoint import Checkpoint, TensorSpec
+from .files import UNMADE, one_line
 from .names import respelled
 
 log = get_logger(__name__)
@@ -57,6 +57,25 @@ def used_patterns(
 def is_mergeable(spec: TensorSpec) -> bool:
     """Floating tensors are merged; counters, indices and masks stay as in the base."""
     return spec.dtype.is_floating_point
+
+
+# Where torch's spectral_norm keeps the singular vectors of a weight that it divides.
+_SINGULAR = re.compile(r"(.*\.)?parametrizations\.\w+\.\d+\._[uv]")
+
+
+def is_singular_vector(name: str, names: Collection[str]) -> bool:
+    """Whether a tensor is no weight, but estimated from one by spectral_norm."""
+    stem = name.removesuffix("_u").removesuffix("_v")
+    return bool(_SINGULAR.fullmatch(name)) or stem != name and f"{stem}_orig" in names
+
+
+def say_singular(base: Checkpoint, names: Sequence[str]) -> None:
+    if names:
+        log.warning(
+            "%s: '%s', and what else spectral_norm estimates, stays as in the base. Run"
+            " the merged model a few times in training mode, which fits it to the weights.",
+            *(base.label, names[0]),
+        )
 
 
 def shown(names: Sequence[str], limit: int = 5) -> str:
@@ -207,8 +226,8 @@ def _config_in(folder: Path, base: Any, label: str) -> Any:
         return None
     try:
         return base.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
-        log.warning("%s: its config is not compared: %s", label, error)
+    except UNMADE as error:
+        log.warning("%s: its config is not compared: %s", label, one_line(error))
         return None
 
 
@@ -223,43 +242,3 @@ def _settings(config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
         else:
             found[place + key] = value
     return found
-
-
-def require_own_memory(module: nn.Module, label: str) -> None:
-    """Give a module's tensors memory of their own, to be written into tensor by tensor.
-
-    What repeats one entry by a stride of 0 becomes a whole tensor. Names of one and the
-    same tensor are tied, and stay so.
-
-    Raises:
-        ValueError: Two tensors share memory only in part, as a tensor and its transpose,
-            or one is no plain tensor.
-    """
-    module_checkpoint(module, label)  # which refuses what is no plain tensor
-    seen: dict[tuple, str] = {}
-    by_storage: dict[int, dict[str, Tensor]] = {}
-    for name, variable in module.state_dict(keep_vars=True).items():
-        tensor = variable.data
-        if 0 in tensor.stride() and tensor.numel() > 1:
-            variable.data = tensor = tensor.clone(memory_format=torch.contiguous_format)
-        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and seen.setdefault(place, name) == name:
-            held = by_storage.setdefault(tensor.untyped_storage().data_ptr(), {})
-            held[name] = tensor
-    for shared in by_storage.values():
-        _require_apart(shared, label)
-
-
-def _require_apart(tensors: Mapping[str, Tensor], label: str) -> None:
-    """Raise if tensors of one storage have an entry in common."""
-    last, end = "", 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_ptr()):
-        steps = zip(tensor.shape, tensor.stride(), strict=True)
-        entries = sum((size - 1) * step for size, step in steps) + 1
-        if tensor.data_ptr() < end:
-            raise ValueError(
-                f"{label}: '{last}' and '{name}' share a part of their memory, so that"
-                " merging one would change the other. Make them tensors of their own, or"
-                " one tied tensor."
-            )
-        last, end = name, tensor.data_ptr() + entries * tensor.itemsize

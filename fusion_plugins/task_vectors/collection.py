@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..common.workers import Workers
 from . import checks
-from .blocks import Block, block_entries, read_blocks, row_slices
+from .blocks import Block, Workers, block_entries, read_blocks, row_slices
 from .checkpoint import Checkpoint, SafetensorsCheckpoint, module_checkpoint
 from .names import named_like
 
@@ -25,7 +24,8 @@ class TaskVectors:
     """A pretrained model and its experts, seen as base + task vectors.
 
     Nothing is loaded here but names and shapes. Tied weights count once, under their
-    first name; non-floating tensors and those matching `keep` stay as in the base.
+    first name; non-floating tensors, what spectral_norm estimates, and what matches `keep`
+    stay as in the base.
 
     Args:
         base: The pretrained model.
@@ -55,13 +55,16 @@ class TaskVectors:
                 checks.check_still_tied(expert, group)
         aliases = {name for group in self.tied_groups for name in group[1:]}
         names_of = {group[0]: group for group in self.tied_groups}
-        self.keys = tuple(
+        keys = [
             name
             for name, spec in base.specs.items()
             if checks.is_mergeable(spec)
             and name not in aliases
             and not any(checks.matches(n, keep) for n in names_of.get(name, [name]))
-        )
+        ]
+        apart = [n for n in keys if checks.is_singular_vector(n, base.specs)]
+        checks.say_singular(base, apart)
+        self.keys = tuple(name for name in keys if name not in apart)
         self._names_in = {
             task: self._resolve_names(expert) for task, expert in self._experts.items()
         }

@@ -38,6 +38,8 @@ UNREADABLE: tuple[type[Exception], ...] = (
     *(SafetensorError, pickle.UnpicklingError),
     getattr(errors, "StrictDataclassError", ValueError),
 )
+# What making a model's class from its config may raise too, as for a dtype torch lacks.
+UNMADE: tuple[type[Exception], ...] = (*UNREADABLE, AttributeError)
 DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _DOWNLOAD_AGAIN = "Download or save it again; a git-lfs pointer needs `git lfs pull`."
 
@@ -93,6 +95,8 @@ def _indexed_files(index: Path, label: str) -> list[Path]:
 def _listed_files(index: Path, label: str) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if not names:
+            raise LookupError("weight_map")
         outside = [name for name in names if Path(name).name != name]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -150,11 +154,7 @@ def one_line(error: BaseException) -> str:
 
 
 def read_folder(folder: Path, label: str) -> dict[str, Tensor]:
-    """All tensors of a model folder, as stored.
-
-    Raises:
-        ValueError: A file is damaged or missing.
-    """
+    """All tensors of a model folder; raises ValueError if a file is damaged or missing."""
     whole = (folder / "model.safetensors").is_file()  # then nobody reads an index
     for index in () if whole else folder.glob("*model.*.index.json"):
         _indexed_files(index, label)

@@ -71,7 +71,8 @@ def gram_matrices(
         progress: Show a progress bar in bytes read.
 
     Raises:
-        ValueError: Unknown granularity, or a checkpoint holds NaN or Inf.
+        ValueError: Unknown granularity, or a checkpoint holds NaN, Inf or values that are
+            too large.
     """
     if granularity not in GRANULARITIES:
         raise ValueError(
@@ -90,6 +91,7 @@ def gram_matrices(
             values = gram.values()
             if not torch.isfinite(values).all():
                 task_vectors.raise_not_finite(block)
+                _raise_too_large(task_vectors.tasks, block.key, values)
             return values
 
         parts = task_vectors.for_each_key(tensor_gram, keys)
@@ -99,13 +101,23 @@ def gram_matrices(
     return GramMatrices(granularity, keys, tuple(len(p) for p in parts), values)
 
 
+def _raise_too_large(tasks: Sequence[str], key: str, values: Tensor) -> None:
+    squares = values.diagonal(dim1=1, dim2=2).sum(0)
+    task = tasks[int(squares.isfinite().int().argmin())]
+    raise ValueError(
+        f"expert '{task}': in tensor '{key}' it is so far from the base that products of"
+        " the differences overflow. Leave out or check this checkpoint, or leave the"
+        f" tensor as in the base with keep=['{key}']."
+    )
+
+
 class _EntrySums:
     """Inner products over all entries of a tensor."""
 
     def __init__(self, tasks: int):
-        self._gram = torch.zeros(tasks, tasks, dtype=torch.float64)
+        self._gram = torch.zeros(tasks, tasks, dtype=torch.float64, device="cpu")
         width = max(_ENTRIES // tasks, 1)
-        self._columns = torch.empty(tasks, width, dtype=torch.float64)
+        self._columns = torch.empty(tasks, width, dtype=torch.float64, device="cpu")
         self._products: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def add(self, stack: Tensor) -> None:
@@ -170,7 +182,7 @@ class _RowSums:
     """Inner products over each row of a tensor."""
 
     def __init__(self, tasks: int):
-        self._parts = [torch.zeros(0, tasks, tasks, dtype=torch.float64)]
+        self._parts = [torch.zeros(0, tasks, tasks, dtype=torch.float64, device="cpu")]
 
     def add(self, stack: Tensor) -> None:
         """Take in task vectors, shape (tasks, rows, row size)."""

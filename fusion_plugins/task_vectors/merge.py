@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .blocks import Block
+from .blocks import Block, merge_block
 from .checks import matches
 from .collection import TaskVectors
+from .memory import check_target
 
 # Coefficients per tensor name: shape (tasks,), or (tasks, rows) for one per row.
 Coefficients = Mapping[str, Tensor]
 
 
-def as_coefficients(task_vectors: TaskVectors, values: Tensor) -> dict[str, Tensor]:
+def as_coefficients(task_vectors: TaskVectors, values: ArrayLike) -> dict[str, Tensor]:
     """Spread task-wise (tasks,) or layer-wise (tasks, tensors) values over the tensors.
 
     Args:
         task_vectors: Whose tensors.
-        values: Coefficients.
+        values: Coefficients; a tensor, an array or a list.
 
     Raises:
-        ValueError: The shape is neither.
+        ValueError: The shape is neither, or they are no real numbers.
     """
+    values = _real_numbers(values)
     tasks, keys = len(task_vectors.tasks), task_vectors.keys
     if tuple(values.shape) == (tasks,):
         return {key: values for key in keys}
@@ -39,19 +45,17 @@ def as_coefficients(task_vectors: TaskVectors, values: Tensor) -> dict[str, Tens
     )
 
 
-def merge_block(block: Block, coefficients: Tensor) -> Tensor:
-    """Merged rows, shape (rows, row size), in the block's compute dtype.
-
-    Args:
-        block: Base and task vectors of some rows.
-        coefficients: (tasks,) or (tasks, all rows of the tensor).
-    """
-    weights = coefficients.to(block.base)
-    if weights.dim() == 2:
-        weights = weights[:, block.rows]
-        return block.base + torch.einsum("tr,trc->rc", weights, block.task_vectors)
-    stack = block.task_vectors.flatten(1).t()
-    return torch.addmv(block.base.flatten(), stack, weights).view(block.base.shape)
+def _real_numbers(values: Any) -> Tensor:
+    found = values
+    if not isinstance(found, Tensor):
+        with suppress(TypeError, ValueError, RuntimeError):
+            found = torch.as_tensor(np.asarray(values), device="cpu")
+    if not isinstance(found, Tensor) or found.is_complex():
+        raise ValueError(
+            f"coefficients are {values!r}, expected real numbers: a tensor, an array or a"
+            " list."
+        )
+    return found
 
 
 def merge_each(
@@ -79,7 +83,9 @@ def merge_each(
         apply_rule(
             task_vectors,
             lambda block: merge_block(block, coefficients[block.key]),
-            lambda block, merged: write(block, _rounded(task_vectors, block, merged)),
+            lambda block, merged: write(
+                block, _rounded(block, merged, task_vectors.dtype(block.key), "base")
+            ),
             task_vectors.keys,
             bar,
         )
@@ -118,19 +124,21 @@ def apply_rule(
     task_vectors.for_each_key(merge_tensor, keys)
 
 
-def _rounded(task_vectors: TaskVectors, block: Block, merged: Tensor) -> Tensor:
-    rounded = merged.to(task_vectors.dtype(block.key))
+def _rounded(block: Block, merged: Tensor, dtype: torch.dtype, giver: str) -> Tensor:
+    rounded = merged.to(dtype)
     if rounded.dtype == torch.float16 and not is_finite(rounded):
         raise ValueError(
             f"The merged tensor '{block.key}' overflows float16, whose largest number is"
-            f" {torch.finfo(torch.float16).max:g}. Give the base in bfloat16 or float32,"
-            " or a smaller scaling."
+            f" {torch.finfo(torch.float16).max:g}. Give the {giver} in bfloat16 or"
+            " float32, or a smaller scaling."
         )
     return rounded
 
 
 def _put(tensor: Tensor, block: Block, merged: Tensor) -> None:
     place = tensor if tensor.dim() < 2 else tensor[block.rows]
+    if merged.dtype != tensor.dtype:
+        merged = _rounded(block, merged, tensor.dtype, "module")
     place.copy_(merged.view(place.shape))
 
 
@@ -175,25 +183,6 @@ def check_coefficients(
         )
 
 
-def _check_target(
-    module: nn.Module, target: Mapping[str, Tensor], task_vectors: TaskVectors
-) -> None:
-    for key in task_vectors.keys:
-        problem = None
-        if key not in target:
-            problem = f"it lacks '{key}'"
-        elif tuple(target[key].shape) != task_vectors.shape(key):
-            problem = (
-                f"'{key}' has shape {tuple(target[key].shape)}, expected"
-                f" {task_vectors.shape(key)}"
-            )
-        if problem:
-            raise ValueError(
-                f"{type(module).__name__} cannot take the merged weights: {problem}. Give"
-                " a module of the base's architecture."
-            )
-
-
 @torch.no_grad()
 def merge_into(
     module: nn.Module,
@@ -219,8 +208,8 @@ def merge_into(
         ValueError: The module or the coefficients do not fit, or a checkpoint holds NaN
             or Inf.
     """
+    check_target(module, {key: task_vectors.shape(key) for key in task_vectors.keys})
     target = module.state_dict(keep_vars=True)
-    _check_target(module, target, task_vectors)
     merge_each(
         task_vectors,
         coefficients,

@@ -14,11 +14,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..common import get_logger
-from .blocks import Reader
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, NamedAs
 
 log = get_logger(__name__)
 
@@ -55,6 +54,7 @@ def fitted_names(
     wanted: Iterable[str],
     towers: Sequence[str] = (TOWER,),
     module: nn.Module | None = None,
+    label: str = "",
 ) -> dict[str, str]:
     """A module's name -> a checkpoint's name of the same tensor.
 
@@ -63,6 +63,7 @@ def fitted_names(
         wanted: The module's names.
         towers: Prefixes that are also put on where that helps.
         module: Its class may call stored tensors by other names.
+        label: What errors call the model.
 
     Raises:
         ValueError: Two tensors of the checkpoint would have one name.
@@ -77,8 +78,8 @@ def fitted_names(
             continue
         if place in found:
             raise ValueError(
-                f"both '{found[place]}' and '{name}' could be the tensor '{place}'. Remove"
-                " one of them from the checkpoint."
+                f"{label}{': ' if label else ''}both '{found[place]}' and '{name}' could"
+                f" be the tensor '{place}'. Remove one of them from the checkpoint."
             )
         found[place] = name
     return found
@@ -162,35 +163,30 @@ def missing_names(module: nn.Module, given: Iterable[str]) -> list[str]:
     ]
 
 
-class NamedAs(Checkpoint):
-    """A checkpoint's tensors under other names.
-
-    Args:
-        checkpoint: What is read.
-        names: Name -> the checkpoint's own; tensors without one are left out.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str]):
-        specs = {name: checkpoint.specs[stored] for name, stored in names.items()}
-        super().__init__(checkpoint.label, specs)
-        self._checkpoint, self._stored = checkpoint, dict(names)
-
-    def read(self, name: str, rows: slice | None = None) -> Tensor:
-        return self._checkpoint.read(self._stored[name], rows)
-
-    def reader(self, name: str) -> Reader:
-        return self._checkpoint.reader(self._stored[name])
-
-
 def named_like(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
     """The expert, its tensors by the base's names where only known prefixes differ."""
-    names = fitted_names(expert.specs, base.specs)
+    names = fitted_names(expert.specs, base.specs, label=expert.label)
+    before = _prefix_of_all(base.specs)
+    if before and not names:  # only the base is wrapped
+        bare = [name.removeprefix(before) for name in base.specs]
+        fitted = fitted_names(expert.specs, bare, label=expert.label)
+        names = {before + name: stored for name, stored in fitted.items()}
     own = {name: name for name in expert.specs.keys() - names.values()}
     return (
         NamedAs(expert, names | own)
         if any(n != s for n, s in names.items())
         else expert
     )
+
+
+def _prefix_of_all(names: Collection[str]) -> str:
+    """The known prefixes that all names start with."""
+    before = ""
+    while prefix := next(
+        (p for p in PREFIXES if all(n.startswith(before + p) for n in names)), None
+    ):
+        before += prefix
+    return before
 
 
 def renames(module: nn.Module) -> bool:

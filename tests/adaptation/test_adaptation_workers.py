@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy_engine import Normed, Plain, Tied, make_engine
 
-from fusion_plugins.common.workers import Workers
+from fusion_plugins.task_vectors.blocks import Workers
 
 
 @pytest.fixture

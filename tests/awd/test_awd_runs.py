@@ -7,10 +7,11 @@ from copy import deepcopy
 from types import SimpleNamespace
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from fusion_bench import BaseAlgorithm
-from fusion_bench.method import TaskArithmeticAlgorithm
+from fusion_bench.method import TaskArithmeticAlgorithm, TiesMergingAlgorithm
 from fusion_bench.modelpool import BaseModelPool
 from fusion_bench.utils import LazyStateDict
 from lightning.fabric.loggers import CSVLogger
@@ -359,3 +360,29 @@ def test_a_bad_test_set_is_found_before_the_merge():
     with pytest.raises(ValueError, match="image 3 is not an image"):
         algorithm.run(make_pool())
     assert algorithm.disentanglement is None
+
+
+@pytest.mark.parametrize("threshold", [100, 1])
+def test_ties_that_trims_nothing(threshold):
+    """FusionBench's own fails there."""
+    method = TiesMergingAlgorithm(0.3, threshold, [], "sum")
+    merged = AWDAlgorithm(base=method, iterations=0).run(pool := make_pool())
+    assert method.threshold == threshold
+    base = pool.pop("_pretrained_").state_dict()
+    for name, value in merged.state_dict().items():
+        vectors = torch.stack(
+            [m.state_dict()[name] - base[name] for m in pool.values()]
+        )
+        elected = vectors.sum(0).sign()
+        want = base[name] + 0.3 * vectors.where(vectors.sign() == elected, 0).sum(0)
+        torch.testing.assert_close(value, want)
+
+
+def test_a_base_method_takes_numpys_numbers():
+    target = "fusion_bench.method.TaskArithmeticAlgorithm"
+    base = {"_target_": target, "scaling_factor": np.float64(0.5)}
+    got = AWDAlgorithm(base=base, iterations=np.int64(0)).run(make_pool())
+    base["scaling_factor"] = 0.5
+    want = AWDAlgorithm(base=base, iterations=0).run(make_pool())
+    for name, value in want.state_dict().items():
+        assert torch.equal(got.state_dict()[name], value)

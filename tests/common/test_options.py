@@ -4,6 +4,7 @@ import inspect
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
 import pytest
 import torch
 from fusion_bench import BaseAlgorithm
@@ -169,3 +170,15 @@ def test_an_option_like_another_keeps_its_check():
     assert OtherOptions().size == 0.25 and OwnerOptions().size == 0.5
     with pytest.raises(ValueError, match="size is 2"):
         OtherOptions(size=2)
+
+
+def test_numpys_numbers_are_read_and_saved_as_pythons():
+    nested = {"a": {"share": np.float64(0.25)}}
+    given = {"size": np.float32(0.5), "count": np.int64(5), "quick": np.bool_(True)}
+    owner = Owner(**given, tasks=nested)
+    assert (owner.options.size, owner.options.count) == (0.5, 5)
+    assert owner.options.quick is True and type(owner.options.size) is float
+    config = OmegaConf.to_container(owner.config)
+    assert config["count"] == 5 and config["tasks"] == {"a": {"share": 0.25}}
+    with pytest.raises(ValueError, match="count is 2.0, expected a whole number >= 1"):
+        Owner(count=np.float64(2))

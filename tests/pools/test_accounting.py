@@ -3,7 +3,10 @@
 import json
 import os
 import re
+import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
@@ -519,7 +522,8 @@ def test_a_damaged_index_of_shards_is_named(bert):
     index = root / "bb" / "model.safetensors.index.json"
     (root / "bb" / "model.safetensors").unlink(missing_ok=True)
     load_model(pool, "bb")
-    for content in ("{", "[]", "{}"):
+    contents = ("{", "[]", "{}", '{"metadata": {}, "weight_map": {}}')
+    for content in (*contents, '{"metadata": {}, "weight_map": ["a"]}'):
         index.write_text(content)
         message = rf"^expert 'bb'[^\n]*{re.escape(str(index))}[^\n]*again[^\n]*$"
         with pytest.raises(ValueError, match=message):
@@ -601,6 +605,153 @@ def test_newer_weights_that_nobody_reads_are_said(family, tmp_path, caplog, hour
     same(merged(pool(aa=expert)), want)
     said = "pytorch_model.bin is newer than model.safetensors, which is read"
     assert (said in caplog.text) == bool(hours)
+
+
+def in_two_shards(folder: Path) -> None:
+    first, last = sorted(folder.glob("*.safetensors"))[::2][:2]
+    save_file(load_file(first) | load_file(last), last, {"format": "pt"})
+
+
+def from_elsewhere(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    shard = next(folder.glob("*.safetensors"))
+    shard.rename(folder.parent / "elsewhere.safetensors")
+    named = index.read_text().replace(shard.name, "../elsewhere.safetensors")
+    index.write_text(named)
+
+
+def under_two_names(folder: Path) -> None:
+    shard = next(folder.glob("*.safetensors"))
+    tensors = load_file(shard)
+    name = next(iter(tensors))
+    tensors["model." + name] = tensors[name] + 5
+    save_file(tensors, shard, {"format": "pt"})
+
+
+def as_codes(dtype: torch.dtype) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for shard in folder.glob("*.safetensors"):
+            tensors = {name: t.to(dtype) for name, t in load_file(shard).items()}
+            save_file(tensors, shard, {"format": "pt"})
+
+    return change
+
+
+BAD_WEIGHTS = {
+    "in two shards": (in_two_shards, "is both in .* and in .*each tensor once"),
+    "from elsewhere": (from_elsewhere, r"names '\.\./elsewhere.safetensors', which is"),
+    "two names": (under_two_names, "both '.*' and '.*' could be the tensor '.*Remove"),
+    "int8": (as_codes(torch.int8), "is torch.int8, .*in (a floating dtype|bfloat16)"),
+    "bool": (as_codes(torch.bool), "is torch.bool, .*in (a floating dtype|bfloat16)"),
+    "float8": (as_codes(torch.float8_e4m3fn), "is torch.float8_e4m3fn.*bfloat16"),
+    "uint16": (as_codes(torch.uint16), "has dtype U16, known are"),
+    "complex": (as_codes(torch.complex64), "has dtype C64, known are"),
+}
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    torch.manual_seed(0)
+    root, base = tmp_path_factory.mktemp("sharded"), make_llama()
+    for name in NAMES:
+        move(base).save_pretrained(root / name, max_shard_size="1KB")
+    return root
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+@pytest.mark.parametrize("name", ["_pretrained_", "aa"])
+@pytest.mark.parametrize(
+    ("spoil", "message"), BAD_WEIGHTS.values(), ids=list(BAD_WEIGHTS)
+)
+def test_weights_that_are_not_the_models_own_are_refused(
+    sharded, tmp_path, name, spoil, message
+):
+    root = tmp_path / "models"
+    shutil.copytree(sharded, root)
+    spoil(root / name)
+    label = "expert 'aa'" if name == "aa" else r"the base \('_pretrained_'\)"
+    with pytest.raises(ValueError, match=f"^{label}: [^\n]*{message}[^\n]*$"):
+        merged({name: str(root / name) for name in NAMES})
+
+
+def test_an_index_without_metadata_is_named(sharded, tmp_path):
+    root = tmp_path / "models"
+    shutil.copytree(sharded, root)
+    index = root / "_pretrained_" / "model.safetensors.index.json"
+    kept = json.loads(index.read_text())
+    index.write_text(json.dumps({"weight_map": kept["weight_map"]}))
+    message = rf"^the base .*{re.escape(str(index))} has no 'metadata'.*Put .*$"
+    with pytest.raises(ValueError, match=message):
+        merged({name: str(root / name) for name in NAMES})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("dtype", "float99", "cannot be loaded: .*float99"),
+        ("architectures", [3], r"names the architectures \[3\], none of which"),
+        (
+            "architectures",
+            ["pipeline"],
+            r"names the architectures \['pipeline'\], none",
+        ),
+    ],
+)
+def test_an_odd_value_in_a_config_is_one_line(sharded, tmp_path, key, value, message):
+    root = tmp_path / "models"
+    shutil.copytree(sharded, root)
+    file = root / "_pretrained_" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=f"^the base [^\n]*{message}[^\n]*$"):
+        merged({name: str(root / name) for name in NAMES})
+
+
+@pytest.mark.parametrize(("key", "value"), [("dtype", "float99"), ("hidden_size", "8")])
+def test_an_experts_odd_config_is_said_in_one_line(
+    sharded, tmp_path, caplog, key, value
+):
+    root = tmp_path / "models"
+    shutil.copytree(sharded, root)
+    file = root / "aa" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    merged({name: str(root / name) for name in NAMES})
+    said = [r.getMessage() for r in caplog.records if "not compared" in r.getMessage()]
+    assert all("expert 'aa': its config" in line and "\n" not in line for line in said)
+
+
+# -- threads ----------------------------------------------------------------------------
+
+
+def test_models_are_loaded_from_several_threads(sharded):
+    """Transformers is as it was afterwards, and other threads load as they would."""
+    before = transformers.PreTrainedModel.__dict__["from_pretrained"]
+    pool = {name: str(sharded / name) for name in NAMES}
+    want = merged(pool)
+    barrier = threading.Barrier(3, timeout=60)
+
+    def merge(_) -> dict[str, torch.Tensor]:
+        barrier.wait()
+        return [merged(pool) for _ in range(3)][-1]
+
+    with ThreadPoolExecutor(3) as threads:
+        for found in threads.map(merge, range(3)):
+            same(found, want)
+    assert transformers.PreTrainedModel.__dict__["from_pretrained"] is before
+
+
+def test_other_threads_load_as_without_us(bert):
+    root, _ = bert
+    transformers.BertModel(transformers.BertConfig(**BERT, **TEXT)).save_pretrained(
+        root / "headless"
+    )
+    kind = transformers.BertForSequenceClassification
+    with accounted("ours"):
+        with pytest.raises(ValueError, match="^ours"):
+            with accounted("ours"):
+                kind.from_pretrained(root / "headless")
+        with ThreadPoolExecutor(1) as thread:
+            loading = thread.submit(kind.from_pretrained, root / "headless")
+            assert loading.result().classifier is not None
 
 
 def test_a_folder_that_is_not_there_is_named(family, tmp_path):

@@ -270,9 +270,11 @@ def test_kept_patterns_reach_the_task_vectors(folders):
     assert moved and not any("embeddings" in name for name in moved)
 
 
-def test_special_models_are_not_experts(clips):
+def test_special_models_are_not_experts(clips, caplog):
     _, task_vectors = load_task_vectors(clips | {"_merged_": clips["svhn"]})
     assert task_vectors.tasks == ("mnist", "svhn")
+    assert "The model '_merged_' is left out" in caplog.text
+    assert "'_pretrained_' is left out" not in caplog.text
 
 
 def linear(size=3) -> nn.Module:

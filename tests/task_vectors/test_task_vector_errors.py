@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -36,6 +37,13 @@ def merge_with(change: Callable[[nn.Module], None], kind=Toy, base_change=None):
 def spoil(value: float, name: str = "linear.weight") -> Callable[[nn.Module], None]:
     def change(model: nn.Module) -> None:
         model.get_parameter(name).data[1, 2] = value
+
+    return change
+
+
+def fill(value: float, dtype=torch.float32) -> Callable[[nn.Module], None]:
+    def change(model: nn.Module) -> None:
+        model.linear.to(dtype).weight.data.fill_(value)
 
     return change
 
@@ -219,6 +227,22 @@ MODEL_ERRORS = {
         lambda: coefficients_of((10, 3)),
         r"shape \(10, 3\), expected .*\(3, 10\)",
     ),
+    "complex coefficients": (
+        lambda: as_coefficients(from_family(), torch.ones(3) * 1j),
+        "coefficients are tensor.*, expected real numbers: a tensor, an array or a list",
+    ),
+    "coefficients that are none": (
+        lambda: as_coefficients(from_family(), {"red": 1.0}),
+        r"coefficients are \{'red': 1.0\}, expected real numbers",
+    ),
+    "a difference too large for float32": (
+        lambda: merge_with(fill(3e38), base_change=fill(-3e38)),
+        "expert 'green': in tensor 'linear.weight' it is so far from the base.*keep=",
+    ),
+    "a product too large for float64": (
+        lambda: merge_with(fill(1e160, torch.float64)),
+        "expert 'green': in tensor 'linear.weight' it is so far from the base",
+    ),
     "coefficients missing": (
         lambda: merge_raw(lambda c: c.pop("scale")),
         "no coefficients for tensor 'scale'.*as_coefficients",
@@ -241,6 +265,25 @@ MODEL_ERRORS = {
         r" expected \(4, 5\)",
     ),
 }
+
+
+@pytest.mark.parametrize("granularity", ["model", "tensor", "row"])
+def test_a_tensor_that_overflows_is_named_at_every_granularity(granularity):
+    base, experts = family()
+    fill(1e160, torch.float64)(experts["blue"])
+    with pytest.raises(
+        ValueError, match="^expert 'blue': in tensor 'linear.weight' it"
+    ):
+        gram_matrices(TaskVectors.from_modules(base, experts), granularity)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, np.float32])
+def test_coefficients_may_be_lists_and_arrays(kind):
+    task_vectors, values = from_family(), [0.25, 0.5, 1.0]
+    got = merged_state_dict(task_vectors, as_coefficients(task_vectors, kind(values)))
+    weights = as_coefficients(task_vectors, torch.tensor(values))
+    for name, value in merged_state_dict(task_vectors, weights).items():
+        assert torch.equal(got[name], value)
 
 
 @pytest.mark.parametrize(("call", "message"), MODEL_ERRORS.values(), ids=MODEL_ERRORS)

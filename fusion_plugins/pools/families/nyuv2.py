@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...modelpool.folders import load_exactly
+from ...modelpool import load_exactly
 from ...task_vectors.files import read_tensors
 from ..family import family
 from ..labels import part
