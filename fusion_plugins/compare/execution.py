@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, count
 from typing import Any
 
 import lightning as L
@@ -183,13 +184,16 @@ def named_models(result: object) -> list[tuple[str | None, nn.Module]]:
     """The models a method returned; the name is None where there is just one."""
     if isinstance(result, nn.Module):
         return [(None, result)]
-    found: list[tuple[str | None, nn.Module]] = list(_walk(result))
+    found: dict[str | None, nn.Module] = {}
+    for path, model in _walk(result):
+        names = (f"{path} ({number})" for number in count(2))
+        found[next(n for n in chain([path], names) if n not in found)] = model
     if not found:
         raise TypeError(
             f"The method returned {type(result).__name__}, expected a model, or models in"
             " a mapping or list."
         )
-    return found
+    return list(found.items())
 
 
 def _walk(result: object, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -28,6 +28,7 @@ from ..common.upstream import (
 )
 from ..merged.cards import CARD
 from ..pools.saving import add_card
+from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds, with_choices
 from .columns import rows_frame, scalars
 from .evaluation import Scores, check_metric, task_names
@@ -39,7 +40,7 @@ from .missing import run_missing
 from .plan import Plan, plain_config, resolve_method
 from .reports import note_main_scores
 from .results import Comparison
-from .store import Results, add_results, check_tasks, read_added, results_folder
+from .store import Results, results_folder
 from .tables import TableOptions, markdown_table
 from .terminal import terminal_tables
 

@@ -120,12 +120,39 @@ def test_a_method_with_several_models_has_a_record_for_each(monkeypatch, tmp_pat
     assert left["tasks"]["right"]["accuracy"] == 0.0
 
 
-def test_merged_models_are_kept_on_request(monkeypatch, tmp_path):
+@pytest.fixture
+def savable(monkeypatch):
     monkeypatch.setattr(
         "fusion_bench.BaseModelPool.save_model",
         lambda self, model, path, **_: torch.save(model.weight, path),
         raising=False,
     )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("数字", "文字"),
+        ("a b", "a_b"),
+        ("a/b", "a:b"),
+        ("x" * 300, "x" * 301),
+        (1, "1", "1 (2)"),
+    ],
+)
+def test_models_of_any_names_are_all_kept(monkeypatch, tmp_path, savable, names):
+    def run(self, modelpool):
+        return {name: modelpool.load_pretrained_model() for name in names}
+
+    monkeypatch.setattr(running.Several, "run", run)
+    cells = run_toy(monkeypatch, tmp_path, "Several", save_models=True)
+    assert len({cell["label"] for cell in cells.values()}) == len(names)
+    assert len(list(tmp_path.rglob("merged_model.*"))) == len(names)
+    finished = [cell["finished"] for cell in cells.values()]
+    again = run_toy(monkeypatch, tmp_path, "Several", save_models=True)
+    assert [cell["finished"] for cell in again.values()] == finished
+
+
+def test_merged_models_are_kept_on_request(monkeypatch, tmp_path, savable):
     run_toy(monkeypatch, tmp_path / "no", "DrawWeights")
     assert not list((tmp_path / "no").rglob("merged_model*"))
     run_toy(monkeypatch, tmp_path / "yes", "DrawWeights", save_models=True)
