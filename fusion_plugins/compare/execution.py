@@ -40,6 +40,7 @@ from .costs import (
 )
 from .evaluation import (
     Scores,
+    TakenName,
     UnknownMetric,
     evaluate_experts,
     evaluate_model,
@@ -112,7 +113,7 @@ def run_cell(cell: Cell, bench: Bench) -> list[dict]:
         # Whatever an earlier method left switched, and what this one leaves registered.
         with torch.enable_grad(), registered_tasks():
             records = list(_measure(cell, bench))
-    except UnknownMetric:  # which every other cell would fail with, too
+    except (TakenName, UnknownMetric):  # which every other cell would fail with, too
         raise
     except (Exception, SystemExit) as error:
         log.error("%s failed: %s", cell.id, error, exc_info=full_errors())

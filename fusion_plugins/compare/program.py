@@ -31,7 +31,7 @@ from ..pools.saving import add_card
 from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds, with_choices
 from .columns import rows_frame, scalars
-from .evaluation import Scores, check_metric, task_names
+from .evaluation import Scores, check_metric, check_task_names, task_names
 from .execution import Bench
 from .files import as_plain, slug
 from .gathering import check_tables, gather, require_report
@@ -212,6 +212,7 @@ class CompareProgram(FabricModelFusionProgram):
         self.taskpool = set_up(self)(taskpool_config(self), load("taskpool"))
         check_end(self, None)
         names = task_names(self.taskpool)
+        check_task_names(names or ())
         check_tasks(plan.added, names)
         plan.results.note_tasks(names or [])
         if names is not None:
