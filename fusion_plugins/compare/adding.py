@@ -58,7 +58,9 @@ def add_results(
         name, renamed = earlier.folder.resolve().name, False
         for record in earlier.records():
             record["added_from"] = str(earlier.folder)
-            if not applies(record, identities, shared):
+            if applies(record, identities, shared):
+                record["identity"] |= shared
+            else:
                 renamed = True
                 record["id"] += f"--{slug(name)}"
                 record["cell"] += f"--{slug(name)}"

@@ -113,19 +113,23 @@ class Results:
         records = self.of_cell(cell)
         if not records or {r["part"] for r in records} < set(records[0]["parts"]):
             return False
-        if any(not identity.items() <= r["identity"].items() for r in records):
+        if not all(_is_same(identity, r["identity"]) for r in records):
             return False
         return not retry_failed or all(r["status"] == "done" for r in records)
 
     def retire_changed(self, identities: Mapping, shared: Mapping) -> list[str]:
-        """Move own cells that do not apply any more into ``stale/``; gives their ids."""
+        """Move own cells that do not apply any more into ``stale/``; gives their ids.
+
+        Those of releases that did not note the settings that all rows share get them.
+        """
+        stale = []
         with self.locked():
-            stale = [
-                record
-                for record in self.records()
-                if not record.get("added_from")
-                and not applies(record, identities, shared)
-            ]
+            for record in self.records():
+                whole = record["identity"] | shared
+                if not applies(record, identities, shared):
+                    stale += [] if record.get("added_from") else [record]
+                elif whole != record["identity"]:
+                    write_json(self.path(record), record | {"identity": whole})
             for record in stale:
                 mark = slug(str(record["identity"].get("method")))
                 (self.folder / "stale").mkdir(exist_ok=True)
@@ -172,4 +176,9 @@ def results_folder(path: object) -> Path:
 def applies(record: Mapping, identities: Mapping, shared: Mapping) -> bool:
     """Whether a record has the identity of its row, or what all rows share."""
     row = record["label"].removesuffix(f" / {record['part']}")
-    return identities.get(row, shared).items() <= record["identity"].items()
+    return _is_same(identities.get(row, shared), record["identity"])
+
+
+def _is_same(wanted: Mapping, known: Mapping) -> bool:
+    """Whether all that is wanted is so; `settings` may be missing, see `retire_changed`."""
+    return wanted.items() <= {"settings": wanted["settings"], **known}.items()
