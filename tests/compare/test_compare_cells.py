@@ -77,6 +77,14 @@ def test_names_that_no_table_can_show_are_refused_before_a_cell_runs(
         run_toy(monkeypatch, tmp_path, "pretrained", "DrawWeights", **options)
 
 
+def test_published_numbers_of_other_tasks_are_named(monkeypatch, tmp_path, capsys):
+    rows = [{"label": "Mine", "tasks": {"left": 1.0, "rigth": 2.0}}]
+    published = {"source": "s", "checkpoints": "c", "rows": rows}
+    run_toy(monkeypatch, tmp_path, "pretrained", published=published)
+    message = "published: Mine has ['rigth']; the tasks are ['left', 'right']"
+    assert message in capsys.readouterr().err
+
+
 class Unlisted(ToyTaskPool):
     """Names its tasks in its report only."""
 

@@ -7,6 +7,7 @@ from running import make_program
 from fusion_plugins.compare.cells import make_cells, read_seeds
 from fusion_plugins.compare.methods import read_baseline, read_methods
 from fusion_plugins.compare.plan import resolve_method
+from fusion_plugins.compare.published import published_for
 from fusion_plugins.compare.store import results_folder
 
 DEMO = ("modelpool=demo", "taskpool=demo")
@@ -215,6 +216,33 @@ def test_mistakes_stop_the_run_before_a_pool_is_loaded(override, message, tmp_pa
         program.run()
     assert message in str(raised.value)
     assert not (tmp_path / "results").exists()
+
+
+OWN = {"source": "s", "checkpoints": "c", "rows": [{"label": "Mine", "average": 62.0}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": None}, "published.source is None, expected a text."),
+        ({"checkpoints": 3}, "published.checkpoints is 3, expected a text."),
+        ({"surce": "s"}, "published has no 'surce', only source, .* mean 'source'?"),
+        ({"differs": "data"}, "published.differs is 'data', expected a list of texts."),
+        ({"rows": {"label": "a"}}, "published.rows is .*, expected a list of mappings"),
+        ({"rows": ["a"]}, "published.rows is .'a'., expected a list of mappings"),
+        ({"label": None}, r"published.rows\[0\].label is None, expected a text"),
+        ({"averge": 1}, r"published.rows\[0\] has no 'averge', .* mean 'average'"),
+        ({"average": "62"}, r"published.rows\[0\].average is '62', expected a number"),
+        ({"tasks": [1]}, r"rows\[0\].tasks is \[1\], expected a mapping from tasks"),
+        ({"tasks": {"a": "1"}}, "tasks is .'a': '1'., expected a mapping from tasks"),
+    ],
+)
+def test_mistakes_in_published_numbers_of_ones_own_are_explained(changes, message):
+    top = {k: v for k, v in changes.items() if k in (*OWN, "differs", "surce")}
+    rows = [OWN["rows"][0] | {k: v for k, v in changes.items() if k not in top}]
+    with pytest.raises(ValueError, match=message):
+        published_for(OWN | {"rows": rows} | top, {}, {})
+    assert published_for(OWN, {}, {}) == OWN
 
 
 def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys):
