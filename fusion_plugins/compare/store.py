@@ -13,6 +13,12 @@ from filelock import FileLock, Timeout
 from ..common.folders import obstacle
 from .files import FIX, FORMAT, checked_record, flatten, read_json, slug, write_json
 
+_FOLDERS = ("cells", "figures", "locks", "stale", "work")
+_FILES = (
+    *("compare.json", "cells.csv", "differences.csv", "results.csv", "results.md"),
+    *("results.tex", "report.html"),
+)
+
 
 class Cell(Protocol):
     """What a results folder knows of a cell: the name of its file."""
@@ -166,11 +172,15 @@ def results_folder(path: object) -> Path:
     """The folder that `results` names; what cannot be one raises ValueError."""
     if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
         raise ValueError(f"results is {path!r}, expected the name of a folder.")
-    for part in (Path(path), *Path(path).parents):
+    folder = Path(path)
+    for part in (*map(folder.joinpath, _FOLDERS), folder, *folder.parents):
         problem = obstacle(part)
         if problem is not None:
             raise ValueError(f"results is {path}, but {part} {problem}, not a folder.")
-    return Path(path)
+    for part in map(folder.joinpath, _FILES):
+        if part.is_dir():
+            raise ValueError(f"results is {path}, but {part} is a folder, not a file.")
+    return folder
 
 
 def applies(record: Mapping, identities: Mapping, shared: Mapping) -> bool:

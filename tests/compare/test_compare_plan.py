@@ -206,6 +206,8 @@ def test_mistakes_in_seeds_are_explained(seeds, message):
         ("dry_run=maybe", "dry_run is 'maybe', expected one of [True, False]"),
         ("save_models=1", "save_models is 1, expected one of [True, False]"),
         ("results=''", "results is '', expected the name of a folder"),
+        ("tables=average", "tables is 'average', expected a mapping of sort, columns"),
+        ("baseline=[awd]", "baseline is ['awd'], expected the name of one row of the"),
         ("results=/dev/null/x", "but /dev/null is a file, not a folder"),
     ],
 )
@@ -264,6 +266,29 @@ def test_results_that_cannot_be_a_folder(kind, tmp_path):
     reason = {"file": "is a file, not a folder", "dangling": "is a link to nothing"}
     with pytest.raises(ValueError, match=f"results is .*, but .* {reason[kind]}"):
         results_folder(str(path / "below"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("figures", "file"), ("cells", "file"), ("results.csv", "folder")],
+)
+def test_results_that_could_not_be_written_at_the_end(name, kind, tmp_path):
+    path = tmp_path / name
+    path.touch() if kind == "file" else path.mkdir()
+    with pytest.raises(
+        ValueError, match=f"results is .*, but .*{name} is a {kind}, not"
+    ):
+        results_folder(str(tmp_path))
+
+
+def test_an_option_that_no_one_reads_is_refused(tmp_path):
+    program = make_program(tmp_path, *DEMO, "+sedes=[0,1]")
+    program._load_pools = lambda plan: pytest.fail("a pool was loaded")
+    message = (
+        "^The comparison has no option 'sedes'. Did you mean 'seeds'. Known options"
+    )
+    with pytest.raises(TypeError, match=message):
+        program.run()
 
 
 def test_a_method_for_an_option_keeps_options_of_its_own():

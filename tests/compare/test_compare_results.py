@@ -7,7 +7,7 @@ import time
 import pytest
 from running import make_method, read_cells, run_toy
 
-from fusion_plugins.compare import gather
+from fusion_plugins.compare import gather, store
 from fusion_plugins.compare.cells import Cell
 from fusion_plugins.compare.files import write_text
 from fusion_plugins.compare.store import Results
@@ -210,6 +210,14 @@ def test_a_description_without_tasks_is_named(tmp_path):
     (tmp_path / "compare.json").write_text('{"format": 1, "title": "x"}')
     with pytest.raises(ValueError, match="compare.json is damaged: no title or no t"):
         Results(tmp_path).described()
+
+
+def test_all_that_a_results_folder_holds_is_looked_at_before(monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        run_toy(patch, tmp_path, "DrawWeights")
+    gather(tmp_path)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found <= {*store._FILES, *store._FOLDERS} and "report.html" in found
 
 
 def test_gathering_nothing_is_an_error(tmp_path):
