@@ -8,6 +8,7 @@ tree, call boxes and a report in JSON. ``+verbose=true`` brings all of that back
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,8 +18,9 @@ from typing import Any
 from fusion_bench.programs import FabricModelFusionProgram
 from fusion_bench.utils.instantiate_utils import set_print_function_call_permeanent
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from torch import nn
 
@@ -43,6 +45,8 @@ _OURS = f"{__name__}.MergingProgram"
 def prepared(config: DictConfig) -> DictConfig:
     """The command's config for our program, unless the user wants FusionBench's."""
     with open_dict(config), one_line_errors(_AGAIN):
+        if config._target_ == _THEIRS and _job().mode == RunMode.MULTIRUN:
+            _keep_apart(config)
         if config.get("fabric"):
             prepare_loggers(config.fabric)
         if config.pop("verbose", False):
@@ -54,6 +58,38 @@ def prepared(config: DictConfig) -> DictConfig:
         config[option] = bool(config[option]) and option in asked
     set_print_function_call_permeanent(config.print_function_call)
     return config
+
+
+def _keep_apart(config: DictConfig) -> None:
+    """Give a job of a sweep a folder of its own; refuse what all jobs would write to.
+
+    A sweep has one time, and folders are named by it.
+    """
+    given: Any = OmegaConf.to_container(config)
+    number = _job().job.num
+    if number and "${now:" in str((given.get("path") or {}).get("log_dir")):
+        config.path.log_dir = f"{config.path.log_dir}-{number + 1}"
+    swept = _swept()
+    for option in ("merged_model_save_path", "report_save_path"):
+        path = str(given.get(option) or "{log_dir}")
+        same = not any(part in path for part in ("${", "{log_dir}"))
+        if same and swept and option not in swept:
+            apart = "-${hydra:job.num}".join(os.path.splitext(path))
+            raise ValueError(
+                f"{option}={path} is the same in all jobs of the sweep, each of which"
+                f" would write over the last one's. Give '{option}={apart}'."
+            )
+
+
+def _swept() -> set[str]:
+    """What differs between a sweep's jobs; empty where Hydra does not say."""
+    noted = Path(_job().sweep.dir) / "multirun.yaml"
+    if not noted.is_file():
+        return set()
+    words = OmegaConf.load(noted).hydra.overrides.task
+    found = OverridesParser.create().parse_overrides(list(words))
+    params = _job().sweeper.get("params") or {}
+    return {*params, *(o.key_or_group for o in found if o.is_sweep_override())}
 
 
 class MergingProgram(FabricModelFusionProgram):

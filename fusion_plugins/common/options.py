@@ -66,7 +66,11 @@ class Options:
             TypeError: An option is unknown; the message offers the nearest known one.
             ValueError: As for the class.
         """
-        reject_unknown(owner, given, [entry.name for entry in fields(cls)])
+        known = [entry.name for entry in fields(cls)]
+        if not isinstance(given, Mapping):
+            names = ", ".join(known)
+            raise ValueError(f"{owner} is {given!r}, expected a mapping of {names}.")
+        reject_unknown(owner, given, known)
         return cls(**{str(k): v for k, v in given.items() if k not in METADATA})
 
 

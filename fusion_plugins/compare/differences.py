@@ -111,8 +111,9 @@ def _right(
 
 
 def measured_on(record: Mapping) -> tuple:
-    """Pools, and what they read."""
-    return record["identity"]["pools"], record["identity"].get("inputs")
+    """Pools, what they read, and the settings of the comparison."""
+    identity = record["identity"]
+    return identity["pools"], identity.get("inputs"), identity.get("settings")
 
 
 def _answers(record: Mapping, tasks: Sequence[str]) -> dict[str, Answers]:

@@ -20,6 +20,11 @@ from .noting import noted_answers
 Tasks = dict[str, dict[str, float]]  # task -> metric -> value
 
 _NOT_TASKS = ("model_info", "average")
+_COLUMNS = (  # of the tables and frames, beside the tasks
+    "label method metric seeds failed error added_parameters normalised_average"
+    " merge_seconds evaluate_seconds peak_memory_mib average_difference average_low"
+    " average_high average_same difference low high p same normalised"
+).split()
 # The first of these that a task reports is its main metric.
 _MAIN = (
     "accuracy acc exact_match f1 f1_score macro_f1 matthews_correlation mcc spearman_rho"
@@ -82,6 +87,22 @@ def _numbers(result: object) -> dict[str, float]:
     plain = {str(n): v.item() if hasattr(v, "item") else v for n, v in entries}
     real = {n: v for n, v in plain.items() if isinstance(v, Real)}
     return {n: float(v) for n, v in real.items() if not isinstance(v, bool)}
+
+
+class TakenName(ValueError):
+    """A task has a name that the tables use themselves, whatever the model."""
+
+
+def check_task_names(tasks: Sequence[str]) -> None:
+    """Raise TakenName if a task would take the place of something else in the tables."""
+    taken = {*_NOT_TASKS, *_COLUMNS}
+    taken |= {f"{name}_std" for name in (*taken, *tasks)}
+    for task in tasks:
+        if task in taken:
+            raise TakenName(
+                f"The task '{task}' has the name of a column of the tables; rename it in"
+                " the task pool."
+            )
 
 
 class UnknownMetric(ValueError):
@@ -174,6 +195,7 @@ def evaluate_model(model: nn.Module, taskpool: Any) -> Evaluation:
     """One model on every task."""
     with noted_answers() as notes:
         tasks = read_tasks(taskpool.evaluate(model))
+    check_task_names([*tasks])
     return Evaluation(tasks, notes.answers(tasks))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, count
 from typing import Any
 
 import lightning as L
@@ -39,6 +40,7 @@ from .costs import (
 )
 from .evaluation import (
     Scores,
+    TakenName,
     UnknownMetric,
     evaluate_experts,
     evaluate_model,
@@ -111,7 +113,7 @@ def run_cell(cell: Cell, bench: Bench) -> list[dict]:
         # Whatever an earlier method left switched, and what this one leaves registered.
         with torch.enable_grad(), registered_tasks():
             records = list(_measure(cell, bench))
-    except UnknownMetric:  # which every other cell would fail with, too
+    except (TakenName, UnknownMetric):  # which every other cell would fail with, too
         raise
     except (Exception, SystemExit) as error:
         log.error("%s failed: %s", cell.id, error, exc_info=full_errors())
@@ -183,13 +185,16 @@ def named_models(result: object) -> list[tuple[str | None, nn.Module]]:
     """The models a method returned; the name is None where there is just one."""
     if isinstance(result, nn.Module):
         return [(None, result)]
-    found: list[tuple[str | None, nn.Module]] = list(_walk(result))
+    found: dict[str | None, nn.Module] = {}
+    for path, model in _walk(result):
+        names = (f"{path} ({number})" for number in count(2))
+        found[next(n for n in chain([path], names) if n not in found)] = model
     if not found:
         raise TypeError(
             f"The method returned {type(result).__name__}, expected a model, or models in"
             " a mapping or list."
         )
-    return found
+    return list(found.items())
 
 
 def _walk(result: object, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

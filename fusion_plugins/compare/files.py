@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ..common.options import plain
+from ..common.options import plain, settings_hash
 
 FORMAT = 1
+_LONGEST = 80  # of a name in a file name, which may hold several
 
 
 def as_plain(value: object) -> Any:
@@ -44,8 +45,9 @@ def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 def slug(part: str) -> str:
-    """A part's name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", part)
+    """A name as part of a file name; with a hash where the bare one is no such part."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", part)[:_LONGEST]
+    return plain if plain == part else f"{plain}-{settings_hash(part, 8)}"
 
 
 def write_json(path: Path, content: Mapping) -> None:

@@ -99,6 +99,10 @@ def read_baseline(given: object, methods: Sequence[Method]) -> str | None:
         ValueError: No method has the name.
     """
     rows = {text for method in methods for text in (method.label, method.name)}
+    if not isinstance(given, str | None):
+        raise ValueError(
+            f"baseline is {as_plain(given)!r}, expected the name of one row of the table."
+        )
     if given is None or given == NONE or given in rows:
         return None if given is None else str(given)
     known = [*REFERENCES, *method_names()]

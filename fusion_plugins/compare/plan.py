@@ -85,7 +85,10 @@ class Plan:
         self.configs = {
             m.label: as_plain(resolve_method(m, around, None)) for m in methods
         }
-        self.shared: dict[str, str] = {"pools": self.description["pools"]}
+        self.shared: dict[str, str] = {
+            "pools": self.description["pools"],
+            "settings": settings_hash(settings, 8),
+        }
         self.identities = {
             label: {
                 **self.shared,

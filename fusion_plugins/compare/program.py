@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from inspect import signature
 
 from fusion_bench import BaseAlgorithm, auto_register_config
 from fusion_bench.programs import FabricModelFusionProgram
@@ -16,8 +17,7 @@ from torch import nn
 from ..awd.base_method import check_numbers
 from ..common import get_logger
 from ..common.folders import check_end
-from ..common.loggers import choices, log_summary, log_table
-from ..common.options import require_choice
+from ..common.options import reject_unknown, require_choice
 from ..common.running import one_line_errors, quiet
 from ..common.upstream import (
     fabric_config,
@@ -28,22 +28,23 @@ from ..common.upstream import (
 )
 from ..merged.cards import CARD
 from ..pools.saving import add_card
+from .adding import add_results, check_tasks, read_added
 from .cells import Cell, read_seeds, with_choices
-from .columns import rows_frame, scalars
-from .evaluation import Scores, check_metric, task_names
+from .evaluation import Scores, check_metric, check_task_names, task_names
 from .execution import Bench
 from .files import as_plain, slug
-from .gathering import check_tables, gather, require_report
+from .gathering import check_tables, gather, require_report, tell_loggers
 from .methods import read_baseline, read_methods
 from .missing import run_missing
 from .plan import Plan, plain_config, resolve_method
 from .reports import note_main_scores
 from .results import Comparison
-from .store import Results, add_results, check_tasks, read_added, results_folder
-from .tables import TableOptions, markdown_table
+from .store import Results, results_folder
+from .tables import TableOptions
 from .terminal import terminal_tables
 
 log = get_logger(__name__)
+_NOT_GIVEN = ("kwargs", "method")  # of what the programs take
 
 
 @auto_register_config
@@ -96,11 +97,15 @@ class CompareProgram(FabricModelFusionProgram):
         **kwargs: object,
     ):
         super().__init__(None, modelpool, taskpool, **kwargs)
+        self._further = list(kwargs)
         set_print_function_call_permeanent(kwargs.get("print_function_call", True))
 
     def plan(self) -> Plan:
         """What there is to do; every mistake in the config shows up here."""
         require_report()
+        programs = map(signature, (type(self), FabricModelFusionProgram))
+        known = [n for p in programs for n in p.parameters if n not in _NOT_GIVEN]
+        reject_unknown("The comparison", self._further, list(dict.fromkeys(known)))
         self.shown = TableOptions.read("tables", as_plain(self.tables or {}))
         for name in ("retry_failed", "save_models", "dry_run", "fast_dev_run"):
             require_choice(name, getattr(self, name), (True, False))
@@ -167,7 +172,8 @@ class CompareProgram(FabricModelFusionProgram):
         self._run_missing(plan)
         comparison = gather(plan.results.folder, self.shown)
         self.show(comparison, plan.results, console)
-        self._log(comparison, plan)
+        settings = {"seeds": as_plain(self.seeds), "methods": plan.configs}
+        tell_loggers(self.fabric, comparison, self.shown, settings)
         failed = plan.failed()
         if len(failed) == len(plan.cells):
             raise RuntimeError(
@@ -181,13 +187,6 @@ class CompareProgram(FabricModelFusionProgram):
         """Print what was found, and where it is."""
         console.print(*terminal_tables(found, console.width, self.shown))
         console.print(f"Results: {results.folder}", soft_wrap=True)
-
-    def _log(self, found: Comparison, plan: Plan) -> None:
-        """Give the summary and what led to it to the user's loggers."""
-        settings = {**choices(), "seeds": as_plain(self.seeds), "methods": plan.configs}
-        frame = rows_frame(found)
-        log_summary(self.fabric, scalars(frame, found.tasks), settings)
-        log_table(self.fabric, "summary", frame, markdown_table(found, self.shown))
 
     def _run_missing(self, plan: Plan) -> None:
         missing = [c for c in plan.cells if not plan.is_finished(c, self.retry_failed)]
@@ -211,6 +210,7 @@ class CompareProgram(FabricModelFusionProgram):
         self.taskpool = set_up(self)(taskpool_config(self), load("taskpool"))
         check_end(self, None)
         names = task_names(self.taskpool)
+        check_task_names(names or ())
         check_tasks(plan.added, names)
         plan.results.note_tasks(names or [])
         if names is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,6 +14,15 @@ from ..pools.family import PRETRAINED
 from .files import did_you_mean
 
 _DATA = Path(__file__).with_name("published.yaml")
+# What numbers of the user's own consist of, and what a row of them does.
+_KEYS = {
+    "source": "a text",
+    "checkpoints": "a text",
+    "differs": "a list of texts",
+    "rows": "a list of mappings",
+}
+_OF_ROWS = dict.fromkeys("label method source table family protocol".split(), "a text")
+_OF_ROWS |= {"tasks": "a mapping from tasks to numbers", "average": "a number"}
 
 
 @cache
@@ -38,10 +47,15 @@ def published_for(asked: Any, modelpool: Mapping, taskpool: Mapping) -> dict | N
         experts or tasks are not the setting's, only `left_out`, the reason.
 
     Raises:
-        ValueError: There is no such setting.
+        ValueError: There is no such setting, or the user's own numbers are not as these.
     """
-    if asked is None or isinstance(asked, Mapping):
-        return asked if asked is None else dict(asked)
+    if asked is None:
+        return None
+    if isinstance(asked, Mapping):
+        _require("published", asked, _KEYS, ("source", "checkpoints"))
+        for place, row in enumerate(asked.get("rows") or ()):
+            _require(f"published.rows[{place}]", row, _OF_ROWS, ("label",))
+        return dict(asked)
     data = published_data()
     name, _, variant = str(asked).partition("/")
     if name not in data["settings"]:
@@ -61,6 +75,31 @@ def published_for(asked: Any, modelpool: Mapping, taskpool: Mapping) -> dict | N
         "differs": setting["differs"],
         "rows": rows,
     }
+
+
+def _require(
+    where: str, given: Mapping, known: Mapping[str, str], needed: Sequence[str]
+) -> None:
+    for key in given:
+        if key not in known:
+            hint = did_you_mean(str(key), list(known))
+            raise ValueError(f"{where} has no '{key}', only {', '.join(known)}.{hint}")
+    for key, kind in known.items():
+        value = given.get(key)
+        if key in needed if value is None else not _is(kind, value):
+            raise ValueError(f"{where}.{key} is {value!r}, expected {kind}.")
+
+
+def _is(kind: str, value: Any) -> bool:
+    if kind == "a text":
+        return isinstance(value, str)
+    if kind == "a number":
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind == "a mapping from tasks to numbers":
+        numbers = value.values() if isinstance(value, Mapping) else [""]
+        return all(n is None or _is("a number", n) for n in numbers)
+    entry = str if kind == "a list of texts" else Mapping
+    return isinstance(value, list) and all(isinstance(v, entry) for v in value)
 
 
 def _is_setting(setting: Mapping, modelpool: Mapping, taskpool: Mapping) -> bool:

@@ -10,20 +10,14 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from ..common import get_logger
 from ..common.folders import obstacle
-from .files import (
-    FIX,
-    FORMAT,
-    as_plain,
-    checked_record,
-    flatten,
-    read_json,
-    slug,
-    write_json,
-)
+from .files import FIX, FORMAT, checked_record, flatten, read_json, slug, write_json
 
-log = get_logger(__name__)
+_FOLDERS = ("cells", "figures", "locks", "stale", "work")
+_FILES = (
+    *("compare.json", "cells.csv", "differences.csv", "results.csv", "results.md"),
+    *("results.tex", "report.html"),
+)
 
 
 class Cell(Protocol):
@@ -125,19 +119,23 @@ class Results:
         records = self.of_cell(cell)
         if not records or {r["part"] for r in records} < set(records[0]["parts"]):
             return False
-        if any(not identity.items() <= r["identity"].items() for r in records):
+        if not all(_is_same(identity, r["identity"]) for r in records):
             return False
         return not retry_failed or all(r["status"] == "done" for r in records)
 
     def retire_changed(self, identities: Mapping, shared: Mapping) -> list[str]:
-        """Move own cells that do not apply any more into ``stale/``; gives their ids."""
+        """Move own cells that do not apply any more into ``stale/``; gives their ids.
+
+        Those of releases that did not note the settings that all rows share get them.
+        """
+        stale = []
         with self.locked():
-            stale = [
-                record
-                for record in self.records()
-                if not record.get("added_from")
-                and not applies(record, identities, shared)
-            ]
+            for record in self.records():
+                whole = record["identity"] | shared
+                if not applies(record, identities, shared):
+                    stale += [] if record.get("added_from") else [record]
+                elif whole != record["identity"]:
+                    write_json(self.path(record), record | {"identity": whole})
             for record in stale:
                 mark = slug(str(record["identity"].get("method")))
                 (self.folder / "stale").mkdir(exist_ok=True)
@@ -174,75 +172,23 @@ def results_folder(path: object) -> Path:
     """The folder that `results` names; what cannot be one raises ValueError."""
     if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
         raise ValueError(f"results is {path!r}, expected the name of a folder.")
-    for part in (Path(path), *Path(path).parents):
+    folder = Path(path)
+    for part in (*map(folder.joinpath, _FOLDERS), folder, *folder.parents):
         problem = obstacle(part)
         if problem is not None:
             raise ValueError(f"results is {path}, but {part} {problem}, not a folder.")
-    return Path(path)
+    for part in map(folder.joinpath, _FILES):
+        if part.is_dir():
+            raise ValueError(f"results is {path}, but {part} is a folder, not a file.")
+    return folder
 
 
 def applies(record: Mapping, identities: Mapping, shared: Mapping) -> bool:
     """Whether a record has the identity of its row, or what all rows share."""
     row = record["label"].removesuffix(f" / {record['part']}")
-    return identities.get(row, shared).items() <= record["identity"].items()
+    return _is_same(identities.get(row, shared), record["identity"])
 
 
-def read_added(folders: object, results: Results) -> list[Results]:
-    """The results folders that `add` names."""
-    plain = as_plain(folders) or []
-    if not isinstance(plain, list) or not all(isinstance(f, str) for f in plain):
-        raise ValueError(
-            f"add is {plain!r}, expected a list of results folders such as"
-            " add='[outputs/compare/first]'."
-        )
-    added = [Results(folder) for folder in plain]
-    for earlier in added:
-        if not earlier.cells.is_dir() or earlier.description() is None:
-            raise ValueError(
-                f"add: {earlier.folder} is not a results folder: it needs compare.json and"
-                " cells/."
-            )
-        if earlier.folder.resolve() == results.folder.resolve():
-            raise ValueError(f"add: {earlier.folder} is the results folder itself.")
-    names = [earlier.folder.resolve().name for earlier in added]
-    if len(set(names)) < len(names):
-        raise ValueError(f"add: the folders need names of their own, got {names}.")
-    return added
-
-
-def check_tasks(added: Sequence[Results], tasks: Sequence[str] | None) -> None:
-    """Raise unless added results are on the same tasks."""
-    for earlier in added:
-        theirs = earlier.described()["tasks"]
-        if tasks and theirs and set(tasks) != set(theirs):
-            raise ValueError(
-                f"add: {earlier.folder} is on the tasks {theirs}, this comparison on"
-                f" {list(tasks)}; tables need the same tasks."
-            )
-
-
-def add_results(
-    results: Results, added: Sequence[Results], identities: Mapping, shared: Mapping
-) -> None:
-    """Copy cells of other folders; those run with other settings become rows of their own.
-
-    A cell that this folder ran itself is left as it is.
-    """
-    for earlier in added:
-        name, renamed = earlier.folder.resolve().name, False
-        for record in earlier.records():
-            record["added_from"] = str(earlier.folder)
-            if not applies(record, identities, shared):
-                renamed = True
-                record["id"] += f"--{slug(name)}"
-                record["cell"] += f"--{slug(name)}"
-                record["label"] += f" [{name}]"
-            path = results.path(record)
-            with results.locked():
-                if not path.exists() or read_json(path).get("added_from"):
-                    write_json(path, record)
-        if renamed:
-            log.warning(
-                "%s was measured with other settings: its rows carry its name",
-                earlier.folder,
-            )
+def _is_same(wanted: Mapping, known: Mapping) -> bool:
+    """Whether all that is wanted is so; `settings` may be missing, see `retire_changed`."""
+    return wanted.items() <= {"settings": wanted["settings"], **known}.items()

@@ -10,6 +10,7 @@ import pandas as pd
 from ..common import (
     COLUMN,
     files_of,
+    get_logger,
     lay_out,
     new_figure,
     paper_style,
@@ -24,6 +25,8 @@ from .numbers import SHARE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = get_logger(__name__)
 
 
 def plot_sweep(
@@ -51,11 +54,15 @@ def plot_sweep(
 
     Raises:
         ValueError: Fewer than two finished cells have different values of the option, or
-            there is no such task.
+            there is no such task or method.
         ModuleNotFoundError: matplotlib is not installed.
     """
     require("matplotlib", "The plot of a sweep")
     cells = load_results(folder, NONE).query("status == 'done'")
+    methods = sorted(set(cells["method"]))
+    if method and method not in methods:
+        hint = did_you_mean(method, methods)
+        raise ValueError(f"There is no method '{method}'; methods: {methods}.{hint}")
     chosen = cells[cells["method"] == method] if method else cells
     points = sweep_points(chosen, option, task)
     if points[option].nunique() < 2:
@@ -65,6 +72,8 @@ def plot_sweep(
             f"{folder} has fewer than two finished cells with different numbers for the"
             f" option '{option}'.{did_you_mean(option, sorted(set(names)))}"
         )
+    if logarithmic and not (points[option] > 0).all():
+        log.warning("%s: a logarithmic axis leaves out values of 0 and below", option)
     record = cells["record"].iloc[0]
     own = record.get("metrics", {})
     metric = own.get(task, SHARE) if own else record["metric"]

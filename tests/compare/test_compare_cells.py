@@ -8,8 +8,15 @@ import torch
 from huggingface_hub import ModelCard
 from running import ToyTaskPool, read_cells, run_toy, toy_modelpool
 
-from fusion_plugins.compare.evaluation import evaluate_experts, read_tasks, score
+from fusion_plugins.compare.columns import rows_frame
+from fusion_plugins.compare.evaluation import (
+    check_task_names,
+    evaluate_experts,
+    read_tasks,
+    score,
+)
 from fusion_plugins.compare.reports import note_main_scores, report_scores
+from fusion_plugins.compare.results import Comparison
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +77,62 @@ def test_names_that_no_table_can_show_are_refused_before_a_cell_runs(
         run_toy(monkeypatch, tmp_path, "pretrained", "DrawWeights", **options)
 
 
+def test_published_numbers_of_other_tasks_are_named(monkeypatch, tmp_path, capsys):
+    rows = [{"label": "Mine", "tasks": {"left": 1.0, "rigth": 2.0}}]
+    published = {"source": "s", "checkpoints": "c", "rows": rows}
+    run_toy(monkeypatch, tmp_path, "pretrained", published=published)
+    message = "published: Mine has ['rigth']; the tasks are ['left', 'right']"
+    assert message in capsys.readouterr().err
+
+
+class Unlisted(ToyTaskPool):
+    """Names its tasks in its report only."""
+
+    def evaluate(self, model):
+        Unlisted.calls += 1
+        return {task: {"accuracy": 0.5} for task in self.tasks}
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.tasks = tasks
+        del self._test_datasets
+
+
+@pytest.mark.parametrize("pool", ["ToyTaskPool", "Unlisted"])
+@pytest.mark.parametrize("name", ["seeds", "label", "low", "average_std", "left_std"])
+def test_a_task_with_the_name_of_a_column_stops_the_comparison(
+    monkeypatch, tmp_path, pool, name
+):
+    monkeypatch.setattr(running, "Unlisted", Unlisted, raising=False)
+    monkeypatch.setattr(ToyTaskPool, "evaluate", None)
+    monkeypatch.setattr(Unlisted, "calls", 0, raising=False)
+    tasks = {"_target_": f"running.{pool}", "tasks": ["left", name]}
+    message = (
+        f"^The task '{name}' has the name of a column .* rename it in the task pool"
+    )
+    with pytest.raises(ValueError, match=message):
+        run_toy(monkeypatch, tmp_path, "pretrained", "DrawWeights", taskpool=tasks)
+    assert Unlisted.calls == (pool == "Unlisted")
+
+
+@pytest.mark.parametrize("name", ["average", "model_info"])
+def test_a_task_with_a_name_that_reports_hold_is_refused(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(ToyTaskPool, "evaluate", None)
+    with pytest.raises(ValueError, match=f"^The task '{name}' has the name of a"):
+        run_toy(monkeypatch, tmp_path, "pretrained", taskpool={"tasks": ["left", name]})
+
+
+def test_every_column_beside_the_tasks_is_a_name_no_task_may_have(
+    monkeypatch, tmp_path
+):
+    run_toy(monkeypatch, tmp_path, "pretrained", "experts", "DrawWeights")
+    found = Comparison.read(tmp_path)
+    names = set(rows_frame(found)) - {n + s for n in found.tasks for s in ("", "_std")}
+    for name in names:
+        with pytest.raises(ValueError, match="has the name of a column"):
+            check_task_names(["left", name])
+
+
 def test_an_unknown_metric_stops_the_comparison_at_once(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"^metric=f1: left reports only \['accuracy'"):
         run_toy(monkeypatch, tmp_path, "pretrained", "DrawWeights", metric="f1")
@@ -120,12 +183,39 @@ def test_a_method_with_several_models_has_a_record_for_each(monkeypatch, tmp_pat
     assert left["tasks"]["right"]["accuracy"] == 0.0
 
 
-def test_merged_models_are_kept_on_request(monkeypatch, tmp_path):
+@pytest.fixture
+def savable(monkeypatch):
     monkeypatch.setattr(
         "fusion_bench.BaseModelPool.save_model",
         lambda self, model, path, **_: torch.save(model.weight, path),
         raising=False,
     )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("数字", "文字"),
+        ("a b", "a_b"),
+        ("a/b", "a:b"),
+        ("x" * 300, "x" * 301),
+        (1, "1", "1 (2)"),
+    ],
+)
+def test_models_of_any_names_are_all_kept(monkeypatch, tmp_path, savable, names):
+    def run(self, modelpool):
+        return {name: modelpool.load_pretrained_model() for name in names}
+
+    monkeypatch.setattr(running.Several, "run", run)
+    cells = run_toy(monkeypatch, tmp_path, "Several", save_models=True)
+    assert len({cell["label"] for cell in cells.values()}) == len(names)
+    assert len(list(tmp_path.rglob("merged_model.*"))) == len(names)
+    finished = [cell["finished"] for cell in cells.values()]
+    again = run_toy(monkeypatch, tmp_path, "Several", save_models=True)
+    assert [cell["finished"] for cell in again.values()] == finished
+
+
+def test_merged_models_are_kept_on_request(monkeypatch, tmp_path, savable):
     run_toy(monkeypatch, tmp_path / "no", "DrawWeights")
     assert not list((tmp_path / "no").rglob("merged_model*"))
     run_toy(monkeypatch, tmp_path / "yes", "DrawWeights", save_models=True)

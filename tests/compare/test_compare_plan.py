@@ -7,6 +7,7 @@ from running import make_program
 from fusion_plugins.compare.cells import make_cells, read_seeds
 from fusion_plugins.compare.methods import read_baseline, read_methods
 from fusion_plugins.compare.plan import resolve_method
+from fusion_plugins.compare.published import published_for
 from fusion_plugins.compare.store import results_folder
 
 DEMO = ("modelpool=demo", "taskpool=demo")
@@ -205,6 +206,8 @@ def test_mistakes_in_seeds_are_explained(seeds, message):
         ("dry_run=maybe", "dry_run is 'maybe', expected one of [True, False]"),
         ("save_models=1", "save_models is 1, expected one of [True, False]"),
         ("results=''", "results is '', expected the name of a folder"),
+        ("tables=average", "tables is 'average', expected a mapping of sort, columns"),
+        ("baseline=[awd]", "baseline is ['awd'], expected the name of one row of the"),
         ("results=/dev/null/x", "but /dev/null is a file, not a folder"),
     ],
 )
@@ -215,6 +218,33 @@ def test_mistakes_stop_the_run_before_a_pool_is_loaded(override, message, tmp_pa
         program.run()
     assert message in str(raised.value)
     assert not (tmp_path / "results").exists()
+
+
+OWN = {"source": "s", "checkpoints": "c", "rows": [{"label": "Mine", "average": 62.0}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": None}, "published.source is None, expected a text."),
+        ({"checkpoints": 3}, "published.checkpoints is 3, expected a text."),
+        ({"surce": "s"}, "published has no 'surce', only source, .* mean 'source'?"),
+        ({"differs": "data"}, "published.differs is 'data', expected a list of texts."),
+        ({"rows": {"label": "a"}}, "published.rows is .*, expected a list of mappings"),
+        ({"rows": ["a"]}, "published.rows is .'a'., expected a list of mappings"),
+        ({"label": None}, r"published.rows\[0\].label is None, expected a text"),
+        ({"averge": 1}, r"published.rows\[0\] has no 'averge', .* mean 'average'"),
+        ({"average": "62"}, r"published.rows\[0\].average is '62', expected a number"),
+        ({"tasks": [1]}, r"rows\[0\].tasks is \[1\], expected a mapping from tasks"),
+        ({"tasks": {"a": "1"}}, "tasks is .'a': '1'., expected a mapping from tasks"),
+    ],
+)
+def test_mistakes_in_published_numbers_of_ones_own_are_explained(changes, message):
+    top = {k: v for k, v in changes.items() if k in (*OWN, "differs", "surce")}
+    rows = [OWN["rows"][0] | {k: v for k, v in changes.items() if k not in top}]
+    with pytest.raises(ValueError, match=message):
+        published_for(OWN | {"rows": rows} | top, {}, {})
+    assert published_for(OWN, {}, {}) == OWN
 
 
 def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys):
@@ -236,6 +266,29 @@ def test_results_that_cannot_be_a_folder(kind, tmp_path):
     reason = {"file": "is a file, not a folder", "dangling": "is a link to nothing"}
     with pytest.raises(ValueError, match=f"results is .*, but .* {reason[kind]}"):
         results_folder(str(path / "below"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("figures", "file"), ("cells", "file"), ("results.csv", "folder")],
+)
+def test_results_that_could_not_be_written_at_the_end(name, kind, tmp_path):
+    path = tmp_path / name
+    path.touch() if kind == "file" else path.mkdir()
+    with pytest.raises(
+        ValueError, match=f"results is .*, but .*{name} is a {kind}, not"
+    ):
+        results_folder(str(tmp_path))
+
+
+def test_an_option_that_no_one_reads_is_refused(tmp_path):
+    program = make_program(tmp_path, *DEMO, "+sedes=[0,1]")
+    program._load_pools = lambda plan: pytest.fail("a pool was loaded")
+    message = (
+        "^The comparison has no option 'sedes'. Did you mean 'seeds'. Known options"
+    )
+    with pytest.raises(TypeError, match=message):
+        program.run()
 
 
 def test_a_method_for_an_option_keeps_options_of_its_own():

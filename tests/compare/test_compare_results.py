@@ -7,7 +7,7 @@ import time
 import pytest
 from running import make_method, read_cells, run_toy
 
-from fusion_plugins.compare import gather
+from fusion_plugins.compare import gather, store
 from fusion_plugins.compare.cells import Cell
 from fusion_plugins.compare.files import write_text
 from fusion_plugins.compare.store import Results
@@ -152,6 +152,36 @@ def test_added_results_with_other_settings_are_rows_of_their_own(monkeypatch, tm
     assert cells["pretrained-seed0--first"]["label"] == "pretrained [first]"
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("run 1", "run_1"), ("実験一", "実験二"), ("x" * 99 + "1", "x" * 99 + "2")],
+)
+def test_added_folders_of_any_names_keep_all_their_rows(monkeypatch, tmp_path, names):
+    other = {"metric": "accuracy"}
+    for name in names:
+        run_toy(monkeypatch, tmp_path / name, "pretrained", taskpool=other)
+    added = {"add": [str(tmp_path / name) for name in names]}
+    cells = run_toy(monkeypatch, tmp_path / "third", "experts", **added)
+    rows = {f"pretrained [{name}]" for name in names}
+    assert {cell["label"] for cell in cells.values()} == {"experts", *rows}
+
+
+def test_a_copy_to_which_another_release_gave_another_id_is_not_kept_twice(
+    monkeypatch, tmp_path
+):
+    first, second = tmp_path / "run 1", tmp_path / "second"
+    run_toy(monkeypatch, first, "pretrained", taskpool={"metric": "accuracy"})
+    cells = run_toy(monkeypatch, second, "experts", add=[str(first)])
+    (id,) = set(cells) - {"experts-seed0"}
+    former = second / "cells/pretrained-seed0--run_1.json"
+    (second / "cells" / f"{id}.json").rename(former)
+    edit(former, id=former.stem)
+    assert run_toy(monkeypatch, second, "experts", add=[str(first)]).keys() == {
+        "experts-seed0",
+        id,
+    }
+
+
 def test_added_results_on_other_tasks_are_refused(monkeypatch, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     run_toy(monkeypatch, first, "pretrained", taskpool={"tasks": ["left"]})
@@ -180,6 +210,14 @@ def test_a_description_without_tasks_is_named(tmp_path):
     (tmp_path / "compare.json").write_text('{"format": 1, "title": "x"}')
     with pytest.raises(ValueError, match="compare.json is damaged: no title or no t"):
         Results(tmp_path).described()
+
+
+def test_all_that_a_results_folder_holds_is_looked_at_before(monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        run_toy(patch, tmp_path, "DrawWeights")
+    gather(tmp_path)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found <= {*store._FILES, *store._FOLDERS} and "report.html" in found
 
 
 def test_gathering_nothing_is_an_error(tmp_path):

@@ -52,6 +52,39 @@ def test_rows_of_changed_experts_leave_the_tables(monkeypatch, tmp_path):
     assert load_results(results)["label"].tolist() == ["DrawWeights"]
 
 
+@pytest.mark.parametrize("changed", [{"fast_dev_run": True}, {"metric": "loss"}])
+def test_rows_of_other_settings_leave_the_tables(monkeypatch, tmp_path, changed):
+    names = "pretrained", "experts", "DrawWeights"
+    run_toy(monkeypatch, tmp_path / "a", *names, **changed)
+    run_toy(monkeypatch, tmp_path / "a", "DrawWeights")
+    assert load_results(tmp_path / "a")["label"].tolist() == ["DrawWeights"]
+
+
+def test_shares_are_of_experts_with_the_same_settings(monkeypatch, tmp_path):
+    other, results = tmp_path / "other", tmp_path / "results"
+    for folder, options in ((other, {"fast_dev_run": True}), (results, {})):
+        run_toy(monkeypatch, folder, "experts", **options)
+    change(other / "cells/experts-seed0.json", tasks={"left": {"accuracy": 9}})
+    run_toy(monkeypatch, results, "experts", "DrawWeights", add=[str(other)])
+    shares = load_results(results).set_index("label")["normalised_average"]
+    assert shares["experts"] == shares["experts [other]"] == 1
+    assert shares["DrawWeights"] < 1
+
+
+def test_cells_of_releases_without_settings_still_serve(monkeypatch, tmp_path):
+    old = run_toy(monkeypatch, tmp_path, "pretrained", "experts", fast_dev_run=True)
+    for id, cell in old.items():
+        identity = {k: v for k, v in cell["identity"].items() if k != "settings"}
+        change(tmp_path / "cells" / f"{id}.json", identity=identity)
+    names = "experts", "DrawWeights"
+    cells = run_toy(monkeypatch, tmp_path, *names, fast_dev_run=True)
+    assert {cells[id]["finished"] for id in old} == {
+        cell["finished"] for cell in old.values()
+    }
+    assert cells["DrawWeights-seed0"]["normalised_average"] is not None
+    assert len({cell["identity"]["settings"] for cell in cells.values()}) == 1
+
+
 def test_models_in_memory_count_by_their_weights(monkeypatch, tmp_path):
     pool = toy_modelpool()
     monkeypatch.setattr("running.toy_modelpool", lambda: pool)

@@ -5,7 +5,7 @@ import pytest
 from running import ToyMethods, make_method, run_toy
 
 from fusion_plugins.cli import main
-from fusion_plugins.compare import load_results
+from fusion_plugins.compare import load_results, sweep
 from fusion_plugins.compare.sweep import sweep_points
 
 
@@ -72,11 +72,24 @@ def test_the_command_draws_a_picture(swept, capsys):
     assert "<svg" in (swept / "p.svg").read_text()
 
 
+@pytest.mark.parametrize(("shift", "said"), [(0, False), (0.1, True)])
+def test_what_a_logarithmic_axis_leaves_out_is_said(
+    swept, tmp_path, monkeypatch, caplog, shift, said
+):
+    points = sweep_points(load_results(swept), "scaling")
+    points["scaling"] -= shift
+    monkeypatch.setattr(sweep, "sweep_points", lambda *_: points)
+    sweep.plot_sweep(swept, "scaling", logarithmic=True, out=tmp_path / "p.png")
+    message = "scaling: a logarithmic axis leaves out values of 0 and below"
+    assert (message in caplog.messages) == said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--x", "scalin"], "Did you mean 'scaling'?"),
-        (["--x", "scaling", "--method", "other"], "fewer than two finished cells"),
+        (["--x", "scaling", "--method", "experts"], "fewer than two finished cells"),
+        (["--x", "scaling", "--method", "scaled"], "methods: ['Scaled', 'experts']."),
         (["--x", "scaling", "--task", "up"], "no task 'up'; tasks: ['left', 'right']"),
     ],
 )

@@ -1,6 +1,7 @@
 """The program behind `fusion_bench`: what one job leaves for the next."""
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,12 +15,15 @@ from fusion_bench.mixins import SimpleProfilerMixin
 from fusion_bench.programs import fabric_fusion_program
 from fusion_bench.tasks.clip_classification import CLIPTemplateFactory
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import setup_globals
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.loggers.logger import Logger
 from omegaconf import OmegaConf
 from torch import nn
 
+from fusion_plugins.cli import merging
 from fusion_plugins.cli.merging import MergingProgram
 from fusion_plugins.common.folders import results_folder
 from fusion_plugins.common.running import one_line_errors
@@ -183,6 +187,53 @@ def job_of_a_sweep(folder, scaling, accuracy):
         overrides=SimpleNamespace(task=["method=x", f"scaling={scaling}"]),
     )
     return sweep_table(hydra, report_scores({"digits": {"accuracy": accuracy}}))
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch):
+    """What a job of a sweep over the words gets as its configuration."""
+
+    def prepare(*words: str, number: int = 0, params=None, **options):
+        noted = {"hydra": {"overrides": {"task": ["method.lr=0.1,0.2", *words]}}}
+        OmegaConf.save(OmegaConf.create(noted), tmp_path / "multirun.yaml")
+        job = SimpleNamespace(
+            mode=RunMode.MULTIRUN,
+            job=SimpleNamespace(num=number),
+            sweep=SimpleNamespace(dir=str(tmp_path)),
+            sweeper={"params": params},
+            overrides=SimpleNamespace(task=[]),
+        )
+        monkeypatch.setattr(merging, "_job", lambda: job)
+        setup_globals()
+        config = {
+            "_target_": merging._THEIRS,
+            "print_config": False,
+            "print_function_call": False,
+            "path": {"log_dir": "logs/${now:%Y}"},
+        }
+        return merging.prepared(OmegaConf.create(config | options))
+
+    return prepare
+
+
+@pytest.mark.parametrize("option", ["merged_model_save_path", "report_save_path"])
+def test_a_sweep_does_not_write_all_jobs_to_one_place(prepare, option):
+    where = {"merged_model_save_path": "a/b", "report_save_path": "a/b.json"}[option]
+    other = where.replace("b", "b-${hydra:job.num}")
+    message = f"{option}={where} is the same in all jobs .* Give '{option}={other}'."
+    with pytest.raises(ValueError, match=re.escape(message).replace(r"\.\*", ".*")):
+        prepare(f"{option}={where}", **{option: where})
+    prepare(**{option: None})
+    prepare(f"{option}={where},c", **{option: where})
+    prepare(params={option: f"{where},c"}, **{option: where})
+    prepare(**{option: "a/${path.log_dir}"})
+    prepare(**{option: "{log_dir}/b"})
+
+
+def test_jobs_of_a_sweep_have_folders_of_their_own(prepare):
+    first, second = (prepare(number=n).path.log_dir for n in (0, 1))
+    assert second == f"{first}-2"
+    assert prepare(number=1, path={"log_dir": "mine"}).path.log_dir == "mine"
 
 
 def test_jobs_of_a_sweep_that_end_together_are_all_in_its_table(tmp_path, monkeypatch):
