@@ -19,7 +19,6 @@ from enum import Enum
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from .folders import require_path
@@ -38,7 +37,8 @@ def plain(value: Any) -> Any:
     """A config as plain dicts and lists, numbers as Python's; anything else as it is."""
     if isinstance(value, (DictConfig, ListConfig)):
         return OmegaConf.to_container(value, resolve=True)
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # which is slow to import
+    if numpy is not None and isinstance(value, numpy.generic):
         return value.item()
     return {k: plain(v) for k, v in value.items()} if type(value) is dict else value
 
@@ -68,8 +68,8 @@ class Options:
         """
         known = [entry.name for entry in fields(cls)]
         if not isinstance(given, Mapping):
-            names = ", ".join(known)
-            raise ValueError(f"{owner} is {given!r}, expected a mapping of {names}.")
+            names = f"a mapping of {', '.join(known)}"
+            raise ValueError(f"{owner} is {given!r}, expected {names}.")
         reject_unknown(owner, given, known)
         return cls(**{str(k): v for k, v in given.items() if k not in METADATA})
 
@@ -104,8 +104,8 @@ class WithOptions:
         self.options = self.Options.read(type(self).__name__, given)
         for entry in fields(self.Options):  # as given: what FusionBench saves
             value = given.get(entry.name, entry.default)
-            odd = isinstance(value, (dict, np.generic))
-            setattr(self, entry.name, plain(value) if odd else value)
+            is_config = isinstance(value, (DictConfig, ListConfig))
+            setattr(self, entry.name, value if is_config else plain(value))
         super().__init__(**{k: v for k, v in given.items() if k in METADATA})
 
 
@@ -153,9 +153,8 @@ def choice(default: Any, choices: Iterable[Any] | None = None) -> Any:
 
 def flag(default: bool | None) -> Any:
     """True or false; a default of None allows None."""
-    return choice(
-        default, (True, False) if default is not None else (None, True, False)
-    )
+    values = (True, False) if default is not None else (None, True, False)
+    return choice(default, values)
 
 
 def patterns() -> Any:
@@ -184,10 +183,7 @@ def _or_none(check: Check) -> Check:
 
 
 def reject_unknown(owner: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise TypeError for an option no one reads, offering the nearest known one.
-
-    FusionBench itself only logs a warning.
-    """
+    """Raise TypeError for an option no one reads, offering the nearest known one."""
     unknown = [str(name) for name in given if name not in {*known, *METADATA}]
     if not unknown:
         return

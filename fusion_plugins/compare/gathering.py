@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..common import get_logger, require
-from ..common.loggers import choices, log_summary, log_table
-from .columns import cells_csv, frame_csv, rows_frame, scalars
+from .columns import cells_csv, frame_csv, rows_frame
 from .differences import differences_frame, measured_on
 from .files import write_json, write_text
 from .latex import latex_table
@@ -70,15 +68,6 @@ def check_tables(
         if unknown := [t for t in row.get("tasks") or () if t not in found.tasks]:
             label, known = row["label"], found.tasks
             log.warning("published: %s has %s; the tasks are %s", label, unknown, known)
-
-
-def tell_loggers(
-    fabric: Any, found: Comparison, shown: TableOptions, settings: Mapping
-) -> None:
-    """Give the summary and what led to it to the user's loggers."""
-    frame = rows_frame(found)
-    log_summary(fabric, scalars(frame, found.tasks), {**choices(), **settings})
-    log_table(fabric, "summary", frame, markdown_table(found, shown))
 
 
 def require_report() -> None:

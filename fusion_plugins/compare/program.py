@@ -33,11 +33,11 @@ from .cells import Cell, read_seeds, with_choices
 from .evaluation import Scores, check_metric, check_task_names, task_names
 from .execution import Bench
 from .files import as_plain, slug
-from .gathering import check_tables, gather, require_report, tell_loggers
+from .gathering import check_tables, gather, require_report
 from .methods import read_baseline, read_methods
 from .missing import run_missing
 from .plan import Plan, plain_config, resolve_method
-from .reports import note_main_scores
+from .reports import note_main_scores, tell_loggers
 from .results import Comparison
 from .store import Results, results_folder
 from .tables import TableOptions

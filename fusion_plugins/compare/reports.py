@@ -11,10 +11,14 @@ from filelock import FileLock
 from rich.table import Table
 from rich.text import Text
 
+from ..common.loggers import choices, log_summary, log_table
 from ..merged.cards import note_scores
+from .columns import rows_frame, scalars
 from .evaluation import Scores, read_tasks, score
 from .files import write_json
 from .numbers import PLAIN, Scale, whole_text
+from .results import Comparison
+from .tables import TableOptions, markdown_table
 from .terminal import new_table
 
 _SWEEP = "sweep.json"
@@ -75,3 +79,12 @@ def note_main_scores(folder: Path, scores: Scores) -> None:
     main, own = scores.metric, scores.metrics
     found = {t: (own.get(t, main), v[main]) for t, v in scores.tasks.items()}
     note_scores(folder, found)
+
+
+def tell_loggers(
+    fabric: Any, found: Comparison, shown: TableOptions, settings: Mapping
+) -> None:
+    """Give the summary and what led to it to the user's loggers."""
+    frame = rows_frame(found)
+    log_summary(fabric, scalars(frame, found.tasks), {**choices(), **settings})
+    log_table(fabric, "summary", frame, markdown_table(found, shown))

@@ -131,9 +131,7 @@ def make_grid(comparison: Comparison, options: TableOptions | None = None) -> Gr
         [f"{entry['label']} (published)", *_given(entry, columns, known)]
         for entry in comparison.published.get("rows") or ()
     ]
-    text = pd.DataFrame(
-        [*lines, *published], columns=["method", *columns], dtype=object
-    )
+    text = pd.DataFrame([*lines, *published], None, ["method", *columns], dtype=object)
     rank = pd.DataFrame(0, index=text.index, columns=text.columns)
     for name in columns:
         rank.loc[: len(rows) - 1, name] = ranks(known[name], rows)
@@ -196,9 +194,7 @@ def protocol(comparison: Comparison) -> list[str]:
     if len(comparison.tasks) > 1:
         sentences.append(f"The average is {share}over {len(comparison.tasks)} tasks.")
     sentences += shorter_averages(comparison)
-    seeds = {
-        seed for row in comparison.rows if len(row.cells) > 1 for seed in row.seeds
-    }
+    seeds = {s for row in comparison.rows if len(row.cells) > 1 for s in row.seeds}
     if seeds:
         listed = ", ".join(map(str, sorted(seeds)))
         sentences.append(

@@ -160,9 +160,8 @@ class LearnedMergeAlgorithm(
                 meaning = self._meaning(objective)
                 saved.require(*names, meaning, options.coefficients)
             family = family_of(modelpool) if adapter is None else type(adapter)
-            finish = family.finish(
-                modelpool, module, task_vectors, options, adapter, options.seed
-            )
+            given = modelpool, module, task_vectors, options, adapter
+            finish = family.finish(*given, options.seed)
             transform = Transform.read(options, task_vectors, finish.apart)
             storage = options.task_vector_dtype, options.offload
             weights = MergedWeights(module, task_vectors, device, *storage)
@@ -222,8 +221,8 @@ class LearnedMergeAlgorithm(
             *start_notes(trained.search),
             *experts.finish.statistics.card_notes(),
         ]
-        card = pool_card(objective.label, self.settings(), experts.modelpool, notes)
-        self.card = card
+        pool = experts.modelpool
+        self.card = card = pool_card(objective.label, self.settings(), pool, notes)
         if isinstance(merged, TintedModel):  # it writes its own folder
             merged.card = card
         if folder is not None:
@@ -239,7 +238,7 @@ class LearnedMergeAlgorithm(
                 )
                 if self.options.save_model:
                     self.saved_model = folder / MODEL
-                    folder = save_model(experts.modelpool, merged, folder)
+                    folder = save_model(pool, merged, folder)
                 (folder / "README.md").write_text(card)
 
     def _meaning(self, objective: Objective) -> dict[str, Any]:

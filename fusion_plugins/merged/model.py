@@ -231,9 +231,8 @@ class TintedModel(SurgeryHook, nn.Module):
                 f"{folder} has no tint for {missing}; it has {index['tasks']}."
             )
         trunk = files.load_trunk(folder, index, trunk)
-        tints: dict[str, dict[str, nn.Module]] = {
-            site: {} for site in map(Site, index["sites"])
-        }
+        places = map(Site, index["sites"])
+        tints: dict[str, dict[str, nn.Module]] = {site: {} for site in places}
         reference = {}
         for task in tasks:
             tensors = files.read_tint(folder, task, index["sites"])
