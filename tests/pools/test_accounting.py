@@ -670,6 +670,7 @@ def test_weights_that_are_not_the_models_own_are_refused(
     shutil.copytree(sharded, root)
     spoil(root / name)
     label = "expert 'aa'" if name == "aa" else r"the base \('_pretrained_'\)"
+    message = f"({message}|cannot be loaded.*While copying)"  # by transformers 4 itself
     with pytest.raises(ValueError, match=f"^{label}: [^\n]*{message}[^\n]*$"):
         merged({name: str(root / name) for name in NAMES})
 
