@@ -40,10 +40,8 @@ def stored_tensors(folder: Path, label: str) -> SafetensorsCheckpoint | None:
     """
     if not holds_safetensors(folder):
         return None
-    stored, index = (
-        SafetensorsCheckpoint(folder, label),
-        folder / SAFE_WEIGHTS_INDEX_NAME,
-    )
+    stored = SafetensorsCheckpoint(folder, label)
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
     whole = (folder / SAFE_WEIGHTS_NAME).is_file()
     if not whole and "metadata" not in files.read_config(index, label):
         raise ValueError(

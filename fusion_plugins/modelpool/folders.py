@@ -91,6 +91,17 @@ def source_of(config: object) -> str | None:
 
 
 @contextmanager
+def without_warnings() -> Iterator[None]:
+    """Transformers, which warns of names that fit in the end, only says errors."""
+    said = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(said)
+
+
+@contextmanager
 def accounted(
     label: str, head_site: HeadSite | None = None, new_head: bool = False
 ) -> Iterator[None]:
@@ -108,7 +119,7 @@ def accounted(
         ValueError: Tensors are missing, have no place, are of other shapes or quantised,
             or a file is damaged.
     """
-    with _LOADING:
+    with _LOADING, without_warnings():
         yield from _accounted(label, head_site, new_head)
 
 
@@ -136,8 +147,6 @@ def _accounted(
         return (model, info) if with_info else model
 
     transformers.PreTrainedModel.from_pretrained = classmethod(checked)
-    said = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # it warns of names that fit in the end
     try:
         yield
     except _UNREADABLE as error:
@@ -148,7 +157,6 @@ def _accounted(
         raise ValueError(f"{'' if named else label + ': '}{one_line(cause)}") from error
     finally:
         transformers.PreTrainedModel.from_pretrained = load
-        transformers.logging.set_verbosity(said)
 
 
 def _stored(

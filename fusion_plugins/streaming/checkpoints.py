@@ -35,10 +35,7 @@ class FolderCheckpoint(SafetensorsCheckpoint):
 
     def __init__(self, folder: ModelFolder, base: Collection[str] = ()):
         super().__init__(folder.path, folder.label)
-        try:
-            names = folder.loaded_names(self.specs, base)
-        except ValueError as error:
-            raise ValueError(f"{folder.label}, in {folder.path}: {error}") from error
+        names = folder.loaded_names(self.specs, base)
         specs, places = self.specs, self._place_of
         self.specs = {ours: specs[stored] for ours, stored in names.items()}
         self._place_of = {ours: places[stored] for ours, stored in names.items()}

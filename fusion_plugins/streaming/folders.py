@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..common import get_logger
-from ..modelpool.folders import ADAPTER_CONFIG
+from ..modelpool.folders import ADAPTER_CONFIG, without_warnings
 from ..task_vectors.checks import shown
 from ..task_vectors.files import UNREADABLE, TensorSpec, one_line, require_plain_weights
 from ..task_vectors.names import (
@@ -97,7 +97,8 @@ class ModelFolder:
         buffers = {name for name, _ in self.module.named_buffers()}
         wanted = self.module.state_dict().keys() | buffers
         prefixes = (base_prefix(self.module), TOWER)
-        return fitted_names(stored, wanted, prefixes, self.module)
+        where = f"{self.label}, in {self.path}"
+        return fitted_names(stored, wanted, prefixes, self.module, where)
 
     def require_all(self, specs: Mapping[str, TensorSpec]) -> None:
         """Raise ValueError unless the files hold what the class needs, and no more.
@@ -153,25 +154,22 @@ class ModelFolder:
             name: torch.empty(spec.shape, dtype=spec.dtype, device="meta")
             for name, spec in specs.items()
         }
-        said = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()
         try:
-            _, info = type(self.module).from_pretrained(
-                None,
-                config=self.config,
-                state_dict=tensors,
-                device_map="meta",
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
+            with without_warnings():
+                _, info = type(self.module).from_pretrained(
+                    None,
+                    config=self.config,
+                    state_dict=tensors,
+                    device_map="meta",
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
         except UNREADABLE as error:
             raise ValueError(
                 f"{self.label}: the tensors in {self.path} do not make up a"
                 f" {type(self.module).__name__} ({one_line(error)[:200]}). Download or save"
                 " the model again."
             ) from error
-        finally:
-            transformers.logging.set_verbosity(said)
         wrong = [k if isinstance(k, str) else k[0] for k in info["mismatched_keys"]]
         wrong += unplaced_names(self.module, info["unexpected_keys"])
         return set(info["missing_keys"]), sorted(wrong)
