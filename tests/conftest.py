@@ -115,6 +115,7 @@ def no_pictures():
     from pathlib import Path
 
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     def leave_empty(figure, file, **options):
         if isinstance(file, Path):
@@ -124,5 +125,5 @@ def no_pictures():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", leave_empty)
-        patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: None)
         yield

@@ -138,7 +138,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def lay_out(figure: Figure) -> Figure:
     """Give a whole figure its final layout: once, not again for each file."""
-    figure.draw_without_rendering()
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)  # as the first drawing would, without drawing
     # "none" would leave an engine that places nothing, and draw twice for each file.
     figure.set_layout_engine(None)
     return figure
