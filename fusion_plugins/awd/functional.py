@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,10 +92,13 @@ def objective(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
     group unchanged has no direction to disentangle, and its -delta would give slopes of
     1/|delta|.
     """
-    cosines, _ = _cosines(gram, coefficients, settings)
+    return _objective(gram, _point(gram, coefficients, settings), settings)
+
+
+def _objective(gram: Tensor, point: _Point, settings: Descent) -> Tensor:
     weight = settings.orthogonality_weight / pairs_of(gram)
-    orthogonality = weight * cosines.abs().sum((-2, -1))
-    redundancy = delta_norm(gram, coefficients)
+    orthogonality = weight * point.cosines.abs().sum((-2, -1))
+    redundancy = point.delta_norm
     if settings.shared_cosine:  # one value, shared out so that the groups sum to it
         orthogonality = (orthogonality / len(gram)).expand(len(gram))
     loss = orthogonality + settings.alpha * redundancy
@@ -106,7 +110,11 @@ def gradient(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
 
     At delta = 0 the subgradient 0 of the norm is taken. At cos = 0, that of |cos|.
     """
-    cosines, inverse_norms = _cosines(gram, coefficients, settings)
+    return _gradient(gram, _point(gram, coefficients, settings), settings)
+
+
+def _gradient(gram: Tensor, point: _Point, settings: Descent) -> Tensor:
+    coefficients, cosines, inverse_norms, norm = point
     signs = cosines.sign() * inverse_norms[..., :, None] * inverse_norms[..., None, :]
     # dL_O / d(tau_i - delta) = 2/pairs sum_j signs_ij d_j - |cos_ij| d_i / |d_i|^2
     weights = signs.sum(-2) - cosines.abs().sum(-1) * inverse_norms**2
@@ -114,15 +122,22 @@ def gradient(gram: Tensor, coefficients: Tensor, settings: Descent) -> Tensor:
     weights = weights * scale.reshape(-1, 1)
     # delta enters every difference with -1, and d_k = tau_k - delta.
     result = weights.sum(-1, keepdim=True) * coefficients - weights
-    norm = delta_norm(gram, coefficients)[..., None]
+    norm = norm[..., None]
     unit = torch.where(norm > 0, coefficients / norm, torch.zeros_like(coefficients))
     return result + settings.alpha * unit
 
 
-def _cosines(
-    gram: Tensor, coefficients: Tensor, settings: Descent
-) -> tuple[Tensor, Tensor]:
-    """Off-diagonal cosines, and 1/|d_i| with 0 where tau_i = 0; group by group."""
+class _Point(NamedTuple):
+    """A delta, and what the objective and its gradient need of it, group by group."""
+
+    coefficients: Tensor
+    cosines: Tensor  # off the diagonal
+    inverse_norms: Tensor  # 1/|d_i|, 0 where tau_i = 0
+    delta_norm: Tensor
+
+
+def _point(gram: Tensor, coefficients: Tensor, settings: Descent) -> _Point:
+    norm = delta_norm(gram, coefficients)
     rest = disentangled_gram(gram, coefficients)
     if settings.shared_cosine:
         gram, rest = gram.sum(0, keepdim=True), rest.sum(0, keepdim=True)
@@ -131,7 +146,7 @@ def _cosines(
     inverse = torch.where(moved, 1 / norms, torch.zeros_like(norms))
     cosines = rest * inverse[..., :, None] * inverse[..., None, :]
     eye = torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
-    return cosines.masked_fill(eye, 0), inverse
+    return _Point(coefficients, cosines.masked_fill(eye, 0), inverse, norm)
 
 
 def pairs_of(gram: Tensor) -> int:
@@ -159,22 +174,23 @@ def solve(
     Source: arXiv:2411.18729, in the span of the task vectors; the same iterates.
     """
     gram = _checked(gram)
-    coefficients = gram.new_zeros(gram.shape[:2])
-    velocity = torch.zeros_like(coefficients)
+    point = _point(gram, gram.new_zeros(gram.shape[:2]), settings)
+    velocity = torch.zeros_like(point.coefficients)
     span = _onto_span(gram)
-    losses = [objective(gram, coefficients, settings).sum(0)]
+    losses = [_objective(gram, point, settings).sum(0)]
     for step in range(settings.iterations):
-        grad = gradient(gram, coefficients, settings)
-        grad = grad + settings.weight_decay * coefficients
+        grad = _gradient(gram, point, settings)
+        grad = grad + settings.weight_decay * point.coefficients
         grad = (span @ grad[..., None])[..., 0]
         velocity = settings.momentum * velocity + grad
-        coefficients = coefficients - settings.lr * velocity
-        losses.append(objective(gram, coefficients, settings).sum(0))
+        moved = point.coefficients - settings.lr * velocity
+        point = _point(gram, moved, settings)
+        losses.append(_objective(gram, point, settings).sum(0))
         if on_step is not None:
             on_step(step, losses[-1])
         if _has_converged(losses, settings.tolerance):
             break
-    return Solution(coefficients, torch.stack(losses))
+    return Solution(point.coefficients, torch.stack(losses))
 
 
 def _checked(gram: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ class StreamingAWDAlgorithm(
             check_apart(path, files)
             inputs = identities(files)
             companions = Companions(folders[PRETRAINED], tokenizer_source(modelpool))
-            companions.require_rows(models[PRETRAINED].vocabulary)
+            companions.check(models[PRETRAINED].vocabulary)
             task_vectors = self._open(models, method)
         overwrite = self.options.overwrite
         with OutputFolder(path, options, inputs, overwrite, companions.names) as output:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 from transformers.convert_slow_tokenizer import import_protobuf
 
 from ..common import get_logger
 from ..merged.cards import CARD
+from ..task_vectors.files import UNMADE, one_line
 from .output import OutputFolder
 
 log = get_logger(__name__)
@@ -62,8 +64,12 @@ class Companions:
         """Those of the files that are copied."""
         return self._files.keys()
 
-    def require_rows(self, rows: int | None) -> None:
-        """Raise ValueError if the tokenizer has more tokens than the merged model rows."""
+    def check(self, rows: int | None) -> None:
+        """Raise ValueError if the merged model could not be used with these files.
+
+        Args:
+            rows: Of the model; the tokenizer must not have more tokens.
+        """
         if self._tokenizer is not None:
             tokens = len(self._tokenizer)
         else:
@@ -75,6 +81,9 @@ class Companions:
                 " with modelpool.tokenizer=FOLDER, or resize the embeddings of the"
                 " pretrained model and save it."
             )
+        for file in self._files.values():
+            if file.suffix == ".json":
+                _require_json(file)
 
     def copy(self, output: OutputFolder, dtype: torch.dtype | None, card: str) -> None:
         """Make a folder of merged weights a model that loads by itself.
@@ -122,6 +131,17 @@ def _with_dtype(content: bytes, dtype: torch.dtype) -> bytes:
     names = [key for key in ("torch_dtype", "dtype") if key in config]
     config |= dict.fromkeys(names or ["torch_dtype"], name)
     return (json.dumps(config, indent=2) + "\n").encode()
+
+
+def _require_json(file: Path) -> None:
+    try:
+        content = json.loads(file.read_bytes())
+        if file.name == "generation_config.json":  # read with the merged model
+            GenerationConfig.from_dict(content)
+    except UNMADE as error:
+        raise ValueError(
+            f"{file} is damaged ({one_line(error)[:200]}). Download or save it again."
+        ) from error
 
 
 def _tokens_in(file: Path) -> int:

@@ -225,6 +225,26 @@ def test_a_damaged_tokenizer_is_named(folders, tmp_path, name):
         merge(folders, tmp_path / "out", iterations=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("generation_config.json", ""),
+        ("generation_config.json", "[1]"),
+        ("generation_config.json", '{"max_new_tokens": '),
+        ("preprocessor_config.json", "{"),
+        ("special_tokens_map.json", "\x00"),
+    ],
+)
+def test_damaged_files_beside_the_weights_are_named_before_the_merge(
+    folders, tmp_path, name, content
+):
+    file = Path(folders["_pretrained_"]) / name
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"{file} is damaged.*save it again"):
+        merge(folders, tmp_path / "out", iterations=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_all_chat_templates_are_copied(folders, tmp_path):
     base = Path(folders["_pretrained_"])
     (base / "chat_template.jinja").write_text("default")
