@@ -74,11 +74,12 @@ def load_dataset(path: str, task: str, split: str = "test") -> DemoDataset:
     if not file.is_file():
         known = sorted(p.stem for p in file.parent.glob("*.npz"))
         raise ValueError(f"no task {task!r} in pool {path}; available: {known}")
-    arrays = read_arrays(file)
-    names = [str(name) for name in arrays["class_names"]]
+    stored = "test" if split == "test" else "train"
+    keys = (f"x_{stored}", f"y_{stored}", "class_names")
+    x, y, class_names = read_arrays(file, keys).values()
+    names = [str(name) for name in class_names]
     if split == "test":
-        return DemoDataset(arrays["x_test"], arrays["y_test"], names)
-    x, y = arrays["x_train"], arrays["y_train"]
+        return DemoDataset(x, y, names)
     chosen = train_and_val(len(y))[SPLITS.index(split)]
     return DemoDataset(x[chosen], y[chosen], names)
 

@@ -108,8 +108,8 @@ def _read_task(path: Path, image_size: int) -> TaskData:
     return TaskData(path.stem, **checked, class_names=class_names, templates=TEMPLATES)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The members `KEYS` of a file.
+def read_arrays(path: Path, keys: Sequence[str] = KEYS) -> dict[str, np.ndarray]:
+    """Members of a file that has all `KEYS`.
 
     Raises:
         ValueError: One is missing or cannot be read; nothing is unpickled.
@@ -126,7 +126,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"{path}: missing {missing}; needed: {list(KEYS)}, found: {file.files}"
             )
-        return {key: _read_array(path, file, key) for key in KEYS}
+        return {key: _read_array(path, file, key) for key in keys}
 
 
 def _read_array(path: Path, file: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
