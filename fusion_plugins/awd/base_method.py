@@ -14,11 +14,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import torch
 from fusion_bench import BaseAlgorithm, BaseModelPool
 from fusion_bench.compat.method import load_algorithm_from_config
-from fusion_bench.method import (
-    SimpleAverageAlgorithm,
-    TaskArithmeticAlgorithm,
-    TiesMergingAlgorithm,
-)
+from fusion_bench.method import SimpleAverageAlgorithm, TaskArithmeticAlgorithm
 from fusion_bench.utils import instantiate
 from fusion_bench.utils.instantiate_utils import set_print_function_call
 from lightning import Fabric
@@ -27,6 +23,7 @@ from torch import Tensor, nn
 
 from ..common.options import plain
 from ..common.upstream import give_fabric, merged_parts, program_of
+from ..pools.family import class_name
 from ..pools.loading import load_module
 from ..pools.replaced import with_experts
 from ..task_vectors import TaskVectors, merge_block
@@ -34,6 +31,8 @@ from .disentangle import Disentanglement
 
 # Task Arithmetic's usual scaling, and FusionBench's default.
 _DEFAULT_SCALING = 0.3
+# By name: its module imports datasets and peft, a second that other bases need not wait.
+_TIES = "fusion_bench.method.ties_merging.ties_merging.TiesMergingAlgorithm"
 
 
 def build_base_method(base: Any, program: Any, fabric: Fabric) -> BaseAlgorithm:
@@ -48,7 +47,7 @@ def build_base_method(base: Any, program: Any, fabric: Fabric) -> BaseAlgorithm:
         base = TaskArithmeticAlgorithm(scaling_factor=_DEFAULT_SCALING)
     elif isinstance(base, Mapping):
         base = _from_config(OmegaConf.create(dict(base)))
-    if type(base) is TiesMergingAlgorithm and base.threshold in (1, 100):
+    if class_name(type(base)) == _TIES and base.threshold in (1, 100):
         # FusionBench's asks for the 0th smallest entry; so it keeps every one too.
         base = copy(base)
         base.threshold = math.nextafter(1.0, 0.0)

@@ -46,3 +46,21 @@ def test_importing_it_does_not_import_torch(tmp_path: Path, module: str) -> None
     loaded = set(json.loads(run.stdout))
     assert module in loaded
     assert not {"torch", "fusion_bench", "transformers", "lightning"} & loaded
+
+
+IMPORTED = """
+import json, sys
+from fusion_bench import BaseAlgorithm, BaseModelPool
+from fusion_bench.mixins import LightningFabricMixin, SimpleProfilerMixin
+theirs = set(sys.modules)
+from fusion_plugins import AWDAlgorithm
+print(json.dumps(sorted({n.partition(".")[0] for n in set(sys.modules) - theirs})))
+"""
+
+
+def test_awd_waits_for_no_large_library_that_its_base_classes_do_without(tmp_path: Path) -> None:
+    run = start([sys.executable, "-c", IMPORTED], tmp_path)
+    assert run.returncode == 0, run.stderr
+    loaded = set(json.loads(run.stdout)) - sys.stdlib_module_names
+    assert "fusion_plugins" in loaded
+    assert not {"datasets", "peft", "pandas", "torchvision"} & loaded
