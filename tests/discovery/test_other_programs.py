@@ -58,7 +58,9 @@ print(json.dumps(sorted({n.partition(".")[0] for n in set(sys.modules) - theirs}
 """
 
 
-def test_awd_waits_for_no_large_library_that_its_base_classes_do_without(tmp_path: Path) -> None:
+def test_awd_waits_for_no_large_library_that_its_base_classes_do_without(
+    tmp_path: Path,
+) -> None:
     run = start([sys.executable, "-c", IMPORTED], tmp_path)
     assert run.returncode == 0, run.stderr
     loaded = set(json.loads(run.stdout)) - sys.stdlib_module_names
