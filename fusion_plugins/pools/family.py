@@ -246,5 +246,5 @@ def adapter_for(modelpool: BaseModelPool, task_info: Mapping | None = None) -> A
 
 
 def class_name(kind: type) -> str:
-    """The name by which a pool class is known."""
+    """A class's full name, by which pools and methods of FusionBench are known."""
     return f"{kind.__module__}.{kind.__qualname__}"

@@ -82,7 +82,7 @@ class Companions:
                 " pretrained model and save it."
             )
         for file in self._files.values():
-            if file.suffix == ".json":
+            if file.suffix == ".json" and file.name not in _IDS:  # these were read
                 _require_json(file)
 
     def copy(self, output: OutputFolder, dtype: torch.dtype | None, card: str) -> None:

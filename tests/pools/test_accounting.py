@@ -25,6 +25,7 @@ from fusion_bench.modelpool import (
 from fusion_bench.modelpool.nyuv2_modelpool import NYUv2ModelPool
 from fusion_bench.utils import LazyStateDict
 from omegaconf import OmegaConf
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -670,7 +671,8 @@ def test_weights_that_are_not_the_models_own_are_refused(
     shutil.copytree(sharded, root)
     spoil(root / name)
     label = "expert 'aa'" if name == "aa" else r"the base \('_pretrained_'\)"
-    message = f"({message}|cannot be loaded.*While copying)"  # by transformers 4 itself
+    if Version(transformers.__version__).major < 5:  # which may say it itself
+        message = f"({message}|cannot be loaded.*While copying)"
     with pytest.raises(ValueError, match=f"^{label}: [^\n]*{message}[^\n]*$"):
         merged({name: str(root / name) for name in NAMES})
 
